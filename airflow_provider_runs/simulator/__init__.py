@@ -1,0 +1,1 @@
+"""The simulated services, for tests and for trying DAGs offline."""
