@@ -1,0 +1,89 @@
+# Everything that is run on this project. It needs Python >= 3.11 (`make compat` and `make mage`: 3.11
+# or 3.12) and make; the environments are built from the pinned versions in constraints/.
+
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo "$$python" && break; done)
+UV_VERSION := 0.13.9
+
+AIRFLOW := .venv
+COMPAT := .env/airflow-2.11
+CHALKPY := .env/chalkpy
+MAGE_AI := .env/mage
+
+# The tests that need more than the package: a vendor's client, a real service, Airflow's processes.
+SLOW_TESTS := tests/real tests/system tests/vendor
+UNIT_TESTS := $(addprefix --ignore=,$(SLOW_TESTS)) tests
+
+PROJECT := -e '.[simulator]' --group test --group check
+
+# Airflow starts three times slower where bytecode may not be written.
+unexport PYTHONDONTWRITEBYTECODE
+# uv must not fetch a Python of its own.
+export UV_PYTHON_DOWNLOADS := never
+
+.DEFAULT_GOAL := help
+.PHONY: help test check vendor mage compat system demo clean
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make test     the unit tests on Airflow 3.3
+test: $(AIRFLOW)/.installed
+	$(AIRFLOW)/bin/coverage run -m pytest $(UNIT_TESTS)
+	$(AIRFLOW)/bin/coverage report
+	$(AIRFLOW)/bin/coverage report --include='*/core/*,*/api.py' --fail-under=100
+
+## make check    lint, format, types
+check: $(AIRFLOW)/.installed
+	$(AIRFLOW)/bin/ruff check
+	$(AIRFLOW)/bin/ruff format --check
+	$(AIRFLOW)/bin/mypy
+
+## make compat   the unit tests on Airflow 2.11
+compat: $(COMPAT)/.installed
+	$(COMPAT)/bin/python -m pytest $(UNIT_TESTS)
+
+## make vendor   the simulator against the vendor's own, unmodified client
+vendor: $(AIRFLOW)/.installed $(CHALKPY)/.installed
+	CHALKPY_PYTHON=$(CHALKPY)/bin/python $(AIRFLOW)/bin/python -m pytest tests/vendor
+
+## make mage     the Mage tests against a real Mage server
+mage: $(AIRFLOW)/.installed $(MAGE_AI)/.installed
+	MAGE_PYTHON=$(MAGE_AI)/bin/python $(AIRFLOW)/bin/python -m pytest tests/real
+
+## make system   the tests that need real Airflow processes
+system: $(AIRFLOW)/.installed
+	$(AIRFLOW)/bin/python -m pytest tests/system
+
+## make demo     the example DAGs on a real Airflow; UI=1 keeps its web interface up, MAGE=real adds a real Mage
+demo: $(AIRFLOW)/.installed $(if $(filter real,$(MAGE)),$(MAGE_AI)/.installed)
+	$(AIRFLOW)/bin/python -m tools.demo $(if $(UI),--ui) $(if $(filter real,$(MAGE)),--mage-python $(MAGE_AI)/bin/python)
+
+## make clean    removes the environments and everything that was built
+clean:
+	rm -rf .venv .env .demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+
+# $(call build,folder,arguments of uv pip install). uv does not read pip's configuration, so it is told
+# the index that pip would use, if one is configured.
+define build
+	$(or $(PYTHON),$(error no Python >= 3.11 with venv was found; name one: make PYTHON=/path/to/python)) -m venv --clear $(1)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	index=$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(1)/bin/python -m pip config get global.index-url 2>/dev/null)}}; \
+	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
+	$(1)/bin/uv pip install --quiet --python $(1)/bin/python --compile-bytecode $(2)
+	touch $@
+endef
+
+$(AIRFLOW)/.installed: pyproject.toml constraints/airflow-3.3.txt
+	$(call build,$(AIRFLOW),-c constraints/airflow-3.3.txt $(PROJECT))
+
+$(COMPAT)/.installed: pyproject.toml constraints/airflow-2.11.txt
+	$(call build,$(COMPAT),-c constraints/airflow-2.11.txt $(PROJECT))
+
+$(CHALKPY)/.installed: constraints/chalkpy.txt
+	$(call build,$(CHALKPY),-r constraints/chalkpy.txt)
+
+# Some of Mage's dependencies cannot be built from source on a current Python.
+$(MAGE_AI)/.installed: constraints/mage.txt
+	$(call build,$(MAGE_AI),--only-binary :all: -r constraints/mage.txt)
