@@ -1,0 +1,1 @@
+"""Runs of any service, described without Airflow: values, tables and the two drivers."""

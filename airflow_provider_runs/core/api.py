@@ -1,0 +1,236 @@
+"""The contract that a service's description fulfils; everything in it is free of I/O."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from airflow_provider_runs.core.connection import ConnectionSpec, Settings
+from airflow_provider_runs.core.errors import BadInput
+from airflow_provider_runs.core.http import Flow
+from airflow_provider_runs.core.run import Run, StatusTable
+from airflow_provider_runs.core.schedule import Pace
+
+Scope = Mapping[str, str]
+EXPIRY_MARGIN = 60.0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Token:
+    """
+    A bearer obtained at run time.
+
+    :param value: the secret.
+    :param obtained_at: UTC epoch seconds.
+    :param lifetime: seconds.
+    """
+
+    value: str
+    obtained_at: float
+    lifetime: float
+
+    def remaining(self, now: float) -> float:
+        """
+        Return the seconds until it should be renewed: a minute before its end, or at half of a short life.
+
+        :param now: UTC epoch seconds.
+        """
+        return self.obtained_at + self.lifetime - min(EXPIRY_MARGIN, self.lifetime / 2) - now
+
+
+class RunApi(ABC):
+    """
+    Describe one service's run API for one connection.
+
+    :param settings: the connection.
+    :param scope: what the caller chose beside the connection (environment, workspace, ...); JSON text values.
+    :param now: the clock, UTC epoch seconds.
+    :param keep_secret: called with every secret that is obtained at run time, so that logs mask it.
+    """
+
+    service: ClassVar[str]
+    """The service's name in messages."""
+    connection: ClassVar[ConnectionSpec]
+    statuses: ClassVar[StatusTable]
+    pace: ClassVar[Pace]
+    scope_fields: ClassVar[tuple[str, ...]] = ()
+    """What a scope may hold."""
+    stale_token_statuses: ClassVar[frozenset[int]] = frozenset({401})
+    """HTTP statuses that a fresh token may heal."""
+    takes_key: ClassVar[bool] = False
+    """Whether starting twice with one key starts one run."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        scope: Scope | None = None,
+        *,
+        now: Callable[[], float] = time.time,
+        keep_secret: Callable[[str], None] = lambda secret: None,
+    ) -> None:
+        self.settings = settings
+        self.scope = dict(scope or {})
+        if unknown := sorted(set(self.scope) - set(self.scope_fields)):
+            raise BadInput(f"{self.service} runs have no {', '.join(unknown)}")
+        for name, value in self.scope.items():
+            header_text(name, value)
+        self.now = now
+        self.keep_secret = keep_secret
+        self.token: Token | None = None
+        self.request_timeout = settings.number("request_timeout", 30.0)
+        self.max_requests_per_minute = int(
+            settings.number("max_requests_per_minute", self.pace.max_requests_per_minute)
+        )
+
+    # What every service has
+
+    @abstractmethod
+    def trigger(self, arguments: Mapping[str, Any], key: str | None = None) -> Flow[Run]:
+        """
+        Start a run.
+
+        :param arguments: the service's own arguments, see its hook's ``trigger_run``.
+        :param key: the idempotency key, or the marker by which the run can be found again.
+        """
+
+    @abstractmethod
+    def get(self, run_id: str) -> Flow[Run]:
+        """
+        Ask about a run.
+
+        :param run_id: the service's id.
+        """
+
+    @abstractmethod
+    def check(self) -> Flow[str]:
+        """Make one cheap authenticated read and say in a sentence what it showed."""
+
+    def prepare(self, arguments: Mapping[str, Any]) -> None:
+        """
+        Check the arguments of a start before anything is sent or recorded.
+
+        :param arguments: as for :meth:`trigger`.
+        :raises BadInput: if one of them is wrong.
+        """
+        self.trigger_body(arguments, None)
+
+    @abstractmethod
+    def trigger_body(self, arguments: Mapping[str, Any], key: str | None) -> dict[str, Any]:
+        """
+        Return the body of the request that starts a run.
+
+        :param arguments: as for :meth:`trigger`.
+        :param key: as for :meth:`trigger`.
+        :raises BadInput: if an argument is wrong.
+        """
+
+    # Authentication
+
+    def authenticates(self) -> bool:
+        """Tell whether a token has to be obtained before a request."""
+        return False
+
+    def authenticate(self) -> Flow[None]:
+        """Obtain a token and keep it in :attr:`token`. The driver runs it once for all who wait."""
+        yield from ()
+
+    def auth_headers(self) -> dict[str, str]:
+        """Return the headers that authenticate a request."""
+        return {}
+
+    def token_is_fresh(self, seconds: float) -> bool:
+        """
+        Tell whether the token need not be renewed for some time.
+
+        :param seconds: how long.
+        """
+        return self.token is not None and self.token.remaining(self.now()) > seconds
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return every secret that this object holds, for redaction."""
+        held = (self.settings.password, self.token.value if self.token else None)
+        named = tuple(
+            str(self.settings.extra[item.name])
+            for item in self.connection.fields
+            if item.secret and item.name in self.settings.extra
+        )
+        return tuple(secret for secret in (*held, *named) if secret)
+
+    def redact(self, text: str) -> str:
+        """
+        Return a text of the service with every secret that this object holds masked.
+
+        :param text: the text.
+        """
+        for secret in self.secrets():
+            text = text.replace(secret, "***")
+        return text
+
+
+def header_text(name: str, value: object) -> str:
+    """
+    Return a value that goes into an HTTP header.
+
+    :param name: what it is, for the message.
+    :param value: the value.
+    :raises BadInput: if it is no text, empty, or holds anything but printable ASCII.
+    """
+    if not isinstance(value, str) or not value.strip() or not (value.isascii() and value.isprintable()):
+        raise BadInput(f"{name} must be a text of printable ASCII characters and not empty")
+    return value.strip()
+
+
+class CanCancel(ABC):
+    """A service whose runs can be cancelled."""
+
+    @abstractmethod
+    def cancel(self, run_id: str) -> Flow[None]:
+        """
+        Ask the service to cancel a run. Cancelling an ended run does nothing and is no error.
+
+        :param run_id: the service's id.
+        """
+
+
+class CanExplain(ABC):
+    """A service that can say more about a failure than the run itself holds."""
+
+    @abstractmethod
+    def explain(self, run_id: str) -> Flow[str | None]:
+        """
+        Return what belongs in the task log about a run that failed, or None.
+
+        :param run_id: the service's id.
+        """
+
+
+class CanFindStarted(ABC):
+    """A service whose runs can be found again by the key that they were started with."""
+
+    @abstractmethod
+    def find_started(self, arguments: Mapping[str, Any], key: str, since: float) -> Flow[Run | None]:
+        """
+        Find the run that was started with a key.
+
+        :param arguments: the arguments that it was started with.
+        :param key: the key.
+        :param since: UTC epoch seconds before which it was surely not started.
+        """
+
+
+class CanGetMany(ABC):
+    """A service that can be asked about many runs at once."""
+
+    batch_size: ClassVar[int]
+    """Runs in one batch at most."""
+
+    @abstractmethod
+    def get_many(self, run_ids: Sequence[str]) -> Flow[dict[str, Run | Exception]]:
+        """
+        Ask about many runs. Runs that the answer lacks are asked about singly.
+
+        :param run_ids: the service's ids.
+        """

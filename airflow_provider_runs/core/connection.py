@@ -1,0 +1,242 @@
+"""A connection: how its form looks, and its fields once read and checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from airflow_provider_runs.core.errors import BadInput
+
+STANDARD_FIELDS = ("host", "login", "password", "port", "schema", "description")
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """
+    One field of a connection's extra.
+
+    :param name: key in the extra.
+    :param label: label in the form.
+    :param type: JSON type: string, integer, number or boolean.
+    :param description: help text; says the unit and what happens if it is left empty.
+    :param secret: whether the form masks it.
+    """
+
+    name: str
+    label: str
+    type: str = "string"
+    description: str = ""
+    secret: bool = False
+
+
+REQUEST_TIMEOUT = Field(
+    "request_timeout",
+    "Request timeout",
+    "number",
+    "Seconds to wait for the answer to a request. Empty: 30.",
+)
+MAX_REQUESTS_PER_MINUTE = Field(
+    "max_requests_per_minute",
+    "Requests per minute",
+    "integer",
+    "Cap on the requests that one triggerer or worker process sends while it waits for runs.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSpec:
+    """
+    A connection type.
+
+    :param conn_type: the type as Airflow stores it.
+    :param hook_name: the type as people see it.
+    :param default_host: host that is used where the connection names none; None makes it required.
+    :param default_scheme: ``http`` or ``https``, used where neither host nor schema names one.
+    :param relabeling: labels of standard fields.
+    :param placeholders: placeholders of standard fields.
+    :param hidden: standard fields that the form leaves out.
+    :param fields: the fields in the extra, in the order of the form.
+    """
+
+    conn_type: str
+    hook_name: str
+    default_host: str | None
+    default_scheme: str
+    relabeling: Mapping[str, str]
+    placeholders: Mapping[str, str]
+    hidden: tuple[str, ...]
+    fields: tuple[Field, ...]
+
+    def provider_info(self, hook_class_name: str) -> dict[str, Any]:
+        """
+        Return the entry of ``connection-types`` in the provider's metadata.
+
+        :param hook_class_name: dotted path of the hook.
+        """
+        return {
+            "connection-type": self.conn_type,
+            "hook-name": self.hook_name,
+            "hook-class-name": hook_class_name,
+            "ui-field-behaviour": {
+                "hidden-fields": list(self.hidden),
+                "relabeling": dict(self.relabeling),
+                "placeholders": dict(self.placeholders),
+            },
+            "conn-fields": {
+                item.name: {
+                    "label": item.label,
+                    "description": item.description,
+                    "schema": {
+                        "type": [item.type, "null"],
+                        **({"format": "password"} if item.secret else {}),
+                    },
+                }
+                for item in self.fields
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Settings:
+    """
+    A connection's fields, read and checked. ``None``, ``""`` and port 0 all mean "not set".
+
+    :param conn_id: the connection's id, for messages.
+    :param base_url: scheme, host, port and path prefix, without a slash at the end.
+    :param login: user or client id, or None.
+    :param password: its secret, or None.
+    :param extra: the extra's fields that are set.
+    """
+
+    conn_id: str
+    base_url: str
+    login: str | None = None
+    password: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Settings({self.conn_id!r}, {self.base_url!r})"
+
+    def text(self, name: str) -> str | None:
+        """
+        Return a field of the extra as text, None where it is not set.
+
+        :param name: the field.
+        :raises BadInput: if it is neither text nor a number.
+        """
+        value = self.extra.get(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise self._wrong(name, "text")
+        return str(value).strip()
+
+    def number(self, name: str, default: float) -> float:
+        """
+        Return a field of the extra as a number above zero.
+
+        :param name: the field.
+        :param default: what it is where it is not set.
+        :raises BadInput: if it is anything else.
+        """
+        value = self.extra.get(name)
+        if value is None:
+            return default
+        try:
+            number = float(value) if not isinstance(value, bool) else 0.0
+        except (TypeError, ValueError):
+            number = 0.0
+        if not 0 < number < float("inf"):
+            raise self._wrong(name, "a number above 0")
+        return number
+
+    def _wrong(self, name: str, wanted: str) -> BadInput:
+        shown = type(self.extra[name]).__name__
+        return BadInput(f"connection {self.conn_id!r}: field {name!r} must be {wanted}, not {shown}")
+
+
+def read_settings(
+    spec: ConnectionSpec,
+    *,
+    conn_id: str,
+    host: object = None,
+    schema: object = None,
+    port: object = None,
+    login: object = None,
+    password: object = None,
+    extra: object = None,
+) -> Settings:
+    """
+    Check a connection's raw fields, as Airflow's form, environment or API left them.
+
+    :param spec: the connection's type.
+    :param conn_id: the connection's id, for messages.
+    :param host: host with or without scheme, port and path prefix.
+    :param schema: ``http`` or ``https`` for a host without a scheme.
+    :param port: port for a host without one; 0 is none.
+    :param login: user or client id.
+    :param password: its secret.
+    :param extra: the extra as a mapping or as JSON text.
+    :raises BadInput: if a field cannot be used; the message names it and never shows a secret.
+    """
+    return Settings(
+        conn_id=conn_id,
+        base_url=_base_url(spec, conn_id, _set(host), _set(schema), _set(port)),
+        login=_set(login),
+        password=_set(password),
+        extra=_read_extra(conn_id, extra),
+    )
+
+
+def _set(value: object) -> str | None:
+    text = "" if value is None else str(value).strip()
+    return text or None
+
+
+def _read_extra(conn_id: str, extra: object) -> dict[str, Any]:
+    if isinstance(extra, str) and extra.strip():
+        try:
+            extra = json.loads(extra)
+        except ValueError:
+            raise BadInput(f"connection {conn_id!r}: the extra is not valid JSON") from None
+    if not extra:
+        return {}
+    if not isinstance(extra, Mapping):
+        raise BadInput(f"connection {conn_id!r}: the extra must be a JSON object")
+    return {
+        str(name): value
+        for name, value in extra.items()
+        if value is not None and not (isinstance(value, str) and not value.strip())
+    }
+
+
+def _base_url(
+    spec: ConnectionSpec, conn_id: str, host: str | None, schema: str | None, port: str | None
+) -> str:
+    host = host or spec.default_host
+    if host is None:
+        raise BadInput(f"connection {conn_id!r}: the host is not set")
+    if "://" not in host:
+        host = f"{schema or spec.default_scheme}://{host}"
+    try:
+        parts = urlsplit(host)
+        own_port = parts.port
+    except ValueError:
+        raise BadInput(f"connection {conn_id!r}: the host is not a valid address") from None
+    if parts.scheme not in {"http", "https"}:
+        raise BadInput(f"connection {conn_id!r}: the scheme must be http or https, not {parts.scheme!r}")
+    if parts.username is not None or parts.password is not None:
+        raise BadInput(f"connection {conn_id!r}: credentials belong in login and password, not in the host")
+    if not parts.hostname or any(character.isspace() for character in host):
+        raise BadInput(f"connection {conn_id!r}: the host is not a valid address")
+    if parts.query or parts.fragment:
+        raise BadInput(f"connection {conn_id!r}: the host must not carry a query or a fragment")
+    netloc = parts.netloc.rstrip(":")
+    if own_port is None and port not in (None, "0"):
+        if not port.isdigit() or int(port) > 65535:
+            raise BadInput(f"connection {conn_id!r}: the port must be a number up to 65535")
+        netloc = f"{netloc}:{port}"
+    return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"

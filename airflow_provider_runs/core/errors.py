@@ -1,0 +1,51 @@
+"""What can go wrong, by cause: bad input, no answer, an answer that cannot be used."""
+
+from __future__ import annotations
+
+
+class RunsError(Exception):
+    """Base of every error that this package raises on its own account."""
+
+
+class BadInput(RunsError, ValueError):
+    """An argument or a connection field is wrong; nothing was sent."""
+
+
+class ConnectionFailed(RunsError):
+    """
+    The service gave no answer.
+
+    :param message: what happened, without secrets.
+    :param sent: whether the request may have reached the service. False only where it surely did not
+        (name not resolved, connection refused, TLS handshake failed).
+    """
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class ApiError(RunsError):
+    """
+    The service answered, but not with what was asked for.
+
+    :param message: what happened and what the service said, without secrets.
+    :param status: HTTP status, or the service's own code where it hides errors behind HTTP 200.
+    :param permanent: whether the same request would fail again for ever. None: judged by the status
+        (4xx but 408, 425 and 429).
+    """
+
+    def __init__(self, message: str, *, status: int, permanent: bool | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        if permanent is None:
+            permanent = 400 <= status < 500 and status not in {408, 425, 429}
+        self.permanent = permanent
+
+
+class Unauthorized(ApiError):
+    """The service refuses the credentials (401) or their rights (403), also with a fresh token."""
+
+
+class NotFound(ApiError):
+    """The service does not know the run or the resource."""

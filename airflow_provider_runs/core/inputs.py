@@ -1,0 +1,139 @@
+"""Check what users pass for a run before anything is sent."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow_provider_runs.core.errors import BadInput
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+def unknown_names(what: str, given: Iterable[str], known: Collection[str]) -> None:
+    """
+    Refuse names that a service does not know.
+
+    :param what: what they are given for, for the message.
+    :param given: the names.
+    :param known: the names that there are.
+    :raises BadInput: if one is unknown.
+    """
+    if unknown := sorted(str(name) for name in given if name not in known):
+        raise BadInput(f"a {what} has no {', '.join(unknown)}; it has {', '.join(known)}")
+
+
+def required_text(name: str, value: Any) -> str:
+    """
+    Return a text that must not be empty, without surrounding space.
+
+    :param name: the argument, for the message.
+    :param value: what was given. ``"None"`` is what a template makes of a missing value, so it counts as empty.
+    :raises BadInput: if it is no text or empty.
+    """
+    if not isinstance(value, str):
+        raise BadInput(f"{name} must be a text, not {type(value).__name__}")
+    text = value.strip()
+    if text in ("", "None"):
+        raise BadInput(f"{name} is empty ({value!r}); if it is a template, it rendered to nothing")
+    return text
+
+
+def integer(name: str, value: Any, *, at_least: int) -> int:
+    """
+    Return a whole number, given as such or as text.
+
+    :param name: the argument, for the message.
+    :param value: what was given.
+    :param at_least: the lowest number allowed.
+    :raises BadInput: if it is anything else.
+    """
+    try:
+        number = int(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+    except ValueError:
+        number = None
+    if number is None:
+        raise BadInput(f"{name} must be a whole number, not {value!r}")
+    if number < at_least:
+        raise BadInput(f"{name} must be at least {at_least}, not {number}")
+    return number
+
+
+def one_of(name: str, value: Any, choices: Collection[str]) -> str:
+    """
+    Return a value that must be one of a few.
+
+    :param name: the argument, for the message.
+    :param value: what was given.
+    :param choices: what it may be.
+    :raises BadInput: if it is something else.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise BadInput(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+    return value
+
+
+def json_object(name: str, value: Any) -> dict[str, Any]:
+    """
+    Return a JSON object, given as a mapping or as JSON text; an empty one where none is given.
+
+    :param name: the argument, for the message.
+    :param value: what was given.
+    :raises BadInput: if it is anything else, or holds a value that JSON cannot express.
+    """
+    if value is None:
+        return {}
+    given = value
+    try:
+        if isinstance(value, str):
+            given = json.loads(value)
+        if not isinstance(given, Mapping):
+            raise BadInput(f"{name} must be a mapping or the text of a JSON object")
+        if not all(isinstance(key, str) for key in given):
+            raise BadInput(f"{name} must have texts as keys")
+        copied: dict[str, Any] = json.loads(json.dumps(dict(given), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{name} cannot be written as JSON: {error}") from None
+    return copied
+
+
+def iso_utc(name: str, value: Any) -> str | None:
+    """
+    Return an instant as ISO 8601 in UTC with offset, None where none is given.
+
+    An instant without a zone is in UTC, never in the zone of the worker.
+
+    :param name: the argument, for the message.
+    :param value: a datetime, or ISO 8601 text with date and maybe time and offset.
+    :raises BadInput: if it is anything else, an empty text among it.
+    """
+    if value is None:
+        return None
+    if isinstance(value, datetime):
+        moment = value
+    else:
+        text = required_text(name, value)
+        moment = _parse(name, text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC).isoformat()
+    except OverflowError:
+        raise BadInput(f"{name} is out of range: {value!r}") from None
+
+
+def _parse(name: str, text: str) -> datetime:
+    import pendulum
+
+    try:
+        parsed = pendulum.parse(text) if _DATE.match(text) else None
+    except (ValueError, OverflowError):
+        parsed = None
+    if not isinstance(parsed, datetime):
+        raise BadInput(f"{name} must be a date and time in ISO 8601, not {text!r}")
+    return parsed

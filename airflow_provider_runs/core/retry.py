@@ -1,0 +1,98 @@
+"""Judge whether a request may be sent again, and when."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from airflow_provider_runs.core.errors import ConnectionFailed
+from airflow_provider_runs.core.http import Request, Response
+
+TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
+RETRY_AFTER_CAP = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """
+    How long a single call goes on trying.
+
+    :param attempts: requests at most.
+    :param base: seconds before the second attempt; doubled for each further one.
+    :param cap: seconds between two attempts at most, unless the service asks for more.
+    """
+
+    attempts: int = 5
+    base: float = 1.0
+    cap: float = 30.0
+
+    def wait(self, attempt: int, outcome: Response | ConnectionFailed) -> float:
+        """
+        Return the seconds to wait after a failed attempt, with jitter.
+
+        ``Retry-After`` of the service is obeyed up to two minutes.
+
+        :param attempt: number of attempts made, from 1.
+        :param outcome: how the last one ended.
+        """
+        backoff = backoff_seconds(attempt, self.base, self.cap)
+        if isinstance(outcome, Response):
+            return max(backoff, retry_after(outcome) or 0.0)
+        return backoff
+
+
+NO_RETRY = RetryPolicy(attempts=1)
+
+
+def backoff_seconds(attempt: int, base: float, cap: float) -> float:
+    """
+    Return the seconds to wait after a number of failures: doubling, capped, with jitter of a half.
+
+    :param attempt: number of failures in a row, from 1.
+    :param base: seconds after the first one.
+    :param cap: seconds at most.
+    """
+    full = min(cap, base * 2.0 ** min(attempt - 1, 30))
+    return full * random.uniform(0.5, 1.0)
+
+
+def may_repeat(request: Request, outcome: Response | ConnectionFailed) -> bool:
+    """
+    Tell whether a request that ended so may be sent again without doing anything twice.
+
+    :param request: the request.
+    :param outcome: its answer, or the reason why there is none.
+    """
+    if isinstance(outcome, ConnectionFailed):
+        return request.safe_to_repeat or not outcome.sent
+    if outcome.status == 429:
+        return True
+    return request.safe_to_repeat and outcome.status in TEMPORARY
+
+
+def retry_after(response: Response, now: datetime | None = None) -> float | None:
+    """
+    Return the seconds that the service asks to wait (``Retry-After`` as seconds or as a date), capped.
+
+    :param response: the answer.
+    :param now: the current time (UTC); None takes the clock.
+    """
+    value = response.headers.get("retry-after", "").strip()
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        seconds = (moment - (now or datetime.now(UTC))).total_seconds()
+    if math.isnan(seconds):
+        return None
+    return min(max(seconds, 0.0), RETRY_AFTER_CAP)

@@ -1,0 +1,81 @@
+"""A run of any service: its normalised state, and the table that translates the service's words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pendulum import DateTime
+
+
+class RunState(str, Enum):
+    """Where a run is, in words that all services share."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the run has ended. A word that nobody knows has not."""
+        return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """
+    What a service said about a run at one moment.
+
+    :param id: the service's id of the run.
+    :param state: the normalised state.
+    :param status: the service's own word for it.
+    :param url: page of the run for people, or None.
+    :param message: what the service says about how the run goes or ended, or None.
+    :param started_at: when it started (UTC), or None where the service does not say.
+    :param finished_at: when it ended (UTC), or None.
+    """
+
+    id: str
+    state: RunState
+    status: str
+    url: str | None = None
+    message: str | None = None
+    started_at: DateTime | None = None
+    finished_at: DateTime | None = None
+
+
+class StatusTable:
+    """
+    A service's status words and the state that each means. Letter case does not matter.
+
+    :param words: for each state its words. A word stands for one state only.
+    """
+
+    def __init__(self, words: Mapping[RunState, tuple[str, ...]]) -> None:
+        self._states: dict[str, RunState] = {}
+        for state, names in words.items():
+            for name in names:
+                if self._states.setdefault(name.casefold(), state) is not state:
+                    raise ValueError(f"status word {name!r} stands for two states")
+
+    def state(self, word: str) -> RunState:
+        """
+        Return the state that a word means, UNKNOWN for a word that the table lacks.
+
+        :param word: the service's word.
+        """
+        return self._states.get(word.casefold(), RunState.UNKNOWN)
+
+    def words(self, state: RunState) -> tuple[str, ...]:
+        """
+        Return the words that mean a state.
+
+        :param state: the state.
+        """
+        return tuple(word for word, meant in self._states.items() if meant is state)

@@ -1,0 +1,371 @@
+"""
+Mage's pipeline runs: connection, status words and endpoints.
+
+See https://docs.mage.ai/api-reference/pipeline-runs/overview. Mage answers nearly every error with HTTP 200
+and an ``error`` object, so an answer counts as good only if it holds the expected key and no ``error``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_runs.core.api import (
+    CanCancel,
+    CanExplain,
+    CanFindStarted,
+    RunApi,
+    Scope,
+    Token,
+    header_text,
+)
+from airflow_provider_runs.core.connection import (
+    MAX_REQUESTS_PER_MINUTE,
+    REQUEST_TIMEOUT,
+    ConnectionSpec,
+    Field,
+    Settings,
+)
+from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound, Unauthorized
+from airflow_provider_runs.core.http import Flow, Request, Response, excerpt, read_object
+from airflow_provider_runs.core.inputs import integer, json_object, unknown_names
+from airflow_provider_runs.core.run import Run, RunState, StatusTable
+from airflow_provider_runs.core.schedule import Pace
+
+if TYPE_CHECKING:
+    from pendulum import DateTime
+
+# The public client id of Mage's own web interface, the same in every installation.
+API_KEY = "zkWlN0PkIKSN0C11CfUHUj84OT5XOJ6tDZ6bDRO2"
+SESSION_LIFETIME = 3600.0
+MARKER = "airflow_run_key"
+PAGE = 100
+# created_at has whole seconds, and on Postgres it is the start of the transaction.
+CLOCK_SLACK = 300.0
+TRACEBACK_LINES = 50
+ARGUMENTS = ("pipeline_schedule_id", "variables", "event_variables")
+# The server overwrites these in what the blocks get, so a value given here would be lost.
+RESERVED_VARIABLES = (
+    "env",
+    "ds",
+    "hr",
+    "event",
+    "execution_date",
+    "execution_partition",
+    "pipeline_run_id",
+    "trigger_name",
+    MARKER,
+)
+# Texts of error.exception that say that a trigger call did nothing and never will (contract section 2).
+REFUSED = (
+    "only supported for API trigger",
+    "invalid literal for int()",
+    "Expecting property name",
+    "Expecting value",
+    "object has no attribute 'get'",
+    "is not iterable",
+    "does not exist in repo_path",
+    "invalid keyword argument for PipelineRun",
+)
+
+CONNECTION = ConnectionSpec(
+    conn_type="mage",
+    hook_name="Mage",
+    default_host=None,
+    default_scheme="http",
+    relabeling={"host": "Server", "login": "Email or username"},
+    placeholders={"host": "http://mage.example.com:6789", "port": "6789"},
+    hidden=("schema",),
+    fields=(
+        Field(
+            "trigger_token",
+            "Trigger token",
+            description="Token of the API trigger, from its page in Mage. Sent in a header, never in a URL.",
+            secret=True,
+        ),
+        Field(
+            "dashboard_url",
+            "Dashboard URL",
+            description="Base of run links, where people reach Mage at another address. Empty: the server.",
+        ),
+        REQUEST_TIMEOUT,
+        MAX_REQUESTS_PER_MINUTE,
+    ),
+)
+
+
+class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted):
+    """Describe Mage's run API for one connection."""
+
+    service = "Mage"
+    connection = CONNECTION
+    statuses = StatusTable(
+        {
+            RunState.PENDING: ("initial",),
+            RunState.RUNNING: ("running",),
+            RunState.SUCCEEDED: ("completed",),
+            RunState.FAILED: ("failed",),
+            RunState.CANCELLED: ("cancelled",),
+        }
+    )
+    # The status changes with the loops of Mage's scheduler only, every 10 s by default.
+    pace = Pace(min_poll_interval=5, poll_interval=60, max_requests_per_minute=600)
+
+    def __init__(self, settings: Settings, scope: Scope | None = None, **kwargs: Any) -> None:
+        super().__init__(settings, scope, **kwargs)
+        token = settings.text("trigger_token")
+        self.trigger_token = header_text("trigger_token", token) if token else None
+        if settings.password and not settings.login:
+            raise BadInput(f"connection {settings.conn_id!r}: a password needs a login (email or username)")
+        self.dashboard_url = (settings.text("dashboard_url") or settings.base_url).rstrip("/")
+
+    def trigger(self, arguments: Mapping[str, Any], key: str | None = None) -> Flow[Run]:
+        body = self.trigger_body(arguments, key)
+        schedule = integer("pipeline_schedule_id", arguments["pipeline_schedule_id"], at_least=0)
+        if self.trigger_token is None:
+            raise BadInput(
+                f"connection {self.settings.conn_id!r}: starting a run needs the field trigger_token"
+            )
+        response = yield Request(
+            "POST",
+            f"{self.settings.base_url}/api/pipeline_schedules/{schedule}/api_trigger",
+            headers={"Authorization": f"Bearer {self.trigger_token}"},
+            json=body,
+            authenticated=False,
+        )
+        return self._run(self._read(response, "pipeline_run", f"starting trigger {schedule}"))
+
+    def get(self, run_id: str) -> Flow[Run]:
+        return self._run((yield from self._detail(run_id)))
+
+    def check(self) -> Flow[str]:
+        response = yield self._request("GET", "/api/status", authenticated=False)
+        statuses = self._read(response, "statuses", "the server's status")
+        first = statuses[0] if isinstance(statuses, list) and statuses else None
+        scheduler = first.get("scheduler_status") if isinstance(first, dict) else None
+        response = yield self._request("GET", "/api/pipeline_runs", {"_limit": "0"})
+        self._read(response, "pipeline_runs", "listing runs")
+        return f"Connected to Mage at {self.settings.base_url}, scheduler {scheduler or 'unknown'}"
+
+    def cancel(self, run_id: str) -> Flow[None]:
+        response = yield self._request(
+            "PUT", f"/api/pipeline_runs/{_id(run_id)}", json={"pipeline_run": {"status": "cancelled"}}
+        )
+        self._read(response, "pipeline_run", f"cancelling run {run_id}")
+
+    def explain(self, run_id: str) -> Flow[str | None]:
+        row = yield from self._detail(run_id)
+        parts = []
+        for block, error in _failures(row):
+            lines = str(error.get("message") or "").rstrip().splitlines()
+            parts.append("\n".join([f"block {block}: {_reason(error)}", *lines[-TRACEBACK_LINES:]]))
+        return self.redact("\n".join(parts)) or None
+
+    def find_started(self, arguments: Mapping[str, Any], key: str, since: float) -> Flow[Run | None]:
+        schedule = integer("pipeline_schedule_id", arguments["pipeline_schedule_id"], at_least=0)
+        found: list[dict[str, Any]] = []
+        offset = 0
+        while True:
+            response = yield self._request(
+                "GET",
+                f"/api/pipeline_schedules/{schedule}/pipeline_runs",
+                {
+                    "order_by[]": "id desc",
+                    "disable_retries_grouping": "1",
+                    "_limit": str(PAGE),
+                    "_offset": str(offset),
+                },
+            )
+            rows = self._read(response, "pipeline_runs", f"listing the runs of trigger {schedule}")
+            rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+            for row in rows:
+                variables = row.get("variables")
+                marked = isinstance(variables, dict) and variables.get(MARKER) == key
+                if marked and row.get("pipeline_schedule_id") == schedule:
+                    found.append(row)
+            offset += PAGE
+            oldest = _moment(rows[-1].get("created_at")) if rows else None
+            if not rows or not _has_next(response) or (oldest and oldest.timestamp() < since - CLOCK_SLACK):
+                break
+        # A run retried in Mage's interface copies the marker into a newer run; ours is the oldest.
+        runs = [self._run(row) for row in found]
+        return min(runs, key=lambda run: int(run.id), default=None)
+
+    def trigger_body(self, arguments: Mapping[str, Any], key: str | None) -> dict[str, Any]:
+        unknown_names("Mage run", arguments, ARGUMENTS)
+        integer("pipeline_schedule_id", arguments.get("pipeline_schedule_id"), at_least=0)
+        variables = json_object("variables", arguments.get("variables"))
+        if taken := sorted(set(variables) & set(RESERVED_VARIABLES)):
+            raise BadInput(f"variables must not hold {', '.join(taken)}: Mage sets these itself")
+        if key is not None:
+            variables[MARKER] = key
+        event_variables = json_object("event_variables", arguments.get("event_variables"))
+        if "pipeline_run" in event_variables:
+            raise BadInput("event_variables must not hold pipeline_run: Mage reads it as the run itself")
+        return {"pipeline_run": {"variables": variables}, **event_variables}
+
+    def authenticates(self) -> bool:
+        return self.settings.login is not None
+
+    def authenticate(self) -> Flow[None]:
+        login = self.settings.login or ""
+        name = "email" if "@" in login else "username"
+        response = yield self._request(
+            "POST",
+            "/api/sessions",
+            json={"api_key": API_KEY, "session": {name: login, "password": self.settings.password}},
+            authenticated=False,
+        )
+        try:
+            session = self._read(response, "session", "logging in")
+        except NotFound:
+            # Mage answers a wrong password as "not found".
+            raise Unauthorized(
+                f"Mage refuses the login of connection {self.settings.conn_id!r}: check login and password",
+                status=401,
+            ) from None
+        value, expires = _inner_token(session)
+        self.keep_secret(value)
+        self.token = Token(value, self.now(), expires - self.now() if expires else SESSION_LIFETIME)
+
+    def auth_headers(self) -> dict[str, str]:
+        headers = {"X-API-KEY": API_KEY}
+        if self.token is not None:
+            headers["OAUTH-TOKEN"] = self.token.value
+        return headers
+
+    def _request(
+        self, method: str, path: str, params: Mapping[str, str] | None = None, **kwargs: Any
+    ) -> Request:
+        """Return a call of the generic API, which is asked to tell errors by HTTP status too."""
+        return Request(
+            method,
+            self.settings.base_url + path,
+            params={**(params or {}), "_http_error_codes": "1"},
+            safe_to_repeat=True,
+            **kwargs,
+        )
+
+    def _detail(self, run_id: str) -> Flow[dict[str, Any]]:
+        number = _id(run_id)
+        response = yield self._request("GET", f"/api/pipeline_runs/{number}")
+        row = self._read(response, "pipeline_run", f"run {run_id}")
+        if not isinstance(row, dict) or row.get("id") != number:
+            raise self._unusable(response, f"run {run_id}")
+        return row
+
+    def _read(self, response: Response, key: str, what: str) -> Any:
+        """Return what a good answer holds under a key; raise what Mage said in any other."""
+        if response.status == 405 or (response.status != 200 and not response.body.lstrip().startswith(b"{")):
+            raise ApiError(
+                f"Mage answered {response.status} to {what}: {self.redact(excerpt(response))}",
+                status=response.status,
+            )
+        answer = read_object(response, self.service)
+        if answer.get("error") is not None:
+            raise self._error(answer["error"], response, what)
+        if response.status != 200 or answer.get(key) is None:
+            raise self._unusable(response, what)
+        return answer[key]
+
+    def _error(self, error: Any, response: Response, what: str) -> ApiError:
+        if not isinstance(error, dict):
+            return self._unusable(response, what)
+        code = error.get("code")
+        code = code if isinstance(code, int) and not isinstance(code, bool) else 500
+        said = str(error.get("exception") or error.get("message") or "no reason given")
+        message = self.redact(f"Mage answered {what} with error {code}: {' '.join(said.split())[:500]}")
+        kind = str(error.get("type") or "")
+        # The text of a "not found" may be a left-over of somebody's failed login, so only code and type count.
+        if kind == "record_not_found" or code == 404 or "'type': 'record_not_found'" in said:
+            return NotFound(f"Mage does not know {what} (error 404)", status=404)
+        if code in (401, 403) or "Invalid token for pipeline schedule" in said:
+            status = code if code in (401, 403) else 401
+            hint = f"check the credentials of connection {self.settings.conn_id!r}"
+            return Unauthorized(f"{message}; {hint}", status=status)
+        refused = any(text in said for text in REFUSED)
+        return ApiError(message, status=code, permanent=True if refused else None)
+
+    def _unusable(self, response: Response, what: str) -> ApiError:
+        return ApiError(
+            f"Mage answered {what} with {response.status} and a body that cannot be used: "
+            + self.redact(excerpt(response)),
+            status=response.status,
+            permanent=False,
+        )
+
+    def _run(self, row: Any) -> Run:
+        number = row.get("id") if isinstance(row, dict) else None
+        status = row.get("status") if isinstance(row, dict) else None
+        if isinstance(number, bool) or not isinstance(number, int) or not isinstance(status, str) or not status:
+            raise ApiError("Mage answered with a run without id and status", status=200, permanent=False)
+        pipeline = row.get("pipeline_uuid")
+        failures = _failures(row)
+        message = "; ".join(f"block {block}: {_reason(error)}" for block, error in failures)
+        return Run(
+            str(number),
+            self.statuses.state(status),
+            status,
+            f"{self.dashboard_url}/pipelines/{pipeline}/runs/{number}" if isinstance(pipeline, str) else None,
+            self.redact(message)[:1000] or None,
+            _moment(row.get("started_at")),
+            _moment(row.get("completed_at")),
+        )
+
+
+def _id(run_id: str) -> int:
+    return integer("run_id", run_id, at_least=0)
+
+
+def _failures(row: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the blocks that failed, each with what Mage keeps about its error."""
+    blocks = row.get("block_runs")
+    failures = []
+    for block in blocks if isinstance(blocks, list) else ():
+        if isinstance(block, dict) and block.get("status") == "failed":
+            metrics = block.get("metrics")
+            error = metrics.get("error") if isinstance(metrics, dict) else None
+            failures.append((str(block.get("block_uuid")), error if isinstance(error, dict) else {}))
+    return failures
+
+
+def _reason(error: Mapping[str, Any]) -> str:
+    """Return the last line of the traceback, which names the error's type; else the bare error."""
+    lines = [line.strip() for line in str(error.get("message") or "").splitlines() if line.strip()]
+    return (lines[-1] if lines else str(error.get("error") or "failed without an error text"))[:500]
+
+
+def _has_next(response: Response) -> bool:
+    metadata = read_object(response, "Mage").get("metadata")
+    return isinstance(metadata, dict) and metadata.get("next") is True
+
+
+def _moment(value: Any) -> DateTime | None:
+    """Read a time as Mage writes it: UTC, with or without offset and fraction."""
+    import pendulum
+
+    if not isinstance(value, str):
+        return None
+    try:
+        return pendulum.instance(datetime.fromisoformat(value), tz="UTC").in_timezone("UTC")
+    except (ValueError, OverflowError):
+        return None
+
+
+def _inner_token(session: Any) -> tuple[str, float | None]:
+    """Return the token that headers want, which Mage wraps in a JWT, and when it ends (UTC epoch seconds)."""
+    outer = session.get("token") if isinstance(session, dict) else None
+    try:
+        part = str(outer).split(".")[1]
+        payload = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        value, expires = payload["token"], payload.get("expires")
+    except (IndexError, KeyError, TypeError, AttributeError, ValueError, binascii.Error, RecursionError):
+        value, expires = None, None
+    if not isinstance(value, str) or not (value.isascii() and value.isprintable() and value.strip()):
+        raise ApiError("Mage answered the login without a usable token", status=200, permanent=False)
+    usable = isinstance(expires, (int, float)) and not isinstance(expires, bool)
+    return value, float(expires) if usable else None
