@@ -11,10 +11,6 @@ COMPAT := .env/airflow-2.11
 CHALKPY := .env/chalkpy
 MAGE_AI := .env/mage
 
-# The tests that need more than the package: a vendor's client, a real service, Airflow's processes.
-SLOW_TESTS := tests/real tests/system tests/vendor
-UNIT_TESTS := $(addprefix --ignore=,$(SLOW_TESTS)) tests
-
 PROJECT := -e '.[simulator]' --group test --group check
 
 # Airflow starts three times slower where bytecode may not be written.
@@ -30,7 +26,7 @@ help:
 
 ## make test     the unit tests on Airflow 3.3
 test: $(AIRFLOW)/.installed
-	$(AIRFLOW)/bin/coverage run -m pytest $(UNIT_TESTS)
+	$(AIRFLOW)/bin/coverage run -m pytest
 	$(AIRFLOW)/bin/coverage report
 	$(AIRFLOW)/bin/coverage report --include='*/core/*,*/api.py' --fail-under=100
 
@@ -42,7 +38,7 @@ check: $(AIRFLOW)/.installed
 
 ## make compat   the unit tests on Airflow 2.11
 compat: $(COMPAT)/.installed
-	$(COMPAT)/bin/python -m pytest $(UNIT_TESTS)
+	$(COMPAT)/bin/python -m pytest
 
 ## make vendor   the simulator against the vendor's own, unmodified client
 vendor: $(AIRFLOW)/.installed $(CHALKPY)/.installed

@@ -1,0 +1,1 @@
+"""What the demo and the slow tests run: a real Airflow, a real Mage."""
