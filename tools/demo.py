@@ -1,0 +1,239 @@
+"""The demo: runs every example DAG on a real Airflow against the simulator, and says how each ended.
+
+A DAG that is meant to fail says so with the tag ``expect:failed``. Everything that was started is stopped
+at the end; the exit code is 0 only if every DAG ended as it should. ``make demo`` runs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import requests
+
+from airflow_provider_runs.chalk.simulator import ChalkOptions
+from airflow_provider_runs.mage.api import API_KEY
+from tools.airflow_stack import AirflowStack, Component, StackError
+from tools.mage_server import MageServer
+
+ROOT = Path(__file__).resolve().parent.parent
+DAG_LIMIT = 90  # seconds for one DAG run
+ENDED = ("success", "failed")
+EXPECT_FAILED = "expect:failed"
+DEFERRED_IN_LOG = "Pausing task as DEFERRED"
+COLUMNS = ("task", "remote run", "remote status", "mode", "seconds", "state")
+
+log = logging.getLogger("demo")
+
+
+class Row(NamedTuple):
+    """One line of the final table, and why the task failed."""
+
+    cells: tuple[str, ...]
+    reason: str
+
+
+@contextmanager
+def simulator(home: Path) -> Iterator[str]:
+    """Run the simulator and yield its address."""
+    command = [sys.executable, "-m", "airflow_provider_runs.simulator", "--port", "0"]
+    process = Component("simulator", command, os.environ, home / "simulator.log")
+    try:
+        yield _address(process)
+    finally:
+        process.end(grace=5)
+
+
+def _address(process: Component, timeout: float = 30) -> str:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline and process.process.poll() is None:
+        for line in process.log_file.read_text().splitlines():
+            if line.startswith("simulator: "):
+                return line.removeprefix("simulator: ").strip()
+        time.sleep(0.1)
+    raise StackError(f"the simulator did not start:\n{process.log_file.read_text()}")
+
+
+def mage_get(address: str, resource: str) -> list[dict[str, Any]]:
+    """Return a list from Mage's API, of a real Mage or a simulated one."""
+    answer = requests.get(f"{address}/api/{resource}", headers={"X-API-KEY": API_KEY}, timeout=30)
+    answer.raise_for_status()
+    return list(answer.json()[resource])
+
+
+def make_connections(chalk: str, mage: str, schedules: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the connections that the example DAGs use: one for Chalk, and for Mage one per API trigger.
+
+    ``mage_default`` is the trigger named ``example``, the others are ``mage_<name of the trigger>``.
+    """
+    options = ChalkOptions()
+    secret = {"login": options.client_id, "password": options.client_secret}
+    connections: dict[str, dict[str, Any]] = {
+        "chalk_default": {"conn_type": "chalk", "host": chalk, **secret}
+    }
+    for schedule in schedules:
+        conn_id = "mage_default" if schedule["name"] == "example" else f"mage_{schedule['name']}"
+        extra = {"trigger_token": schedule["token"]}
+        connections[conn_id] = {"conn_type": "mage", "host": mage, "extra": extra}
+    return connections
+
+
+def make_variables(schedules: list[dict[str, Any]]) -> dict[str, str]:
+    """Return the ids of Mage's triggers as environment variables: ``mage_schedule_<name>`` in Airflow."""
+    return {f"AIRFLOW_VAR_MAGE_SCHEDULE_{one['name'].upper()}": str(one["id"]) for one in schedules}
+
+
+def remote_statuses(simulator_address: str, mage: str) -> dict[str, str]:
+    """Return the tools' own status words by run id."""
+    runs = requests.get(f"{simulator_address}/_runs", timeout=10).json() + mage_get(mage, "pipeline_runs")
+    return {str(run["id"]): str(run["status"]) for run in runs}
+
+
+def run_dags(stack: AirflowStack, dags: list[dict[str, Any]]) -> dict[str, str]:
+    """Run the DAGs at once, print each change of a task's state, and return the DAG runs' ids."""
+    began = time.monotonic()
+    runs = {dag["dag_id"]: stack.trigger_dag(dag["dag_id"]) for dag in dags}
+    states: dict[str, str | None] = {}
+    going = set(runs)
+    while going and time.monotonic() < began + DAG_LIMIT:
+        # The state first: what is seen of the tasks afterwards is then final.
+        ended = {dag_id for dag_id in going if stack.dag_run_state(dag_id, runs[dag_id]) in ENDED}
+        for dag_id in sorted(going):
+            for task in stack.task_instances(dag_id, runs[dag_id]):
+                name = _task_name(task)
+                if task["state"] and states.get(name) != task["state"]:
+                    states[name] = task["state"]
+                    log.info("%6.1f s  %-50s %s", time.monotonic() - began, name, task["state"])
+        going -= ended
+        time.sleep(0.5)
+    return runs
+
+
+def report(stack: AirflowStack, runs: Mapping[str, str], statuses: Mapping[str, str]) -> list[Row]:
+    """Return a row for every task of the DAG runs."""
+    return [
+        _row(stack, task, statuses)
+        for dag_id, run_id in runs.items()
+        for task in stack.task_instances(dag_id, run_id)
+    ]
+
+
+def _row(stack: AirflowStack, task: dict[str, Any], statuses: Mapping[str, str]) -> Row:
+    where = task["dag_id"], task["dag_run_id"], task["task_id"]
+    lines = stack.task_log(*where, max(task["try_number"], 1), task["map_index"]).splitlines()
+    # A failed task has no return value, but it has the link, which ends in the run's id.
+    run_id = (
+        stack.xcom(*where, map_index=task["map_index"])
+        or (str(stack.xcom(*where, "run_url", task["map_index"]) or "").rpartition("/")[2])
+    )
+    errors = [line.removeprefix("ERROR ") for line in lines if line.startswith("ERROR ")]
+    cells = (
+        _task_name(task),
+        str(run_id or "-"),
+        statuses.get(str(run_id), "-"),
+        "deferred" if any(DEFERRED_IN_LOG in line for line in lines) else "worker",
+        f"{task['duration'] or 0:.1f}",
+        task["state"] or "-",
+    )
+    return Row(cells, errors[-1] if task["state"] == "failed" and errors else "")
+
+
+def _task_name(task: Mapping[str, Any]) -> str:
+    index = f"[{task['map_index']}]" if task["map_index"] >= 0 else ""
+    return f"{task['dag_id']}.{task['task_id']}{index}"
+
+
+def print_table(rows: list[Row]) -> None:
+    """Print the rows in columns, and below a failed task the reason."""
+    lines = [COLUMNS, *(row.cells for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
+    for cells, reason in [(COLUMNS, ""), *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+        if reason:
+            print(f"    {reason}")
+
+
+def find_dags(stack: AirflowStack, folder: Path) -> list[dict[str, Any]]:
+    """Wait until every file of the folder has been read, and return the DAGs."""
+    files = {path.name for path in folder.glob("*.py")}
+
+    def all_read() -> list[dict[str, Any]] | None:
+        if errors := stack.import_errors():
+            raise StackError(f"{errors[0]['filename']}: {errors[0]['stack_trace']}")
+        dags = stack.dags()
+        return dags if files <= {Path(dag["fileloc"]).name for dag in dags} else None
+
+    return list(stack.wait_for(all_read, 60, "the DAG files to be read"))
+
+
+def demonstrate(stack: AirflowStack, dags: list[dict[str, Any]], simulator_address: str, mage: str) -> bool:
+    """Run the DAGs, print what became of them, and say whether all ended as they should."""
+    runs = run_dags(stack, dags)
+    rows = report(stack, runs, remote_statuses(simulator_address, mage))
+    print()
+    print_table(rows)
+    print()
+    as_expected = True
+    for dag in dags:
+        expected = "failed" if EXPECT_FAILED in {tag["name"] for tag in dag["tags"]} else "success"
+        state = stack.dag_run_state(dag["dag_id"], runs[dag["dag_id"]])
+        if state != expected:
+            as_expected = False
+            print(f"{dag['dag_id']}: {state}, not {expected}")
+    if as_expected:
+        print(f"All {len(dags)} DAGs ended as they should.")
+    return as_expected
+
+
+def main() -> int:
+    """Run the demo and return its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ui", action="store_true", help="leave the web interface up until Ctrl-C")
+    parser.add_argument("--mage-python", type=Path, help="interpreter with mage-ai: use a real Mage")
+    parser.add_argument("--dags", type=Path, default=ROOT / "example_dags", help="folder with the DAGs")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+    scratch = ROOT / ".demo"
+    scratch.mkdir(exist_ok=True)
+    home = Path(tempfile.mkdtemp(dir=scratch))
+    with ExitStack() as parts:
+        address = parts.enter_context(simulator(home))
+        log.info("simulator at %s", address)
+        mage = f"{address}/mage"
+        if arguments.mage_python:
+            mage = parts.enter_context(MageServer(arguments.mage_python)).url
+            log.info("Mage at %s", mage)
+        schedules = mage_get(mage, "pipeline_schedules")
+        stack = AirflowStack(
+            home,
+            arguments.dags,
+            connections=make_connections(f"{address}/chalk", mage, schedules),
+            env=make_variables(schedules),
+        )
+        parts.enter_context(stack)
+        as_expected = demonstrate(stack, find_dags(stack, arguments.dags), address, mage)
+        if arguments.ui:
+            log.info("Airflow's web interface: %s (Ctrl-C ends it)", stack.url)
+            with suppress(KeyboardInterrupt):
+                signal.pause()
+    if not as_expected:
+        log.info("Logs: %s", home)
+        return 1
+    shutil.rmtree(home)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
