@@ -1,0 +1,932 @@
+"""A simulated Mage server: API triggers, runs and their blocks, lists, logs, login.
+
+As in the real one, a scheduler works in loops: a run leaves ``initial`` at a loop and ends at a later one.
+The loops are worked off when somebody asks, so an idle simulator does nothing.
+
+Triggers of the default project (id, pipeline, name, token):
+
+===  ================  ==============  ================================  ====================================
+1    example           from_airflow    tok123                            two blocks, succeeds
+2    broken            from_airflow    tokbroken                         its second block raises
+3    slow              from_airflow    tokslow                           takes six times as long
+4    example           nightly         toknightly                        a time trigger: cannot be called
+5    example           paused          tokpaused                         inactive until it is called
+6    slow              impatient       tokimpatient                      has a ``timeout`` of 3 seconds
+7    example           one_at_a_time   toksingle                         has a ``pipeline_run_limit`` of 1
+8    empty             from_airflow    tokempty                          a pipeline without blocks
+9    three             from_airflow    tokgone                           its pipeline was deleted
+71   example_pipeline  late forest     4506463a01944ef492f70005996dac1a  the one of Mage's documentation
+===  ================  ==============  ================================  ====================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import math
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+
+from airflow_provider_runs.simulator.world import Json, Plan, Route, System, run_entry
+
+ACTIVE = ("initial", "running")
+BLOCK_ACTIVE = ("initial", "queued", "running")
+OUTCOMES = {"succeeded": "completed", "failed": "failed", "cancelled": "cancelled"}
+RUN_COLUMNS = (
+    "backfill_id",
+    "completed_at",
+    "created_at",
+    "event_variables",
+    "execution_date",
+    "executor_type",
+    "id",
+    "metrics",
+    "passed_sla",
+    "pipeline_schedule_id",
+    "pipeline_uuid",
+    "started_at",
+    "status",
+    "updated_at",
+    "variables",
+)
+CREATE_KEYS = frozenset(RUN_COLUMNS) | {"create_block_runs", "prevent_duplicates"}
+DEFAULT_LIMIT = 40
+MAX_LOG_FILES = 20
+REPO_PATH = "/home/src/demo"
+TRIGGER_CALL = re.compile(r"(/api/pipeline_schedules/[^/]+/)(pipeline_runs/.*|api_trigger/?)")
+NOT_FOUND = "Record not found."
+LogLine = tuple[float, str, str, str | None]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Describe a pipeline: its blocks, one after the other, as (uuid, type)."""
+
+    uuid: str
+    blocks: tuple[tuple[str, str], ...] = ()
+    failing: str | None = None
+
+
+@dataclass
+class Schedule:
+    """Describe a trigger of a pipeline."""
+
+    id: int
+    pipeline_uuid: str
+    name: str
+    token: str
+    type: str = "api"
+    status: str = "active"
+    settings: dict[str, Json] = field(default_factory=dict)
+
+
+TWO_BLOCKS = (("load_x", "data_loader"), ("transform_y", "transformer"))
+PIPELINES = (
+    Pipeline("example", TWO_BLOCKS),
+    Pipeline(
+        "broken",
+        (("load_x", "data_loader"), ("bang_y", "transformer"), ("export_z", "data_exporter")),
+        failing="bang_y",
+    ),
+    Pipeline("slow", TWO_BLOCKS),
+    Pipeline("empty"),
+    Pipeline("example_pipeline", (("load_titanic", "data_loader"),)),
+)
+SCHEDULES = (
+    Schedule(1, "example", "from_airflow", "tok123"),
+    Schedule(2, "broken", "from_airflow", "tokbroken"),
+    Schedule(3, "slow", "from_airflow", "tokslow"),
+    Schedule(4, "example", "nightly", "toknightly", type="time"),
+    Schedule(5, "example", "paused", "tokpaused", status="inactive"),
+    Schedule(6, "slow", "impatient", "tokimpatient", settings={"timeout": 3}),
+    Schedule(7, "example", "one_at_a_time", "toksingle", settings={"pipeline_run_limit": 1}),
+    Schedule(8, "empty", "from_airflow", "tokempty"),
+    Schedule(9, "three", "from_airflow", "tokgone"),
+    Schedule(71, "example_pipeline", "late forest", "4506463a01944ef492f70005996dac1a"),
+)
+
+
+@dataclass(frozen=True)
+class MageOptions:
+    """Hold the credentials and switches of the simulated Mage.
+
+    ``loop_interval`` (seconds between scheduler loops) is shortened by the speed. ``database`` is ``sqlite``
+    (naive timestamps) or ``postgres``. ``utc_offset`` is the server's zone in seconds: it shifts
+    ``start_timestamp`` and ``end_timestamp`` as the real server does.
+    """
+
+    auth: bool = False
+    api_key: str = "zkWlN0PkIKSN0C11CfUHUj84OT5XOJ6tDZ6bDRO2"
+    email: str = "admin@admin.com"
+    username: str = "admin"
+    password: str = "admin"
+    session_seconds: int = 2592000
+    loop_interval: float = 10.0
+    database: str = "sqlite"
+    utc_offset: int = 0
+    pipelines: tuple[Pipeline, ...] = field(default=PIPELINES, metadata={"cli": False})
+    schedules: tuple[Schedule, ...] = field(default=SCHEDULES, metadata={"cli": False})
+
+
+@dataclass
+class BlockRun:
+    """Describe the run of one block."""
+
+    id: int
+    uuid: str
+    created: float
+    updated: float
+    status: str = "initial"
+    started: float | None = None
+    completed: float | None = None
+    metrics: dict[str, Json] | None = None
+
+
+@dataclass
+class MageRun:
+    """Describe one pipeline run; ``picked_up`` is None until a scheduler loop took it."""
+
+    id: int
+    schedule: Schedule
+    pipeline: Pipeline
+    plan: Plan
+    queued: float
+    duration: float
+    execution_date: datetime
+    status: str
+    created: float
+    updated: float
+    body: Json
+    variables: dict[str, Json]
+    event_variables: dict[str, Json] | None
+    metrics: Json = None
+    blocks: list[BlockRun] = field(default_factory=list)
+    started: float | None = None
+    completed: float | None = None
+    ended: float | None = None
+    picked_up: float | None = None
+    timed_out_after: int | None = None
+    cancels: int = 0
+    cancelled: bool = False
+
+
+class ApiError(Exception):
+    """Carry an error that Mage handles: ``{"error": {"code", "message", "type"}}``."""
+
+    def __init__(self, code: int, message: str, kind: str, http: int = 200) -> None:
+        super().__init__(message)
+        self.code, self.message, self.kind, self.http = code, message, kind, http
+
+
+class MageSimulator(System):
+    """Simulate a Mage server."""
+
+    name = "mage"
+    options_type = MageOptions
+    options: MageOptions
+
+    def reset(self) -> None:
+        """Return to the state of a fresh start."""
+        self._schedules = {schedule.id: replace(schedule) for schedule in self.options.schedules}
+        self._pipelines = {pipeline.uuid: pipeline for pipeline in self.options.pipelines}
+        self._runs: dict[int, MageRun] = {}
+        self._deleted: list[dict[str, Json]] = []
+        self._blocks_made = 0
+        self._sessions: dict[str, float] = {}
+        self._not_found = NOT_FOUND
+        self._loop_seconds = self.world.scaled(self.options.loop_interval)
+        self._started = time.time()
+        self._next_loop = self._started + self._loop_seconds
+        self._defaults = (
+            Plan(resource="broken", outcome="failed", message="bang in y"),
+            Plan(resource="slow", duration=6 * self.world.duration),
+        )
+
+    def routes(self) -> Iterable[Route]:
+        """Return the calls that the server knows."""
+        schedule_runs = "/api/pipeline_schedules/{schedule}/pipeline_runs"
+        one_run = "/api/pipeline_runs/{id}"
+        return (
+            Route("POST", schedule_runs + r"/{token:\w+}", "trigger", self._trigger),
+            Route("POST", "/api/pipeline_schedules/{schedule}/api_trigger", "trigger", self._trigger),
+            Route("GET", schedule_runs, "list", self._api("list", self._list)),
+            Route("GET", "/api/pipeline_runs", "list", self._api("list", self._list)),
+            Route("GET", one_run, "get", self._api("detail", self._get)),
+            Route("PUT", one_run, self._update_operation, self._api("update", self._update)),
+            Route("DELETE", one_run, "delete", self._api("delete", self._delete)),
+            Route("GET", "/api/pipeline_schedules", "schedules", self._api("list", self._list_schedules)),
+            Route(
+                "GET", "/api/pipeline_schedules/{id}", "schedules", self._api("detail", self._get_schedule)
+            ),
+            Route("GET", "/api/pipelines/{uuid}/logs", "logs", self._api("list", self._logs)),
+            Route("PUT", "/api/pipelines/{uuid}", "retry", self._api("update", self._retry_as_new)),
+            Route("POST", "/api/sessions", "login", self._api("login", self._login)),
+            Route("GET", "/api/status", "status", self._api("status", self._status)),
+            Route("GET", "/pipelines/{uuid}/runs/{id}", "page", self._page),
+        )
+
+    def runs(self) -> list[dict[str, Json]]:
+        """Return all runs in the form of the control ``/_runs``."""
+        self._catch_up()
+        return self._deleted + [self._entry(run) for run in self._runs.values()]
+
+    def expire_tokens(self) -> None:
+        """Let all sessions expire."""
+        self._sessions = dict.fromkeys(self._sessions, 0.0)
+
+    def error_answer(self, status: int) -> web.Response:
+        """Return Mage's own error for 401, 403 and 404, else a page as a proxy sends it."""
+        if status == 401:
+            return self._handled(ApiError(401, "Invalid OAuth token.", "invalid_oauth_token", 401), True)
+        if status == 403:
+            return self._handled(ApiError(403, "Unauthorized access.", "unauthorized_access", 403), True)
+        if status == 404:
+            return self._handled(self._missing(), True)
+        page = f"<html><head><title>{status} Error</title></head><body><h1>{status} Error</h1></body></html>"
+        return web.Response(status=status, text=page, content_type="text/html")
+
+    async def fallback(self, request: web.Request, path: str) -> web.StreamResponse:
+        """Answer 405 for what looks like a trigger call, else a 404 page."""
+        if TRIGGER_CALL.fullmatch(path):
+            return web.Response(status=405)
+        page = "<html><title>404: Not Found</title><body>404: Not Found</body></html>"
+        return web.Response(status=404, text=page, content_type="text/html")
+
+    def redacted(self, path: str) -> str:
+        """Hide the trigger token of the path form."""
+        return re.sub(r"(/api/pipeline_schedules/[^/]+/pipeline_runs/).+", r"\1***", path)
+
+    # Calls
+
+    async def _trigger(self, request: web.Request) -> web.StreamResponse:
+        self._catch_up()
+        try:
+            run = self._start(request, await request.read())
+        except Exception as error:
+            return uncaught(error, request)
+        await asyncio.sleep(self.world.scaled(run.plan.hold))
+        return web.json_response({"pipeline_run": self._row(run)})
+
+    def _start(self, request: web.Request, body: bytes) -> MageRun:
+        schedule_id = request.match_info["schedule"]
+        schedule = self._schedules.get(int(schedule_id))
+        if schedule is None:
+            raise LookupError({"code": 404, "message": self._not_found, "type": "record_not_found"})
+        token = request.match_info.get("token") or bearer(request)
+        if schedule.type != "api":
+            raise PermissionError("This endpoint is only supported for API trigger.")
+        if token != schedule.token:
+            raise PermissionError(f"Invalid token for pipeline schedule ID {schedule_id}.")
+        asked = json.loads(body, parse_constant=lambda _: None) if body else {}
+        given = asked.get("pipeline_run", {})
+        if "variables" not in given:
+            given = {**given, "variables": {}}
+        bare = {key: value for key, value in asked.items() if key != "pipeline_run"} if body else None
+        run = self._create(schedule, {"event_variables": bare, **given}, asked)
+        schedule.status = "active"
+        return run
+
+    def _create(self, schedule: Schedule, given: dict[str, Json], asked: Json) -> MageRun:
+        pipeline = self._pipelines.get(schedule.pipeline_uuid)
+        if pipeline is None:
+            text = f"Pipeline {schedule.pipeline_uuid} does not exist in repo_path {REPO_PATH}."
+            raise LookupError(text)
+        if unknown := next((key for key in given if key not in CREATE_KEYS), None):
+            raise TypeError(f"{unknown!r} is an invalid keyword argument for PipelineRun")
+        now = time.time()
+        execution_date = read_date(given.get("execution_date"), now)
+        if given.get("prevent_duplicates") and any(
+            run.schedule is schedule and run.execution_date == execution_date for run in self._runs.values()
+        ):
+            raise AttributeError("'NoneType' object has no attribute 'to_dict'")
+        variables = copy(given.get("variables") or {})
+        variables["execution_partition"] = f"{schedule.id}/{execution_date:%Y%m%dT%H%M%S_%f}"
+        run_id = given.get("id") or max(self._runs, default=0) + 1
+        if run_id in self._runs:
+            raise ValueError("(sqlite3.IntegrityError) UNIQUE constraint failed: pipeline_run.id")
+        plan = self._plan_for(schedule)
+        queued, duration = self.world.seconds_of(plan)
+        run = MageRun(
+            id=run_id,
+            schedule=schedule,
+            pipeline=pipeline,
+            plan=plan,
+            queued=queued,
+            duration=duration,
+            execution_date=execution_date,
+            status=given.get("status", "initial"),
+            created=now,
+            updated=now,
+            body=asked,
+            variables=variables,
+            event_variables=given.get("event_variables"),
+            metrics=given.get("metrics"),
+        )
+        if given.get("create_block_runs", True):
+            for uuid, _ in pipeline.blocks:
+                self._blocks_made += 1
+                run.blocks.append(BlockRun(self._blocks_made, uuid, now, now))
+        self._runs[run.id] = run
+        return run
+
+    async def _list(self, request: web.Request) -> Json:
+        """Answer a list as the real server does, quirks included."""
+        query = request.query
+        schedule = None
+        if "schedule" in request.match_info and request.match_info["schedule"].isdigit():
+            # The runs of a schedule that does not exist are those of all.
+            schedule = self._schedules.get(int(request.match_info["schedule"]))
+        runs = [run for run in self._runs.values() if schedule is None or run.schedule is schedule]
+        pipelines = query.get("pipeline_uuid") or query.get("pipeline_uuid[]")
+        if pipelines:
+            runs = [run for run in runs if run.pipeline.uuid in pipelines.split(",")]
+        statuses = query.get("status") or query.get("status[]")
+        if statuses:
+            wanted = [word.strip().lower() for word in statuses.split(",")]
+            runs = [run for run in runs if run.status in wanted]
+        for name, sign in (("start_timestamp", 1), ("end_timestamp", -1)):
+            if query.get(name):
+                edge = self._edge(name, query[name])
+                runs = [run for run in runs if sign * (self._created(run) - edge) >= 0]
+        runs.sort(key=lambda run: (run.execution_date, run.id), reverse=True)
+        if query.get("order_by[]"):
+            runs = ordered(runs, query["order_by[]"])
+        limit, offset = int(query.get("_limit", DEFAULT_LIMIT)), int(query.get("_offset", 0))
+        rows = runs[offset : offset + limit + 1] if limit >= 0 else []
+        groups = not query.get("disable_retries_grouping") and (schedule or query.get("pipeline_uuid"))
+        if limit != 0 and runs and groups:
+            rows = with_retries_grouped(runs, rows)
+        more = len(rows) > limit
+        shown = rows[:-1] if more else rows
+        basic = query.get("_format") == "with_basic_details"
+        return {
+            "pipeline_runs": [self._basic(run) if basic else self._list_row(run) for run in shown],
+            "metadata": {"count": len(runs), "next": more},
+        }
+
+    async def _get(self, request: web.Request) -> Json:
+        run = self._run_of(request)
+        if request.query.get("_format") == "with_basic_details":
+            return {"pipeline_run": self._basic(run), "metadata": None}
+        schedule = {
+            "pipeline_schedule_id": run.schedule.id,
+            "pipeline_schedule_name": run.schedule.name,
+        }
+        blocks = [{**self._block_row(run, block), **schedule} for block in run.blocks]
+        return {"pipeline_run": {**self._row(run), "block_runs": blocks}, "metadata": None}
+
+    async def _update_operation(self, request: web.Request) -> str:
+        return "retry" if (await asked_of(request)).get("pipeline_run_action") == "retry_blocks" else "cancel"
+
+    async def _update(self, request: web.Request) -> Json:
+        run = self._run_of(request)
+        asked = await asked_of(request)
+        if asked.get("pipeline_run_action") == "retry_blocks":
+            self._retry_blocks(run, asked.get("from_block_uuid"))
+        elif asked.get("status") == "cancelled":
+            run.cancels += 1
+            if run.status in ACTIVE:
+                run.cancelled = True
+                self._stop(run, time.time())
+        return {"pipeline_run": self._row(run), "metadata": None}
+
+    def _retry_blocks(self, run: MageRun, from_block: str | None) -> None:
+        again = [] if run.status == "completed" else [b for b in run.blocks if b.status != "completed"]
+        if from_block is not None:
+            uuids = [block.uuid for block in run.blocks]
+            again = run.blocks[uuids.index(from_block) :] if from_block in uuids else []
+        for block in again:
+            block.status = "initial"
+        run.plan = self._plan_for(run.schedule)
+        run.queued, run.duration = self.world.seconds_of(run.plan)
+        run.status, run.updated = "running", time.time()
+        run.picked_up = run.ended = None
+
+    async def _retry_as_new(self, request: web.Request) -> Json:
+        uuid = request.match_info["uuid"]
+        if uuid not in self._pipelines:
+            raise self._missing()
+        asked = (await json_of(request)).get("pipeline") or {}
+        if asked.get("status") == "retry":
+            for row in asked.get("pipeline_runs", []):
+                old = self._runs[int(row["id"])]
+                given = {
+                    "execution_date": old.execution_date.isoformat(),
+                    "variables": dict(old.variables),
+                    "event_variables": old.event_variables,
+                }
+                self._create(old.schedule, given, old.body)
+        blocks = [
+            {"uuid": block, "name": block, "type": kind} for block, kind in self._pipelines[uuid].blocks
+        ]
+        pipeline = {"uuid": uuid, "name": uuid, "type": "python", "blocks": blocks}
+        return {"pipeline": pipeline, "metadata": None}
+
+    async def _delete(self, request: web.Request) -> Json:
+        run = self._run_of(request)
+        self._deleted.append(self._entry(run))
+        del self._runs[run.id]
+        return {"pipeline_run": self._row(run), "metadata": None}
+
+    async def _list_schedules(self, request: web.Request) -> Json:
+        limit, offset = int(request.query.get("_limit", DEFAULT_LIMIT)), int(request.query.get("_offset", 0))
+        found = sorted(self._schedules.values(), key=lambda schedule: schedule.id)
+        return {
+            "pipeline_schedules": [self._schedule_row(one) for one in found[offset : offset + limit]],
+            "metadata": {"count": len(found), "next": len(found) > offset + limit},
+        }
+
+    async def _get_schedule(self, request: web.Request) -> Json:
+        wanted = request.match_info["id"]
+        schedule = self._schedules.get(int(wanted)) if wanted.isdigit() else None
+        if schedule is None:
+            raise self._missing()
+        extra: dict[str, Json] = {"event_matchers": [], "tags": [], "next_pipeline_run_date": None}
+        return {"pipeline_schedule": {**self._schedule_row(schedule), **extra}, "metadata": None}
+
+    async def _logs(self, request: web.Request) -> Json:
+        uuid = request.match_info["uuid"]
+        if uuid not in self._pipelines:
+            raise self._missing()
+        wanted = request.query.get("pipeline_run_id[]", "").split(",")
+        limit = min(int(request.query.get("_limit", MAX_LOG_FILES)), MAX_LOG_FILES)
+        runs = [run for run in self._runs.values() if run.pipeline.uuid == uuid and str(run.id) in wanted]
+        blocks = [self._block_log(run, block) for run in runs for block in run.blocks if block.started]
+        whole = [self._scheduler_log(run) for run in runs]
+        logs = {
+            "block_run_logs": blocks[:limit],
+            "pipeline_run_logs": whole[:limit],
+            "total_block_run_log_count": len(blocks),
+            "total_pipeline_run_log_count": len(whole),
+        }
+        return {"logs": [logs], "metadata": None}
+
+    async def _login(self, request: web.Request) -> Json:
+        is_json = request.content_type == "application/json"
+        asked = (await json_of(request)).get("session") if is_json else None
+        asked = asked or {}
+        options = self.options
+        name, password = asked.get("email") or asked.get("username"), asked.get("password")
+        if not name or not password:
+            raise ApiError(404, "Email/username and password are required.", "record_not_found")
+        if name not in (options.email, options.username) or password != options.password:
+            # The real server spoils its shared "not found" text until it is restarted.
+            self._not_found = "Email/username and/or password invalid."
+            raise self._missing()
+        inner = secrets.token_urlsafe(32)
+        expires = time.time() + options.session_seconds
+        self._sessions[inner] = expires
+        user = {"id": 1, "email": options.email, "username": options.username, "owner": True}
+        session = {"expires": self._time(expires), "token": jwt_of(inner, expires), "user": user}
+        return {"session": session, "metadata": None}
+
+    async def _status(self, request: web.Request) -> Json:
+        status = {
+            "is_instance_manager": False,
+            "repo_path": REPO_PATH,
+            "scheduler_status": "running",
+            "instance_type": None,
+            "project_type": "standalone",
+            "project_uuid": "demo",
+            "require_user_authentication": self.options.auth,
+        }
+        return {"statuses": [status], "metadata": None}
+
+    async def _page(self, request: web.Request) -> web.StreamResponse:
+        page = "<!doctype html><title>Mage</title><div id='__next'></div>"
+        return web.Response(text=page, content_type="text/html")
+
+    # The generic API: authentication and errors
+
+    def _api(
+        self, action: str, handler: Callable[[web.Request], Awaitable[Json]]
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            self._catch_up()
+            try:
+                if self.options.auth and action != "status":
+                    await self._authenticate(request, action)
+                return web.json_response(await handler(request))
+            except ApiError as error:
+                return self._handled(error, bool(request.query.get("_http_error_codes")))
+            except Exception as error:
+                return uncaught(error, request)
+
+        return guarded
+
+    async def _authenticate(self, request: web.Request, action: str) -> None:
+        key = request.headers.get("X-API-KEY")
+        if key is None:
+            body = await json_of(request, lenient=True)
+            in_body = request.method == "POST" and body is not None
+            key = body.get("api_key") if in_body and isinstance(body, dict) else request.query.get("api_key")
+        if key != self.options.api_key:
+            raise ApiError(401, "Invalid API key.", "invalid_api_key", 401)
+        if action == "login":
+            return
+        if "HTTP_AUTHORIZATION" in request.query:
+            raise TypeError("a bytes-like object is required, not 'list'")
+        token = request.headers.get("OAUTH-TOKEN") or bearer(request)
+        if not token and "oauth_token" in request.cookies:
+            token = inner_token(request.cookies["oauth_token"])
+        if not token:
+            text = f"Private access for {action} only, invalid scope."
+            raise ApiError(403, text, "unauthorized_access")
+        expires = self._sessions.get(token)
+        if expires is None:
+            raise ApiError(401, "Invalid OAuth token.", "invalid_oauth_token", 401)
+        if time.time() >= expires:
+            raise ApiError(401, "Expired OAuth token.", "expired_oauth_token", 401)
+
+    def _missing(self) -> ApiError:
+        return ApiError(404, self._not_found, "record_not_found")
+
+    def _handled(self, error: ApiError, real_codes: bool) -> web.Response:
+        inner = {"code": error.code, "message": error.message, "type": error.kind}
+        body = {"error": inner, "status": error.code if real_codes else 200}
+        return web.json_response(body, status=error.code if real_codes else error.http)
+
+    def _run_of(self, request: web.Request) -> MageRun:
+        wanted = request.match_info["id"]
+        run = self._runs.get(int(wanted)) if wanted.isdigit() else None
+        if run is None:
+            raise self._missing()
+        return run
+
+    def _edge(self, name: str, value: str) -> float:
+        try:
+            return int(value) + self.options.utc_offset
+        except ValueError:
+            raise ApiError(400, f"Value is invalid for {name}.", "record_invalid") from None
+
+    # The scheduler
+
+    def _plan_for(self, schedule: Schedule) -> Plan:
+        names = (schedule.pipeline_uuid, str(schedule.id), schedule.name)
+        return self.world.plan_for(self.name, names, self._defaults)
+
+    def _catch_up(self) -> None:
+        """Work off the scheduler loops since the last request."""
+        now = time.time()
+        while self._next_loop <= now:
+            active = [run for run in self._runs.values() if run.status in ACTIVE]
+            if not active:
+                missed = math.floor((now - self._next_loop) / self._loop_seconds) + 1
+                self._next_loop += missed * self._loop_seconds
+                return
+            for run in active:
+                if run.created <= self._next_loop:
+                    self._loop(run, self._next_loop)
+            self._next_loop += self._loop_seconds
+
+    def _loop(self, run: MageRun, at: float) -> None:
+        """Do what one scheduler loop does for a run."""
+        settings = run.schedule.settings
+        if run.status == "initial":
+            if run.schedule.status != "active" or at < run.created + run.queued:
+                return
+            limit = settings.get("pipeline_run_limit")
+            others = [r for r in self._runs.values() if r.schedule is run.schedule and r.status == "running"]
+            if limit is not None and len(others) >= limit:
+                return
+            run.status, run.started, run.updated = "running", at, at
+        fresh = run.picked_up is None
+        if run.picked_up is None:
+            run.picked_up = at
+        self._work(run, at)
+        timeout = settings.get("timeout")
+        age = at - (run.started or at)
+        if timeout is not None and age > self.world.scaled(timeout):
+            run.timed_out_after = math.ceil(age * self.world.speed)
+            self._finish(run, "failed", at)
+        elif run.plan.outcome == "cancelled" and at >= run.picked_up + run.duration:
+            self._stop(run, at)
+        elif any(block.status == "failed" for block in run.blocks):
+            self._finish(run, "failed", at)
+        elif run.plan.outcome != "stuck" and all(b.status == "completed" for b in run.blocks):
+            if fresh and not run.plan.ends_at_once:
+                return
+            # A retry may leave nothing to do for a plan that fails.
+            outcome = "succeeded" if run.plan.outcome == "failed" and run.blocks else run.plan.outcome
+            self._finish(run, OUTCOMES.get(outcome, outcome), at)
+
+    def _work(self, run: MageRun, until: float) -> None:
+        """Let the blocks of a running run get on until a time."""
+        if run.status != "running" or run.picked_up is None:
+            return
+        at = run.picked_up
+        failing = run.pipeline.failing or (run.blocks[-1].uuid if run.blocks else None)
+        for block in run.blocks:
+            if block.status == "initial":
+                block.status, block.started, block.updated, block.completed = "running", at, at, None
+            if block.status == "running" and block.started is not None:
+                ends = block.started + run.duration / len(run.blocks)
+                endless = block is run.blocks[-1] and run.plan.outcome in ("stuck", "cancelled")
+                if endless or ends > until:
+                    return
+                block.updated = ends
+                if run.plan.outcome == "failed" and block.uuid == failing:
+                    block.status, block.metrics = "failed", block_error(block.uuid, run.plan.message)
+                else:
+                    block.status, block.completed, block.metrics = "completed", ends, {}
+            if block.status != "completed":
+                return
+            at = max(at, block.completed or at)
+
+    def _stop(self, run: MageRun, at: float) -> None:
+        self._work(run, at)
+        self._finish(run, "cancelled", at)
+
+    def _finish(self, run: MageRun, status: str, at: float) -> None:
+        run.status, run.updated, run.ended = status, at, at
+        if status == "completed":
+            run.completed = at
+        for block in run.blocks:
+            if block.status in BLOCK_ACTIVE:
+                block.status, block.updated = "cancelled", at
+
+    # Shapes
+
+    def _time(self, seconds: float | None, whole: bool = False) -> str | None:
+        if seconds is None:
+            return None
+        return self._date(datetime.fromtimestamp(seconds, UTC), whole)
+
+    def _date(self, value: datetime, whole: bool = False) -> str:
+        if self.options.database == "postgres":
+            return str(value)
+        return str(value.replace(tzinfo=None, microsecond=0 if whole else value.microsecond))
+
+    def _created(self, run: MageRun) -> float:
+        return run.created if self.options.database == "postgres" else math.floor(run.created)
+
+    def _row(self, run: MageRun) -> dict[str, Json]:
+        self._work(run, time.time())
+        return {
+            "id": run.id,
+            "created_at": self._time(run.created, whole=True),
+            "updated_at": self._time(run.updated, whole=True),
+            "pipeline_schedule_id": run.schedule.id,
+            "pipeline_uuid": run.pipeline.uuid,
+            "execution_date": self._date(run.execution_date),
+            "status": run.status,
+            "started_at": self._time(run.started),
+            "completed_at": self._time(run.completed),
+            "variables": run.variables,
+            "passed_sla": False,
+            "event_variables": run.event_variables,
+            "metrics": run.metrics,
+            "backfill_id": None,
+            "executor_type": "local_python",
+        }
+
+    def _basic(self, run: MageRun) -> dict[str, Json]:
+        return {"execution_date": self._date(run.execution_date), "id": run.id, "status": run.status}
+
+    def _list_row(self, run: MageRun) -> dict[str, Json]:
+        row = self._row(run)
+        return {
+            **row,
+            "block_runs": [self._block_row(run, block) for block in run.blocks],
+            "block_runs_count": len(run.blocks),
+            "completed_block_runs_count": sum(block.status == "completed" for block in run.blocks),
+            "pipeline_schedule_name": run.schedule.name,
+            "pipeline_schedule_token": run.schedule.token,
+            "pipeline_schedule_type": run.schedule.type,
+            "pipeline_tags": None,
+            "pipeline_type": None,
+            "repo_path": REPO_PATH,
+        }
+
+    def _block_row(self, run: MageRun, block: BlockRun) -> dict[str, Json]:
+        return {
+            "id": block.id,
+            "created_at": self._time(block.created, whole=True),
+            "updated_at": self._time(block.updated, whole=True),
+            "pipeline_run_id": run.id,
+            "block_uuid": block.uuid,
+            "status": block.status,
+            "started_at": self._time(block.started),
+            "completed_at": self._time(block.completed),
+            "metrics": block.metrics,
+        }
+
+    def _schedule_row(self, schedule: Schedule) -> dict[str, Json]:
+        started = self._time(self._started, whole=True)
+        return {
+            "id": schedule.id,
+            "created_at": started,
+            "updated_at": started,
+            "name": schedule.name,
+            "description": None,
+            "pipeline_uuid": schedule.pipeline_uuid,
+            "schedule_type": schedule.type,
+            "schedule_interval": "@daily" if schedule.type == "time" else None,
+            "start_time": None,
+            "status": schedule.status,
+            "last_enabled_at": started if schedule.status == "active" else None,
+            "variables": {},
+            "sla": None,
+            "token": schedule.token,
+            "repo_path": REPO_PATH,
+            "settings": schedule.settings,
+            "global_data_product_uuid": None,
+        }
+
+    def _scheduler_log(self, run: MageRun) -> dict[str, Json]:
+        lines: list[LogLine] = [(run.created, "INFO", f"Pipeline run {run.id} was created.", None)]
+        if run.started is not None:
+            lines.append((run.started, "INFO", f"Start executing PipelineRun {run.id}.", None))
+        if run.timed_out_after is not None:
+            text = f"Pipeline run timed out after {run.timed_out_after} seconds"
+            lines.append((run.ended or run.updated, "ERROR", text, None))
+        if run.ended is not None:
+            lines.append((run.ended, "INFO", f"PipelineRun {run.id} ended with status {run.status}.", None))
+        return self._log_file(run, "scheduler.log", lines)
+
+    def _block_log(self, run: MageRun, block: BlockRun) -> dict[str, Json]:
+        lines: list[LogLine] = [
+            (block.started or block.created, "INFO", f"Start executing block {block.uuid}.", block.uuid)
+        ]
+        if block.status == "failed":
+            text = f"Failed to execute block {block.uuid}: {(block.metrics or {})['error']['error']}"
+            lines.append((block.updated, "EXCEPTION", text, block.uuid))
+        elif block.status == "completed":
+            text = f"Finished executing block {block.uuid}."
+            lines.append((block.updated, "INFO", text, block.uuid))
+        return self._log_file(run, f"{block.uuid}.log", lines)
+
+    def _log_file(self, run: MageRun, name: str, lines: Sequence[LogLine]) -> dict[str, Json]:
+        written = []
+        for at, level, message, block in lines:
+            entry = {"level": level, "message": message, "timestamp": at, "pipeline_run_id": run.id}
+            if block:
+                entry["block_uuid"] = block
+            stamp = datetime.fromtimestamp(at, UTC)
+            written.append(f"{stamp:%Y-%m-%dT%H:%M:%S} {json.dumps(entry)}")
+        content = "\n".join(written)
+        partition = run.variables["execution_partition"]
+        path = f"pipelines/{run.pipeline.uuid}/.logs/{partition}/{name}"
+        last = lines[-1][0]
+        return {
+            "name": name,
+            "path": path,
+            "size": len(content),
+            "modified_timestamp": last,
+            "content": content,
+        }
+
+    def _entry(self, run: MageRun) -> dict[str, Json]:
+        return run_entry(
+            system=self.name,
+            id=run.id,
+            resource=run.pipeline.uuid,
+            status=run.status,
+            created=run.created,
+            started=run.started,
+            finished=run.ended,
+            scope={"pipeline_schedule_id": run.schedule.id},
+            key=None,
+            body=run.body,
+            cancels=run.cancels,
+            cancelled=run.cancelled,
+        )
+
+
+def bearer(request: web.Request) -> str | None:
+    """Return the bearer token of a request."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token if scheme == "Bearer" and token else None
+
+
+async def json_of(request: web.Request, lenient: bool = False) -> Any:
+    """Return the JSON body of a request, ``{}`` for none; when lenient, None for what is not JSON."""
+    body = await request.read()
+    try:
+        return json.loads(body) if body else {}
+    except ValueError:
+        if lenient:
+            return None
+        raise
+
+
+async def asked_of(request: web.Request) -> dict[str, Json]:
+    """Return what an update asks for; anything but the wrapped JSON object is ignored, as Mage does."""
+    body = await json_of(request, lenient=True) if request.content_type == "application/json" else {}
+    asked = body.get("pipeline_run") if isinstance(body, dict) else None
+    return asked if isinstance(asked, dict) else {}
+
+
+def read_date(value: Json, now: float) -> datetime:
+    """Read an execution date as Python 3.10 does: without ``Z``."""
+    if value is None:
+        return datetime.fromtimestamp(now, UTC)
+    if str(value).endswith("Z"):
+        raise ValueError(f"Invalid isoformat string: {value!r}")
+    date = datetime.fromisoformat(value)
+    return date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
+
+
+def ordered(runs: list[MageRun], order: str) -> list[MageRun]:
+    """Sort runs by ``column dir`` words, comma-separated."""
+    for part in reversed(order.split(",")):
+        column, _, direction = part.strip().partition(" ")
+        if column not in RUN_COLUMNS:
+            raise AttributeError(f"type object 'PipelineRun' has no attribute {column!r}")
+        runs = sorted(runs, key=lambda run: column_of(run, column), reverse=direction.lower() == "desc")
+    return runs
+
+
+def column_of(run: MageRun, column: str) -> tuple[bool, Any]:
+    """Return a sort key for a column; nulls come first."""
+    names = {
+        "created_at": "created",
+        "updated_at": "updated",
+        "started_at": "started",
+        "completed_at": "completed",
+    }
+    value: Any = getattr(run, names.get(column, column), None)
+    if column == "pipeline_schedule_id":
+        value = run.schedule.id
+    elif column == "pipeline_uuid":
+        value = run.pipeline.uuid
+    elif isinstance(value, dict):
+        value = json.dumps(value)
+    return value is not None, value
+
+
+def with_retries_grouped(runs: list[MageRun], rows: list[MageRun]) -> list[MageRun]:
+    """Pull the runs that share the last row's execution date to the end of the page, as Mage does."""
+    first, last = rows[0], rows[-1]
+    dropped = {last.execution_date}
+    if next(run for run in runs if run.execution_date == first.execution_date) is not first:
+        dropped.add(first.execution_date)
+    kept = [run for run in rows if run.execution_date not in dropped]
+    return kept + [run for run in runs if run.execution_date == last.execution_date]
+
+
+def stack(depth: int = 22) -> list[str]:
+    """Return stack frames such as Mage puts into its errors."""
+    return [
+        f'  File "/usr/lib/python3.10/site-packages/server/layer_{n}.py", line {40 + 7 * n}, in call_{n}\n'
+        f"    return await self.handler(request, **self.options[{n}])\n"
+        for n in range(depth)
+    ]
+
+
+def traceback_of(kind: str, text: str) -> str:
+    """Return a traceback that ends in the exception's type and text."""
+    return "Traceback (most recent call last):\n" + "".join(stack(12)) + f"{kind}: {text}\n"
+
+
+def uncaught(error: Exception, request: web.Request) -> web.Response:
+    """Return Mage's answer to an exception that it does not handle: HTTP 200, with the URL's parts."""
+    names = {"schedule": "pipeline_schedule_id"}
+    parameters = {names.get(name, name): value for name, value in request.match_info.items()}
+    text = str(error)
+    details = {
+        "code": 500,
+        "errors": stack(),
+        "exception": text,
+        "message": traceback_of(type(error).__name__, text),
+    }
+    return web.json_response({"error": details, "url_parameters": parameters})
+
+
+def block_error(block: str, message: str | None) -> dict[str, Json]:
+    """Return the metrics of a block that raised."""
+    text = message or "simulated failure"
+    own = f'  File "{REPO_PATH}/blocks/{block}.py", line 7, in {block}\n    raise RuntimeError({text!r})\n'
+    trace = "Traceback (most recent call last):\n" + "".join(stack(6)) + own + f"RuntimeError: {text}\n"
+    return {"error": {"error": text, "errors": stack(), "message": trace}}
+
+
+def jwt_of(token: str, expires: float) -> str:
+    """Return the HS256 wrapper that a login answers."""
+
+    def part(value: bytes) -> str:
+        return base64.urlsafe_b64encode(value).decode().rstrip("=")
+
+    head = part(json.dumps({"alg": "HS256", "typ": "JWT"}).encode())
+    signed = head + "." + part(json.dumps({"expires": expires, "token": token}).encode())
+    return signed + "." + part(hmac.new(b"simulator", signed.encode(), hashlib.sha256).digest())
+
+
+def inner_token(wrapper: str) -> str:
+    """Return the token inside the wrapper; what is not a wrapper raises, as in Mage."""
+    parts = wrapper.split(".")
+    if len(parts) != 3:
+        raise ValueError("Not enough segments")
+    payload = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    return str(payload["token"])
