@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_runs import __version__
 from airflow_provider_runs.core.api import RunApi, Token
-from airflow_provider_runs.core.errors import ConnectionFailed, RunsError
+from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, RunsError
 from airflow_provider_runs.core.http import Flow, Request, Response
-from airflow_provider_runs.core.retry import RetryPolicy, may_repeat
+from airflow_provider_runs.core.retry import RetryPolicy, may_repeat, retry_after
 
 if TYPE_CHECKING:
     import aiohttp
@@ -131,6 +131,7 @@ class Driver:
         :param retry: how long each request is repeated where that is safe.
         :raises RunsError: whatever the flow raises; ConnectionFailed where there is no answer.
         """
+        response: Response | None = None
         try:
             request = next(flow)
             while True:
@@ -143,6 +144,9 @@ class Driver:
         except StopIteration as end:
             result: T = end.value
             return result
+        except ApiError as error:
+            error.retry_after = retry_after(response) if response else None
+            raise
 
     def close(self) -> None:
         """Close the connections."""
@@ -216,6 +220,7 @@ class AsyncDriver:
         :param retry: how long each request is repeated where that is safe.
         :raises RunsError: whatever the flow raises; ConnectionFailed where there is no answer.
         """
+        response: Response | None = None
         try:
             request = next(flow)
             while True:
@@ -228,6 +233,9 @@ class AsyncDriver:
         except StopIteration as end:
             result: T = end.value
             return result
+        except ApiError as error:
+            error.retry_after = retry_after(response) if response else None
+            raise
 
     async def close(self) -> None:
         """Close the connections."""

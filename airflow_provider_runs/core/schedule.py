@@ -42,7 +42,7 @@ def next_delay(age: float, min_poll_interval: float, poll_interval: float, chanc
 
 class RateCap:
     """
-    Hand out the moments at which requests may leave, at most so many a minute.
+    Keep requests below a number a minute.
 
     :param per_minute: requests a minute.
     :param burst: requests that may leave at once after a quiet time.
@@ -53,11 +53,18 @@ class RateCap:
         self._credit = self._gap * (burst - 1)
         self._next = float("-inf")
 
-    def delay(self, now: float) -> float:
+    def free_at(self, now: float) -> float:
         """
-        Take the next free moment and return the seconds until it.
+        Return the moment at which the next request may leave.
 
         :param now: the clock's time in seconds.
         """
-        self._next = max(self._next + self._gap, now - self._credit)
-        return max(0.0, self._next - now)
+        return max(now, self._next)
+
+    def take(self, now: float) -> None:
+        """
+        Count a request that leaves.
+
+        :param now: the clock's time in seconds.
+        """
+        self._next = max(self._next, now - self._credit) + self._gap

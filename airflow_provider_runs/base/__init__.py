@@ -1,0 +1,1 @@
+"""What Airflow needs of a run, written once for all services."""

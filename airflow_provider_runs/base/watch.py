@@ -1,0 +1,475 @@
+"""
+Wait for many runs of one connection with one task, one client session and one view of outages.
+
+Every trigger of an event loop that waits on the same connection and scope joins the same :class:`Watcher`.
+It is an asyncio task of its own, which keeps a heap of the moments at which runs are due, asks about them in
+batches where the service can and singly where it cannot, and hands to each waiter what it has to say and how
+its wait ended. Waiters write their own log lines, so that each lands in the log of its own task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import heapq
+import itertools
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable
+from weakref import WeakKeyDictionary
+
+from airflow_provider_runs.core.api import CanGetMany, RunApi
+from airflow_provider_runs.core.drive import AsyncDriver
+from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, RunsError, Unauthorized
+from airflow_provider_runs.core.outcome import Outcome
+from airflow_provider_runs.core.progress import Note, Progress, Trouble, Watch
+from airflow_provider_runs.core.retry import NO_RETRY, backoff_seconds
+from airflow_provider_runs.core.run import Run
+from airflow_provider_runs.core.schedule import RateCap, next_delay
+
+CONCURRENCY = 8
+REREAD_SECONDS = 600.0
+REREAD_AGAIN_SECONDS = 30.0
+OUTAGE_AFTER = 3
+"""Looks in a row that must fail, over all runs, before the connection counts as broken."""
+BACKOFF_BASE = 1.0
+BACKOFF_CAP = 30.0
+SINGLY = 3
+"""Up to so many runs that are due together are asked about singly, where a batch would be no cheaper."""
+DRAW_SHARE = 0.2
+"""A batch takes along the runs that are due within this share of their interval."""
+
+Connect = Callable[[], Awaitable[RunApi]]
+Tell = Callable[[Note], None]
+
+
+class WatcherDied(RunsError):
+    """The common task ended by an error; whoever waits may join a new one."""
+
+
+class Waiter:
+    """
+    One wait for one run.
+
+    :param progress: what it has seen.
+    """
+
+    __slots__ = ("limit", "progress", "queue")
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.limit: float | None = None
+        """The limit that is in the heap."""
+        self.queue: asyncio.Queue[Note | Outcome | WatcherDied] = asyncio.Queue()
+
+
+class Watched:
+    """
+    A run that somebody waits for. It is asked about once for all of them.
+
+    :param run_id: the run.
+    """
+
+    __slots__ = ("due", "run_id", "waiters")
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self.waiters: list[Waiter] = []
+        self.due: float | None = None
+        """When it is looked at next; None while it is being looked at."""
+
+
+class Watcher:
+    """
+    Watch the runs of one connection and scope in one event loop.
+
+    :param connect: reads the connection and returns the service's description for it.
+    :param on_close: called when the last waiter has left.
+    :param clock: UTC epoch seconds.
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        on_close: Callable[[Watcher], None] = lambda watcher: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._connect = connect
+        self._on_close = on_close
+        self._clock = clock
+        self._runs: dict[str, Watched] = {}
+        self._dues: list[tuple[float, int, Watched]] = []
+        self._limits: list[tuple[float, int, Waiter]] = []
+        self._order = itertools.count()
+        self._ready: deque[Watched] = deque()
+        self._alone: deque[Watched] = deque()
+        self._asking: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._driver: AsyncDriver | None = None
+        self._retired: list[AsyncDriver] = []
+        self._connecting = asyncio.Lock()
+        self._read_at = 0.0
+        self._reread = False
+        self._cap: RateCap | None = None
+        self._failures = 0
+        self._failing_since = 0.0
+        self._in_outage = False
+        self._hold_until = 0.0
+        # A fresh context: inherited from the first trigger, the task would write into that trigger's log.
+        self._task = asyncio.get_running_loop().create_task(self._watch(), context=contextvars.Context())
+        self._task.add_done_callback(self._ended)
+
+    async def wait(self, watch: Watch, service: str, tell: Tell) -> Outcome:
+        """
+        Wait until a run has ended or the wait has.
+
+        :param watch: what is waited for, and how long.
+        :param service: the service's name, for messages.
+        :param tell: called, in the caller's own context, with what belongs in its log.
+        :raises WatcherDied: if the common task ended by an error.
+        """
+        waiter = Waiter(Progress(watch, service, self._clock()))
+        self._join(waiter)
+        try:
+            while True:
+                said = await waiter.queue.get()
+                if isinstance(said, Outcome):
+                    return said
+                if isinstance(said, WatcherDied):
+                    raise said
+                tell(said)
+        finally:
+            await self._leave(waiter)
+
+    # Who waits
+
+    def _join(self, waiter: Waiter) -> None:
+        run_id = waiter.progress.watch.run_id
+        watched = self._runs.get(run_id)
+        if watched is None:
+            watched = self._runs[run_id] = Watched(run_id)
+        watched.waiters.append(waiter)
+        if len(watched.waiters) == 1 or watched.due is not None:
+            self._look_at(watched, self._clock())
+        self._keep_limit(waiter)
+        self._wake.set()
+        if self._task.done():
+            waiter.queue.put_nowait(WatcherDied("the watcher has ended"))
+
+    async def _leave(self, waiter: Waiter) -> None:
+        self._forget(waiter)
+        if not self._runs:
+            self._on_close(self)
+            self._task.cancel()
+            for task in self._asking:
+                task.cancel()
+            await asyncio.gather(self._task, *self._asking, return_exceptions=True)
+            await self._close_drivers()
+
+    def _forget(self, waiter: Waiter) -> None:
+        run_id = waiter.progress.watch.run_id
+        watched = self._runs.get(run_id)
+        if watched is not None and waiter in watched.waiters:
+            watched.waiters.remove(waiter)
+            if not watched.waiters:
+                del self._runs[run_id]
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            return
+        self._on_close(self)
+        reason = task.exception()
+        for watched in self._runs.values():
+            for waiter in watched.waiters:
+                waiter.queue.put_nowait(WatcherDied(f"the watcher ended: {type(reason).__name__}: {reason}"))
+
+    # The loop
+
+    async def _watch(self) -> None:
+        while True:
+            self._wake.clear()
+            now = self._clock()
+            self._expire(now)
+            self._draw(now)
+            self._launch(now)
+            moment = self._next_moment()
+            try:
+                async with asyncio.timeout(None if moment is None else max(0.0, moment - self._clock())):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    def _next_moment(self) -> float | None:
+        moments = [heap[0][0] for heap in (self._dues, self._limits) if heap]
+        if (self._ready or self._alone) and len(self._asking) < self._concurrency():
+            moments.append(self._free_at(self._clock()))
+        return min(moments, default=None)
+
+    def _expire(self, now: float) -> None:
+        while self._limits and self._limits[0][0] <= now:
+            waiter = heapq.heappop(self._limits)[2]
+            waiter.limit = None
+            watched = self._runs.get(waiter.progress.watch.run_id)
+            if watched is None or waiter not in watched.waiters:
+                continue
+            outcome = waiter.progress.expired(now)
+            if outcome is not None:
+                self._finish(waiter, outcome)
+            else:
+                self._keep_limit(waiter, not_before=now + 1.0)
+
+    def _draw(self, now: float) -> None:
+        """Move to the queue what is due, and what is nearly due if a batch is asked anyway."""
+        batched = self._driver is not None and isinstance(self._driver.api, CanGetMany)
+        while self._dues and self._dues[0][0] <= now:
+            self._take_due()
+        if not batched or len(self._ready) <= SINGLY:
+            return
+        while self._dues:
+            due, _, watched = self._dues[0]
+            if watched.due == due and watched.waiters and due - now > DRAW_SHARE * self._delay(watched, now):
+                return
+            self._take_due()
+
+    def _take_due(self) -> None:
+        due, _, watched = heapq.heappop(self._dues)
+        if watched.due == due and self._runs.get(watched.run_id) is watched:
+            watched.due = None
+            self._ready.append(watched)
+
+    def _launch(self, now: float) -> None:
+        while len(self._asking) < self._concurrency() and self._free_at(now) <= now:
+            batch = self._next_batch()
+            if not batch:
+                return
+            if self._cap is not None:
+                self._cap.take(now)
+            task = asyncio.get_running_loop().create_task(self._ask(batch), context=contextvars.Context())
+            self._asking.add(task)
+            task.add_done_callback(self._asked)
+
+    def _next_batch(self) -> list[Watched]:
+        api = self._driver.api if self._driver else None
+        size = 1
+        if isinstance(api, CanGetMany) and len(self._ready) > SINGLY and not (self._in_outage or self._alone):
+            size = api.batch_size
+        queue = self._alone or self._ready
+        batch: list[Watched] = []
+        while queue and len(batch) < size:
+            watched = queue.popleft()
+            if self._runs.get(watched.run_id) is watched:
+                batch.append(watched)
+        return batch
+
+    def _concurrency(self) -> int:
+        """Return how many requests may be under way: one until the connection is known to work."""
+        return 1 if self._in_outage or self._driver is None else CONCURRENCY
+
+    def _free_at(self, now: float) -> float:
+        free = self._cap.free_at(now) if self._cap is not None else now
+        return max(free, self._hold_until)
+
+    # Asking
+
+    def _asked(self, task: asyncio.Task[None]) -> None:
+        self._asking.discard(task)
+        self._wake.set()
+
+    async def _ask(self, batch: list[Watched]) -> None:
+        answers: dict[str, Run | Exception] = {}
+        driver: AsyncDriver | None = None
+        try:
+            driver = await self._connected()
+            if len(batch) > 1 and isinstance(driver.api, CanGetMany):
+                flow = driver.api.get_many([watched.run_id for watched in batch])
+                answers = await driver.drive(flow, NO_RETRY)
+            else:
+                run_id = batch[0].run_id
+                answers[run_id] = await driver.drive(driver.api.get(run_id), NO_RETRY)
+        except Exception as error:
+            answers = {watched.run_id: error for watched in batch}
+        now = self._clock()
+        for watched in batch:
+            answer = answers.get(watched.run_id)
+            if answer is None:
+                self._alone.append(watched)
+            elif isinstance(answer, Run):
+                self._saw(watched, answer, now)
+            else:
+                self._missed(watched, _as_known(answer, driver), now)
+
+    def _saw(self, watched: Watched, run: Run, now: float) -> None:
+        self._recover(now)
+        for waiter in tuple(watched.waiters):
+            self._settle(waiter, waiter.progress.saw(run, now))
+        self._look_at(watched, now + self._delay(watched, now))
+
+    def _missed(self, watched: Watched, error: RunsError, now: float) -> None:
+        trouble = Trouble.of(error)
+        if trouble is Trouble.REFUSED:
+            self._reread = True
+        if trouble is not Trouble.NOT_FOUND:
+            self._fail(error, now)
+        for waiter in tuple(watched.waiters):
+            self._settle(waiter, waiter.progress.missed(error, now))
+        failures = max((waiter.progress.failures for waiter in watched.waiters), default=1)
+        longest = max((waiter.progress.watch.poll_interval for waiter in watched.waiters), default=BACKOFF_CAP)
+        wait = backoff_seconds(failures, BACKOFF_BASE, min(BACKOFF_CAP, longest))
+        self._look_at(watched, now + wait)
+
+    def _fail(self, error: RunsError, now: float) -> None:
+        """Count a failure of the connection; after a few in a row, probe it with one run at a time."""
+        if self._failures == 0:
+            self._failing_since = now
+        self._failures += 1
+        pause = 0.0
+        if isinstance(error, ApiError) and error.retry_after is not None:
+            pause = error.retry_after
+        if self._failures >= OUTAGE_AFTER:
+            pause = max(pause, backoff_seconds(self._failures - OUTAGE_AFTER + 1, BACKOFF_BASE, BACKOFF_CAP))
+            if not self._in_outage:
+                self._in_outage = True
+                for watched in tuple(self._runs.values()):
+                    for waiter in tuple(watched.waiters):
+                        if not waiter.progress.failures:
+                            outcome = waiter.progress.missed(error, now, since=self._failing_since)
+                            self._settle(waiter, outcome)
+        self._hold_until = max(self._hold_until, now + pause)
+
+    def _recover(self, now: float) -> None:
+        """Note that the connection works. After an outage nobody is asked about at once with all others."""
+        self._failures = 0
+        if not self._in_outage:
+            return
+        self._in_outage = False
+        self._hold_until = now
+        self._reread = True
+        for watched in tuple(self._runs.values()):
+            for waiter in tuple(watched.waiters):
+                waiter.progress.answered(now)
+                self._settle(waiter, None)
+            if watched.due is not None:
+                self._look_at(watched, now + random.random() * self._delay(watched, now))
+
+    def _settle(self, waiter: Waiter, outcome: Outcome | None) -> None:
+        for note in waiter.progress.take_notes():
+            waiter.queue.put_nowait(note)
+        if outcome is not None:
+            self._finish(waiter, outcome)
+        else:
+            self._keep_limit(waiter)
+
+    def _finish(self, waiter: Waiter, outcome: Outcome) -> None:
+        waiter.queue.put_nowait(outcome)
+        self._forget(waiter)
+
+    # When
+
+    def _delay(self, watched: Watched, now: float) -> float:
+        chance = random.random()
+        return min(
+            (
+                next_delay(
+                    now - waiter.progress.started_at,
+                    waiter.progress.watch.min_poll_interval,
+                    waiter.progress.watch.poll_interval,
+                    chance,
+                )
+                for waiter in watched.waiters
+            ),
+            default=0.0,
+        )
+
+    def _look_at(self, watched: Watched, moment: float) -> None:
+        """Have a run looked at at a moment, or at its deadline if that is earlier."""
+        if self._runs.get(watched.run_id) is not watched:
+            return
+        now = self._clock()
+        for waiter in watched.waiters:
+            deadline = waiter.progress.deadline()
+            if deadline is not None and now < deadline < moment:
+                moment = deadline
+        watched.due = moment
+        heapq.heappush(self._dues, (moment, next(self._order), watched))
+        self._wake.set()
+
+    def _keep_limit(self, waiter: Waiter, not_before: float = 0.0) -> None:
+        moment = waiter.progress.limit_at()
+        if moment is not None and (waiter.limit is None or moment < waiter.limit):
+            waiter.limit = max(moment, not_before)
+            heapq.heappush(self._limits, (waiter.limit, next(self._order), waiter))
+
+    # The connection
+
+    async def _connected(self) -> AsyncDriver:
+        """Return the driver, after reading the connection again where it may have changed."""
+        async with self._connecting:
+            now = self._clock()
+            if self._driver is not None and not self._reread and now - self._read_at < REREAD_SECONDS:
+                return self._driver
+            try:
+                api = await self._connect()
+            except Exception:
+                if self._driver is None:
+                    raise
+                self._read_at, self._reread = now - REREAD_SECONDS + REREAD_AGAIN_SECONDS, False
+                return self._driver
+            self._read_at, self._reread = now, False
+            if self._driver is None or self._driver.api.settings != api.settings:
+                if self._driver is not None:
+                    self._retired.append(self._driver)
+                self._driver = AsyncDriver(api)
+                self._cap = RateCap(api.max_requests_per_minute)
+            return self._driver
+
+    async def _close_drivers(self) -> None:
+        for driver in (*self._retired, *([self._driver] if self._driver else [])):
+            await driver.close()
+        self._driver, self._retired = None, []
+
+
+def _as_known(error: Exception, driver: AsyncDriver | None) -> RunsError:
+    """Return the error as one of ours: whatever else it is, it means that the run could not be asked about."""
+    if isinstance(error, RunsError):
+        return error
+    text = f"{type(error).__name__}: {error}"
+    if driver is None:
+        return Unauthorized(f"the connection cannot be read: {text}", status=401)
+    return ConnectionFailed(f"unexpected error: {driver.api.redact(text)}", sent=True)
+
+
+_watchers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, Watcher]] = WeakKeyDictionary()
+
+
+async def wait_for_run(key: Hashable, connect: Connect, watch: Watch, service: str, tell: Tell) -> Outcome:
+    """
+    Wait for a run together with all others in this event loop that have the same key.
+
+    :param key: the connection and scope.
+    :param connect: reads the connection and returns the service's description for it.
+    :param watch: what is waited for, and how long.
+    :param service: the service's name, for messages.
+    :param tell: called, in the caller's own context, with what belongs in its log.
+    """
+    died: WatcherDied | None = None
+    for _ in range(2):
+        try:
+            return await _join(key, connect).wait(watch, service, tell)
+        except WatcherDied as error:
+            died = error
+    assert died is not None
+    raise died
+
+
+def _join(key: Hashable, connect: Connect) -> Watcher:
+    watchers = _watchers.setdefault(asyncio.get_running_loop(), {})
+    watcher = watchers.get(key)
+    if watcher is None:
+
+        def forget(closed: Watcher) -> None:
+            if watchers.get(key) is closed:
+                del watchers[key]
+
+        watcher = watchers[key] = Watcher(connect, forget)
+    return watcher
