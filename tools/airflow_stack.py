@@ -366,6 +366,8 @@ class AirflowStack:
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home}/airflow.db",
             "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+            "NO_PROXY": HOST,
+            "no_proxy": HOST,
             **{f"AIRFLOW_CONN_{k.upper()}": v for k, v in self.connections.items() if isinstance(v, str)},
             **extra,
         }

@@ -64,38 +64,56 @@ def _address(process: Component, timeout: float = 30) -> str:
     raise StackError(f"the simulator did not start:\n{process.log_file.read_text()}")
 
 
-def mage_get(address: str, resource: str) -> list[dict[str, Any]]:
-    """Return a list from Mage's API, of a real Mage or a simulated one."""
-    answer = requests.get(f"{address}/api/{resource}", headers={"X-API-KEY": API_KEY}, timeout=30)
+def get_json(address: str) -> Any:
+    """Return the JSON answer of a GET; API_KEY is Mage's public client id."""
+    with requests.Session() as session:
+        session.trust_env = False  # never through a proxy
+        answer = session.get(address, headers={"X-API-KEY": API_KEY}, timeout=30)
     answer.raise_for_status()
-    return list(answer.json()[resource])
+    return answer.json()
 
 
-def make_connections(chalk: str, mage: str, schedules: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the connections that the example DAGs use: one for Chalk, and for Mage one per API trigger.
+def find_schedules(mage: str) -> dict[str, dict[str, Any]]:
+    """Return the API trigger of each of Mage's pipelines, by the pipeline's name."""
+    schedules = get_json(f"{mage}/api/pipeline_schedules")["pipeline_schedules"]
+    callable_ones = [one for one in schedules if (one["schedule_type"], one["status"]) == ("api", "active")]
+    # Of several triggers of a pipeline the oldest is kept: it comes last.
+    callable_ones.sort(key=lambda one: -int(one["id"]))
+    return {one["pipeline_uuid"]: one for one in callable_ones}
 
-    ``mage_default`` is the trigger named ``example``, the others are ``mage_<name of the trigger>``.
+
+def make_connections(
+    chalk: str, mage: str, schedules: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Return the connections that the example DAGs use: ``chalk_default``, and ``mage_<pipeline>``.
+
+    A trigger of Mage has a token of its own; ``mage_default`` has the one of the pipeline ``example``.
     """
     options = ChalkOptions()
-    secret = {"login": options.client_id, "password": options.client_secret}
     connections: dict[str, dict[str, Any]] = {
-        "chalk_default": {"conn_type": "chalk", "host": chalk, **secret}
+        "chalk_default": {
+            "conn_type": "chalk",
+            "host": chalk,
+            "login": options.client_id,
+            "password": options.client_secret,
+            "extra": {"dashboard_url": chalk},
+        }
     }
-    for schedule in schedules:
-        conn_id = "mage_default" if schedule["name"] == "example" else f"mage_{schedule['name']}"
+    for pipeline, schedule in schedules.items():
         extra = {"trigger_token": schedule["token"]}
-        connections[conn_id] = {"conn_type": "mage", "host": mage, "extra": extra}
+        connections[f"mage_{pipeline}"] = {"conn_type": "mage", "host": mage, "extra": extra}
+    connections["mage_default"] = connections["mage_example"]
     return connections
 
 
-def make_variables(schedules: list[dict[str, Any]]) -> dict[str, str]:
-    """Return the ids of Mage's triggers as environment variables: ``mage_schedule_<name>`` in Airflow."""
-    return {f"AIRFLOW_VAR_MAGE_SCHEDULE_{one['name'].upper()}": str(one["id"]) for one in schedules}
+def make_variables(schedules: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the ids of Mage's triggers as environment variables: ``mage_schedule_<pipeline>`` in Airflow."""
+    return {f"AIRFLOW_VAR_MAGE_SCHEDULE_{name.upper()}": str(one["id"]) for name, one in schedules.items()}
 
 
 def remote_statuses(simulator_address: str, mage: str) -> dict[str, str]:
     """Return the tools' own status words by run id."""
-    runs = requests.get(f"{simulator_address}/_runs", timeout=10).json() + mage_get(mage, "pipeline_runs")
+    runs = get_json(f"{simulator_address}/_runs") + get_json(f"{mage}/api/pipeline_runs")["pipeline_runs"]
     return {str(run["id"]): str(run["status"]) for run in runs}
 
 
@@ -215,7 +233,7 @@ def main() -> int:
         if arguments.mage_python:
             mage = parts.enter_context(MageServer(arguments.mage_python)).url
             log.info("Mage at %s", mage)
-        schedules = mage_get(mage, "pipeline_schedules")
+        schedules = find_schedules(mage)
         stack = AirflowStack(
             home,
             arguments.dags,
@@ -223,6 +241,8 @@ def main() -> int:
             env=make_variables(schedules),
         )
         parts.enter_context(stack)
+        # The first to run at the end: a second Ctrl-C must not cut the stopping short.
+        parts.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
         as_expected = demonstrate(stack, find_dags(stack, arguments.dags), address, mage)
         if arguments.ui:
             log.info("Airflow's web interface: %s (Ctrl-C ends it)", stack.url)
