@@ -29,9 +29,7 @@ def start(sim: Simulator) -> requests.Response:
 def test_process(number: signal.Signals) -> None:
     """The process prints its address on one line when it is ready, and a signal stops it cleanly."""
     command = [sys.executable, "-m", "airflow_provider_runs.simulator", "--port", "0", "--system", "chalk"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         word, _, url = process.stdout.readline().strip().partition(" ")
         try:

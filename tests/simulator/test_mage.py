@@ -1,0 +1,753 @@
+from __future__ import annotations
+
+import base64
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import requests
+
+from airflow_provider_runs.mage.simulator import Pipeline, Schedule
+from airflow_provider_runs.simulator import Simulator
+
+KEY = "zkWlN0PkIKSN0C11CfUHUj84OT5XOJ6tDZ6bDRO2"
+TRIGGER_KEYS = {
+    "id",
+    "created_at",
+    "updated_at",
+    "pipeline_schedule_id",
+    "pipeline_uuid",
+    "execution_date",
+    "status",
+    "started_at",
+    "completed_at",
+    "variables",
+    "passed_sla",
+    "event_variables",
+    "metrics",
+    "backfill_id",
+    "executor_type",
+}
+BLOCK_KEYS = {
+    "id",
+    "block_uuid",
+    "status",
+    "started_at",
+    "completed_at",
+    "metrics",
+    "pipeline_run_id",
+    "created_at",
+    "updated_at",
+}
+LIST_KEYS = TRIGGER_KEYS | {
+    "block_runs",
+    "block_runs_count",
+    "completed_block_runs_count",
+    "pipeline_schedule_name",
+    "pipeline_schedule_token",
+    "pipeline_schedule_type",
+    "pipeline_tags",
+    "pipeline_type",
+    "repo_path",
+}
+Until = Callable[..., Any]
+
+
+class Client:
+    """Short words for calls."""
+
+    def __init__(self, sim: Simulator) -> None:
+        self.sim = sim
+        self.url = sim.url_of("mage")
+        self.session = requests.Session()
+
+    def call(self, method: str, path: str, **options: Any) -> requests.Response:
+        return self.session.request(method, self.url + path, timeout=10, **options)
+
+    def trigger(self, schedule: Any = 1, token: str | None = None, **options: Any) -> requests.Response:
+        tokens = {1: "tok123", 2: "tokbroken", 3: "tokslow", 5: "tokpaused", 6: "tokimpatient"}
+        tokens |= {4: "toknightly", 7: "toksingle", 8: "tokempty", 9: "tokgone"}
+        given = token or tokens.get(schedule, "none")
+        headers = {"Authorization": f"Bearer {given}", **options.pop("headers", {})}
+        path = f"/api/pipeline_schedules/{schedule}/api_trigger"
+        return self.call("POST", path, headers=headers, **options)
+
+    def start(self, schedule: int = 1, **options: Any) -> int:
+        return int(self.trigger(schedule, **options).json()["pipeline_run"]["id"])
+
+    def get(self, run: int, query: str = "") -> dict[str, Any]:
+        body: dict[str, Any] = self.call("GET", f"/api/pipeline_runs/{run}{query}").json()
+        return body["pipeline_run"]
+
+    def status(self, run: int) -> str:
+        return str(self.get(run)["status"])
+
+    def put(self, run: int, **asked: Any) -> dict[str, Any]:
+        body: dict[str, Any] = self.call(
+            "PUT", f"/api/pipeline_runs/{run}", json={"pipeline_run": asked}
+        ).json()
+        return body["pipeline_run"]
+
+    def ids(self, query: str = "", schedule: Any = None) -> list[int]:
+        parent = "" if schedule is None else f"/pipeline_schedules/{schedule}"
+        body = self.call("GET", f"/api{parent}/pipeline_runs?{query}").json()
+        return [row["id"] for row in body["pipeline_runs"]]
+
+
+@pytest.fixture
+def mage(sim: Simulator) -> Client:
+    """A client of the simulated Mage, without user authentication."""
+    return Client(sim)
+
+
+@pytest.fixture
+def closed() -> Iterator[Client]:
+    """A client of a simulated Mage with user authentication."""
+    with Simulator(speed=100, options={"mage": {"auth": True}}) as sim:
+        yield Client(sim)
+
+
+def assert_uncaught(answer: requests.Response, exception: str) -> dict[str, Any]:
+    """Check the shape of an error that Mage does not handle, and return its body."""
+    body: dict[str, Any] = answer.json()
+    assert answer.status_code == 200
+    assert set(body) == {"error", "url_parameters"}
+    assert set(body["error"]) == {"code", "errors", "exception", "message"}
+    assert body["error"]["code"] == 500
+    assert exception in body["error"]["exception"]
+    assert body["error"]["message"].startswith("Traceback")
+    return body
+
+
+def assert_handled(answer: requests.Response, http: int, code: int, kind: str) -> dict[str, Any]:
+    """Check the shape of an error that Mage handles, and return its inner part."""
+    body: dict[str, Any] = answer.json()
+    assert answer.status_code == http
+    assert set(body) == {"error", "status"}
+    assert body["error"]["code"] == code
+    assert body["error"]["type"] == kind
+    return body["error"]
+
+
+# Trigger
+
+
+def test_documented_trigger(mage: Client) -> None:
+    """The literal request of the vendor's page: token in the path, bare payload, no content type."""
+    answer = mage.call(
+        "POST",
+        "/api/pipeline_schedules/71/pipeline_runs/4506463a01944ef492f70005996dac1a",
+        data='{\n"env": "dev",\n"test": 1\n}',
+    )
+    run = answer.json()["pipeline_run"]
+    assert answer.status_code == 200
+    assert set(run) == TRIGGER_KEYS
+    assert run["event_variables"] == {"env": "dev", "test": 1}
+    assert run["pipeline_schedule_id"] == 71
+    assert run["pipeline_uuid"] == "example_pipeline"
+    assert (run["status"], run["passed_sla"], run["backfill_id"], run["metrics"]) == (
+        "initial",
+        False,
+        None,
+        None,
+    )
+
+
+def test_documented_list(mage: Client) -> None:
+    """The literal list request of the vendor's page; without user authentication both secrets are ignored."""
+    mage.start()
+    answer = mage.call(
+        "GET",
+        f"/api/pipeline_schedules/1/pipeline_runs?api_key={KEY}",
+        headers={"Authorization": "Bearer ZKXScwLKLZUujbw7vwMeWnhtTTSLqifw8_RnBHYipww"},
+    )
+    body = answer.json()
+    assert body["metadata"] == {"count": 1, "next": False}
+    assert set(body["pipeline_runs"][0]) == LIST_KEYS
+    assert set(body["pipeline_runs"][0]["block_runs"][0]) == BLOCK_KEYS
+    assert body["pipeline_runs"][0]["pipeline_schedule_token"] == "tok123"
+
+
+@pytest.mark.parametrize(
+    ("body", "variables", "events"),
+    [
+        ({"pipeline_run": {"variables": {"sleep": 0.1}}}, {"sleep": 0.1}, {}),
+        ({"env": "dev", "x": 1}, {}, {"env": "dev", "x": 1}),
+        ({"pipeline_run": {"variables": {"a": 1}}, "b": 2}, {"a": 1}, {"b": 2}),
+        ({"variables": {"a": 1}}, {}, {"variables": {"a": 1}}),
+        ({"pipeline_run": {"variables": None}}, {}, {}),
+        ({"pipeline_run": {}}, {}, {}),
+        (None, {}, None),
+    ],
+)
+def test_payloads(mage: Client, body: Any, variables: Any, events: Any) -> None:
+    run = mage.trigger(json=body).json()["pipeline_run"]
+    partition = run["variables"].pop("execution_partition")
+    assert re.fullmatch(r"1/\d{8}T\d{6}_\d{6}", partition)
+    assert (run["variables"], run["event_variables"]) == (variables, events)
+    assert mage.sim.runs()[0]["body"] == (body or {})
+
+
+def test_not_a_number_is_stored_as_null(mage: Client) -> None:
+    run = mage.trigger(data='{"x": NaN}').json()["pipeline_run"]
+    assert run["event_variables"] == {"x": None}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options", "exception"),
+    [
+        (1, {"token": "nope"}, "Invalid token for pipeline schedule ID 1."),
+        (1, {"headers": {"Authorization": ""}}, "Invalid token for pipeline schedule ID 1."),
+        (99, {}, "{'code': 404, 'message': 'Record not found.', 'type': 'record_not_found'}"),
+        (4, {}, "This endpoint is only supported for API trigger."),
+        ("abc", {}, "invalid literal for int() with base 10: 'abc'"),
+        (1, {"data": "{env: 1}"}, "Expecting property name enclosed in double quotes"),
+        (1, {"data": {"env": "dev"}}, "Expecting value: line 1 column 1 (char 0)"),
+        (1, {"json": [1]}, "'list' object has no attribute 'get'"),
+        (1, {"json": {"pipeline_run": None}}, "argument of type 'NoneType' is not iterable"),
+        (9, {}, "Pipeline three does not exist in repo_path "),
+        (
+            1,
+            {"json": {"pipeline_run": {"foo": 1}}},
+            "'foo' is an invalid keyword argument for PipelineRun",
+        ),
+        (
+            1,
+            {"json": {"pipeline_run": {"execution_date": "2026-11-22T12:34:56Z"}}},
+            "Invalid isoformat string: '2026-11-22T12:34:56Z'",
+        ),
+    ],
+)
+def test_trigger_errors(mage: Client, schedule: Any, options: dict[str, Any], exception: str) -> None:
+    body = assert_uncaught(mage.trigger(schedule, **options), exception)
+    assert body["url_parameters"] == {"pipeline_schedule_id": str(schedule)}
+    assert mage.sim.runs() == []
+
+
+def test_the_path_form_leaks_the_token(mage: Client) -> None:
+    answer = mage.call("POST", "/api/pipeline_schedules/1/pipeline_runs/nope")
+    body = assert_uncaught(answer, "Invalid token for pipeline schedule ID 1.")
+    assert body["url_parameters"] == {"pipeline_schedule_id": "1", "token": "nope"}
+    assert 4000 < len(answer.content) < 10000
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "1/pipeline_runs/to-ken"),
+        ("POST", "1/pipeline_runs/"),
+        ("POST", "1/pipeline_runs/tok123/"),
+        ("POST", "1/api_trigger/"),
+        ("GET", "1/pipeline_runs/tok123"),
+        ("GET", "1/api_trigger"),
+    ],
+)
+def test_not_allowed(mage: Client, method: str, path: str) -> None:
+    answer = mage.call(method, "/api/pipeline_schedules/" + path)
+    assert (answer.status_code, answer.text) == (405, "")
+
+
+def test_unknown_page(mage: Client) -> None:
+    answer = mage.call("GET", "/other")
+    assert (answer.status_code, answer.headers["Content-Type"]) == (404, "text/html; charset=utf-8")
+
+
+def test_prevent_duplicates(mage: Client) -> None:
+    """A client-chosen date with the switch makes one run; without the switch, several."""
+    date = "2026-11-22T12:34:56.789012+00:00"
+    asked = {"execution_date": date, "prevent_duplicates": True, "variables": {"a": 1}}
+    run = mage.trigger(json={"pipeline_run": asked}).json()["pipeline_run"]
+    assert run["execution_date"] == "2026-11-22 12:34:56.789012"
+    assert run["variables"]["execution_partition"] == "1/20261122T123456_789012"
+    again = mage.trigger(json={"pipeline_run": asked})
+    assert_uncaught(again, "'NoneType' object has no attribute 'to_dict'")
+    assert len(mage.sim.runs()) == 1
+    mage.trigger(json={"pipeline_run": {"execution_date": date}})
+    assert len(mage.sim.runs()) == 2
+
+
+def test_other_columns(mage: Client) -> None:
+    """The row constructor takes what it is given: a status, an id, no blocks."""
+    asked = {"status": "completed", "id": 40, "create_block_runs": False, "metrics": {"a": 1}}
+    run = mage.trigger(json={"pipeline_run": asked}).json()["pipeline_run"]
+    assert (run["id"], run["status"], run["metrics"], run["started_at"]) == (40, "completed", {"a": 1}, None)
+    assert mage.get(40)["block_runs"] == []
+    assert_uncaught(mage.trigger(json={"pipeline_run": {"id": 40}}), "UNIQUE constraint failed")
+
+
+def test_inactive_trigger_is_switched_on(mage: Client, until: Until) -> None:
+    path = "/api/pipeline_schedules/5"
+    assert mage.call("GET", path).json()["pipeline_schedule"]["status"] == "inactive"
+    run = mage.start(5)
+    assert mage.call("GET", path).json()["pipeline_schedule"]["status"] == "active"
+    until(lambda: mage.status(run) == "completed")
+
+
+def test_hold(mage: Client) -> None:
+    mage.sim.plan(hold=30)
+    begun = time.monotonic()
+    mage.start()
+    assert time.monotonic() - begun >= 0.3
+
+
+# One run and its life
+
+
+def test_a_run_that_succeeds(mage: Client, until: Until) -> None:
+    """A run leaves its first state at a loop and ends at a later one; its blocks end before it."""
+    run = mage.start()
+    seen: list[tuple[str, tuple[str, ...]]] = []
+
+    def ended() -> bool:
+        now = mage.get(run)
+        state = (now["status"], tuple(block["status"] for block in now["block_runs"]))
+        if state not in seen:
+            seen.append(state)
+        return bool(now["status"] == "completed")
+
+    until(ended)
+    assert seen[0] == ("initial", ("initial", "initial"))
+    assert ("running", ("completed", "completed")) in seen
+    last = mage.get(run)
+    assert set(last) == TRIGGER_KEYS | {"block_runs"}
+    assert set(last["block_runs"][0]) == BLOCK_KEYS | {"pipeline_schedule_id", "pipeline_schedule_name"}
+    assert last["block_runs"][0]["metrics"] == {}
+    assert last["created_at"] <= last["started_at"] < last["completed_at"]
+    entry = mage.sim.runs()[0]
+    assert (entry["status"], entry["resource"]) == ("completed", "example")
+    assert entry["created_at"] < entry["started_at"] < entry["finished_at"]
+
+
+def test_loops_do_not_wait_for_questions(mage: Client) -> None:
+    """A run ends in time although nobody asked in between."""
+    run = mage.start()
+    time.sleep(0.5)
+    last = mage.get(run)
+    assert last["status"] == "completed"
+    took = datetime.fromisoformat(last["completed_at"]) - datetime.fromisoformat(last["execution_date"])
+    assert took < timedelta(seconds=0.4)
+
+
+def test_a_block_that_raises(mage: Client, until: Until) -> None:
+    """The block fails while the run is running; then the run fails and later blocks are cancelled."""
+    run = mage.start(2)
+    until(lambda: mage.get(run)["block_runs"][1]["status"] == "failed")
+    until(lambda: mage.status(run) == "failed")
+    last = mage.get(run)
+    assert last["completed_at"] is None
+    assert [block["status"] for block in last["block_runs"]] == ["completed", "failed", "cancelled"]
+    error = last["block_runs"][1]["metrics"]["error"]
+    assert set(error) == {"error", "message", "errors"}
+    assert error["error"] == "bang in y"
+    assert error["message"].strip().splitlines()[-1] == "RuntimeError: bang in y"
+    assert last["block_runs"][2]["metrics"] is None
+
+
+def test_plans(mage: Client, until: Until) -> None:
+    """A plan may fail a block with a text, cancel the run, give it an odd word, or let it never end."""
+    mage.sim.plan(resource="example", outcome="failed", error="no rows", times=1)
+    mage.sim.plan(resource="broken", outcome="cancelled", duration=1)
+    mage.sim.plan(resource="slow", outcome="paused", ends_at_once=True)
+    mage.sim.plan(resource="empty", outcome="stuck")
+    failed, cancelled, odd, stuck = mage.start(1), mage.start(2), mage.start(3), mage.start(8)
+    until(lambda: mage.status(failed) == "failed")
+    assert mage.get(failed)["block_runs"][-1]["metrics"]["error"]["error"] == "no rows"
+    until(lambda: mage.status(cancelled) == "cancelled")
+    until(lambda: mage.status(odd) == "paused")
+    assert mage.status(stuck) == "running"
+    assert mage.sim.runs()[1]["cancelled"] is False
+
+
+def test_empty_pipeline(mage: Client, until: Until) -> None:
+    run = mage.start(8)
+    until(lambda: mage.status(run) == "completed")
+    mage.sim.plan(resource="empty", outcome="failed")
+    run = mage.start(8)
+    until(lambda: mage.status(run) == "failed")
+
+
+def test_timeout_setting(mage: Client, until: Until) -> None:
+    """A run that times out has no failed block; only the scheduler's log says why."""
+    run = mage.start(6)
+    until(lambda: mage.status(run) == "failed")
+    assert {block["status"] for block in mage.get(run)["block_runs"]} == {"cancelled"}
+    logs = mage.call("GET", f"/api/pipelines/slow/logs?pipeline_run_id[]={run}&_limit=20").json()["logs"][0]
+    assert re.search(r"Pipeline run timed out after \d+ seconds", logs["pipeline_run_logs"][0]["content"])
+
+
+def test_run_limit_setting(mage: Client, until: Until) -> None:
+    first, second = mage.start(7), mage.start(7)
+    until(lambda: mage.status(first) == "running")
+    assert mage.status(second) == "initial"
+    until(lambda: mage.status(second) == "completed")
+
+
+def test_basic_details(mage: Client) -> None:
+    run = mage.start()
+    assert set(mage.get(run, "?_format=with_basic_details")) == {"id", "status", "execution_date"}
+
+
+@pytest.mark.parametrize("run", ["99", "abc"])
+def test_missing_run(mage: Client, run: str) -> None:
+    path = f"/api/pipeline_runs/{run}"
+    for method in ("GET", "PUT", "DELETE"):
+        assert_handled(mage.call(method, path), 200, 404, "record_not_found")
+    answer = mage.call("GET", path + "?_http_error_codes=1")
+    assert_handled(answer, 404, 404, "record_not_found")
+    assert answer.json()["status"] == 404
+
+
+# Lists
+
+
+def test_pages_and_order(mage: Client) -> None:
+    for _ in range(3):
+        mage.start()
+    assert mage.ids() == [3, 2, 1]
+    assert mage.ids("_limit=2") == [3, 2]
+    assert mage.ids("_limit=2&_offset=2") == [1]
+    assert mage.ids("order_by[]=id asc") == [1, 2, 3]
+    assert mage.ids("order_by[]=status desc,id desc") == [3, 2, 1]
+    assert mage.ids("order_by[]=completed_at,pipeline_schedule_id,pipeline_uuid,variables") == [1, 2, 3]
+    assert mage.ids("_limit=-1") == []
+    path = "/api/pipeline_runs?_limit=2"
+    assert mage.call("GET", path).json()["metadata"] == {"count": 3, "next": True}
+    assert mage.call("GET", path + "&_offset=1").json()["metadata"] == {"count": 3, "next": False}
+    assert mage.call("GET", "/api/pipeline_runs?_limit=0").json()["pipeline_runs"] == []
+    assert_uncaught(mage.call("GET", "/api/pipeline_runs?_limit=many"), "invalid literal for int()")
+    assert_uncaught(mage.call("GET", "/api/pipeline_runs?order_by[]=nothing desc"), "no attribute 'nothing'")
+
+
+def test_filters(mage: Client, until: Until) -> None:
+    mage.sim.plan(resource="slow", outcome="stuck")
+    one, two, three = mage.start(1), mage.start(2), mage.start(3)
+    until(lambda: mage.status(one) == "completed" and mage.status(two) == "failed")
+    assert mage.ids("status=FAILED") == [two]
+    assert mage.ids("status=nothing") == []
+    assert mage.ids("status[]=initial,running") == [three]
+    assert mage.ids("status[]=running&status[]=failed") == [three]
+    assert mage.ids("pipeline_uuid=broken") == [two]
+    assert mage.ids("pipeline_uuid[]=broken,slow") == [three, two]
+    assert mage.ids("", schedule=1) == [one]
+    assert mage.ids("id=1&id[]=1&execution_date=2000-01-01") == [three, two, one], (
+        "unknown filters are ignored"
+    )
+    rows = mage.call("GET", "/api/pipeline_runs?_format=with_basic_details").json()["pipeline_runs"]
+    assert set(rows[0]) == {"id", "status", "execution_date"}
+
+
+def test_unknown_schedule_lists_everything(mage: Client) -> None:
+    runs = [mage.start(1), mage.start(2)]
+    assert sorted(mage.ids(schedule=99)) == runs
+    assert sorted(mage.ids(schedule="abc")) == runs
+
+
+def test_retries_grouping(mage: Client) -> None:
+    """Runs of one execution date are pulled together, with too many rows and a crash past the end."""
+    dates = [f"2026-01-0{day}T00:00:00" for day in (1, 2, 3, 3)]
+    for date in dates:
+        mage.start(json={"pipeline_run": {"execution_date": date}})
+    assert mage.ids("_limit=1", schedule=1) == [4]
+    assert mage.ids("_limit=1&_offset=1", schedule=1) == [2]
+    assert mage.ids("_limit=2&_offset=2&pipeline_uuid=example") == [2, 1]
+    for switch in ("1", "false"):
+        plain = f"disable_retries_grouping={switch}"
+        assert mage.ids(plain + "&_limit=2&_offset=1", schedule=1) == [3, 2]
+        assert mage.ids(plain + "&_offset=9", schedule=1) == []
+    path = "/api/pipeline_schedules/1/pipeline_runs?_offset=9"
+    assert_uncaught(mage.call("GET", path), "list index out of range")
+
+
+def test_timestamp_filters(mage: Client) -> None:
+    run = mage.start()
+    now = int(time.time())
+    assert mage.ids(f"start_timestamp={now - 60}") == [run]
+    assert mage.ids(f"start_timestamp={now + 60}") == []
+    assert mage.ids(f"end_timestamp={now - 60}") == []
+    answer = mage.call("GET", "/api/pipeline_runs?start_timestamp=soon")
+    assert_handled(answer, 200, 400, "record_invalid")
+
+
+def test_timestamp_filters_east_of_utc() -> None:
+    with Simulator(options={"mage": {"utc_offset": 9 * 3600}}) as sim:
+        mage = Client(sim)
+        run = mage.start()
+        now = int(time.time())
+        assert mage.ids(f"start_timestamp={now - 60}") == []
+        assert mage.ids(f"start_timestamp={now - 33000}") == [run]
+
+
+def test_databases() -> None:
+    """Timestamps are naive with whole seconds in places (SQLite), or have an offset (Postgres)."""
+    with Simulator() as sim:
+        run = Client(sim).trigger().json()["pipeline_run"]
+        assert re.fullmatch(r"[-\d]{10} [:\d]{8}", run["created_at"])
+        assert re.fullmatch(r"[-\d]{10} [:\d]{8}\.\d{6}", run["execution_date"])
+        assert abs(datetime.fromisoformat(run["created_at"] + "+00:00") - datetime.now(UTC)) < timedelta(
+            minutes=1
+        )
+    with Simulator(options={"mage": {"database": "postgres"}}) as sim:
+        run = Client(sim).trigger().json()["pipeline_run"]
+        for name in ("created_at", "updated_at", "execution_date"):
+            assert re.fullmatch(r"[-\d]{10} [:\d]{8}(\.\d{6})?\+00:00", run[name])
+
+
+def test_schedules(mage: Client) -> None:
+    body = mage.call("GET", "/api/pipeline_schedules?_limit=2").json()
+    assert body["metadata"] == {"count": 10, "next": True}
+    first = body["pipeline_schedules"][0]
+    assert (first["id"], first["pipeline_uuid"], first["name"], first["schedule_type"]) == (
+        1,
+        "example",
+        "from_airflow",
+        "api",
+    )
+    assert (first["token"], first["status"], first["schedule_interval"]) == ("tok123", "active", None)
+    assert_handled(mage.call("GET", "/api/pipeline_schedules/99"), 200, 404, "record_not_found")
+
+
+def test_world_of_ones_own() -> None:
+    world = {
+        "pipelines": (Pipeline("mine", (("only", "custom"),)),),
+        "schedules": (Schedule(5, "mine", "here", "tokhere"),),
+    }
+    with Simulator(options={"mage": world}) as sim:
+        assert Client(sim).trigger(5, "tokhere").json()["pipeline_run"]["pipeline_uuid"] == "mine"
+
+
+# Cancel, retry, delete
+
+
+def test_cancel(mage: Client, until: Until) -> None:
+    mage.sim.plan(resource="slow", outcome="stuck")
+    run = mage.start(3)
+    until(lambda: mage.status(run) == "running")
+    assert mage.put(run, status="cancelled")["status"] == "cancelled"
+    assert mage.put(run, status="cancelled")["status"] == "cancelled"
+    last = mage.get(run)
+    assert {block["status"] for block in last["block_runs"]} <= {"completed", "cancelled"}
+    assert last["completed_at"] is None
+    entry = mage.sim.runs()[0]
+    assert (entry["cancels"], entry["cancelled"]) == (2, True)
+    assert mage.sim.count("mage", "cancel") == 2
+
+
+def test_cancel_in_the_first_state_and_at_the_end(mage: Client, until: Until) -> None:
+    assert mage.put(mage.start(), status="cancelled")["status"] == "cancelled"
+    run = mage.start()
+    until(lambda: mage.status(run) == "completed")
+    assert mage.put(run, status="cancelled")["status"] == "completed"
+    entry = mage.sim.runs()[1]
+    assert (entry["cancels"], entry["cancelled"]) == (1, False)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"json": {"status": "cancelled"}},
+        {"json": {"pipeline_run": {"status": "completed"}}},
+        {"json": {"pipeline_run": {"status": "bogus", "foo": 1}}},
+        {"json": {"pipeline_run": "cancelled"}},
+        {"json": []},
+        {"data": '{"pipeline_run": {"status": "cancelled"}}'},
+        {},
+    ],
+)
+def test_ignored_updates(mage: Client, options: dict[str, Any]) -> None:
+    run = mage.start()
+    answer = mage.call("PUT", f"/api/pipeline_runs/{run}", **options)
+    assert answer.status_code == 200
+    assert answer.json()["pipeline_run"]["status"] in ("initial", "running")
+    assert mage.sim.runs()[0]["cancels"] == 0
+
+
+def test_retry_failed_blocks(mage: Client, until: Until) -> None:
+    """A retry keeps the id and the old error until it is overwritten, and takes a plan of its own."""
+    mage.sim.plan(resource="broken")
+    mage.sim.plan(resource="broken", outcome="failed", times=1)
+    run = mage.start(2)
+    until(lambda: mage.status(run) == "failed")
+    answer = mage.put(run, pipeline_run_action="retry_blocks")
+    assert (answer["id"], answer["status"]) == (run, "running")
+    assert mage.sim.count("mage", "retry") == 1
+    until(lambda: mage.status(run) == "completed")
+    assert {block["status"] for block in mage.get(run)["block_runs"]} == {"completed"}
+
+
+def test_retry_fails_again(mage: Client, until: Until) -> None:
+    run = mage.start(2)
+    until(lambda: mage.status(run) == "failed")
+    assert mage.put(run, pipeline_run_action="retry_blocks")["status"] == "running"
+    assert mage.get(run)["block_runs"][1]["metrics"]["error"]["error"] == "bang in y"
+    until(lambda: mage.status(run) == "failed")
+    assert mage.put(run, pipeline_run_action="retry_blocks", from_block_uuid="nothing")["status"] == "running"
+    until(lambda: mage.status(run) == "failed")
+
+
+def test_retry_a_completed_run(mage: Client, until: Until) -> None:
+    """Nothing reruns without a block's name; the end is written anew and stays set in between."""
+    run = mage.start()
+    until(lambda: mage.status(run) == "completed")
+    before = mage.get(run)
+    answer = mage.put(run, pipeline_run_action="retry_blocks")
+    assert (answer["status"], answer["completed_at"]) == ("running", before["completed_at"])
+    until(lambda: mage.status(run) == "completed")
+    after = mage.get(run)
+    assert after["completed_at"] > before["completed_at"]
+    assert after["block_runs"][0]["started_at"] == before["block_runs"][0]["started_at"]
+    mage.put(run, pipeline_run_action="retry_blocks", from_block_uuid="transform_y")
+    until(lambda: mage.status(run) == "completed")
+    last = mage.get(run)["block_runs"]
+    assert last[0]["started_at"] == before["block_runs"][0]["started_at"]
+    assert last[1]["started_at"] > before["block_runs"][1]["started_at"]
+
+
+def test_retry_that_hangs(mage: Client, until: Until) -> None:
+    """A cancelled run, retried from a block whose upstream is cancelled, runs until it is cancelled."""
+    run = mage.start()
+    mage.put(run, status="cancelled")
+    mage.put(run, pipeline_run_action="retry_blocks", from_block_uuid="transform_y")
+    time.sleep(0.5)
+    assert mage.status(run) == "running"
+    assert mage.put(run, status="cancelled")["status"] == "cancelled"
+
+
+def test_retry_as_a_new_run(mage: Client, until: Until) -> None:
+    """The web interface's retry makes a new run with the same date and variables."""
+    old = mage.start(2, json={"pipeline_run": {"variables": {"key": "k"}}})
+    until(lambda: mage.status(old) == "failed")
+    asked = {"pipeline": {"status": "retry", "pipeline_runs": [{"id": old}]}}
+    assert mage.call("PUT", "/api/pipelines/broken", json=asked).json()["pipeline"]["uuid"] == "broken"
+    new = mage.ids("order_by[]=id desc")[0]
+    assert new != old
+    for name in ("execution_date", "variables", "event_variables"):
+        assert mage.get(new)[name] == mage.get(old)[name]
+    assert mage.status(old) == "failed"
+    assert_handled(mage.call("PUT", "/api/pipelines/none", json=asked), 200, 404, "record_not_found")
+
+
+def test_delete(mage: Client) -> None:
+    """A deleted run is gone, and its id is used again."""
+    run = mage.start()
+    assert mage.call("DELETE", f"/api/pipeline_runs/{run}").json()["pipeline_run"]["id"] == run
+    assert_handled(mage.call("GET", f"/api/pipeline_runs/{run}"), 200, 404, "record_not_found")
+    assert mage.start() == run
+    assert len(mage.sim.runs()) == 2
+
+
+# Logs, status, page
+
+
+def test_logs(mage: Client, until: Until) -> None:
+    run = mage.start(2)
+    until(lambda: mage.status(run) == "failed")
+    logs = mage.call("GET", f"/api/pipelines/broken/logs?pipeline_run_id[]={run}&_limit=20").json()["logs"][0]
+    assert (logs["total_block_run_log_count"], logs["total_pipeline_run_log_count"]) == (2, 1)
+    assert [log["name"] for log in logs["block_run_logs"]] == ["load_x.log", "bang_y.log"]
+    assert logs["pipeline_run_logs"][0]["name"] == "scheduler.log"
+    log = logs["block_run_logs"][1]
+    assert set(log) == {"name", "path", "size", "modified_timestamp", "content"}
+    stamp, _, text = log["content"].splitlines()[-1].partition(" ")
+    assert re.fullmatch(r"[-\d]{10}T[:\d]{8}", stamp)
+    line = json.loads(text)
+    assert (line["level"], line["block_uuid"]) == ("EXCEPTION", "bang_y")
+    assert "bang in y" in line["message"]
+    assert_handled(mage.call("GET", "/api/pipelines/none/logs"), 200, 404, "record_not_found")
+
+
+def test_status_and_page(mage: Client) -> None:
+    status = mage.call("GET", "/api/status").json()["statuses"][0]
+    assert status["scheduler_status"] == "running"
+    assert status["require_user_authentication"] is False
+    assert "<!doctype html>" in mage.call("GET", "/pipelines/none/runs/99").text
+
+
+# With user authentication
+
+
+def login(client: Client, **options: Any) -> requests.Response:
+    session = {"email": "admin@admin.com", "password": "admin", **options}
+    return client.call("POST", "/api/sessions", json={"api_key": KEY, "session": session})
+
+
+def inner_of(token: str) -> dict[str, Any]:
+    middle = token.split(".")[1]
+    found: dict[str, Any] = json.loads(base64.urlsafe_b64decode(middle + "=" * (-len(middle) % 4)))
+    return found
+
+
+def test_trigger_needs_no_login(closed: Client) -> None:
+    assert closed.start() == 1
+    assert closed.call("GET", "/api/status").json()["statuses"][0]["require_user_authentication"] is True
+
+
+def test_login(closed: Client) -> None:
+    """The answer's token wraps the one that the other calls want; the cookie takes the wrapper."""
+    session = login(closed).json()["session"]
+    inner = inner_of(session["token"])
+    assert len(inner["token"]) == 43
+    assert inner["expires"] > time.time()
+    path = "/api/pipeline_runs"
+    for headers in (
+        {"OAUTH-TOKEN": inner["token"]},
+        {"Authorization": "Bearer " + inner["token"]},
+        {"Cookie": "oauth_token=" + session["token"]},
+    ):
+        answer = closed.call("GET", path, headers={"X-API-KEY": KEY, **headers})
+        assert answer.json()["pipeline_runs"] == []
+    for headers in ({"OAUTH-TOKEN": session["token"]}, {"Authorization": "Bearer " + session["token"]}):
+        answer = closed.call("GET", path, headers={"X-API-KEY": KEY, **headers})
+        assert_handled(answer, 401, 401, "invalid_oauth_token")
+    assert login(closed, email=None, username="admin").json()["session"]
+
+
+def test_refusals(closed: Client) -> None:
+    path = "/api/pipeline_runs"
+    answer = closed.call("GET", path)
+    assert_handled(answer, 401, 401, "invalid_api_key")
+    assert answer.json()["status"] == 200
+    answer = closed.call("GET", path + "?api_key=wrong&_http_error_codes=1")
+    assert_handled(answer, 401, 401, "invalid_api_key")
+    assert answer.json()["status"] == 401
+    for key in ({"params": {"api_key": KEY}}, {"headers": {"X-API-KEY": KEY}}):
+        error = assert_handled(closed.call("GET", path, **key), 200, 403, "unauthorized_access")
+        assert error["message"] == "Private access for list only, invalid scope."
+    headers = {"X-API-KEY": KEY}
+    for method, word in (("GET", "detail"), ("PUT", "update"), ("DELETE", "delete")):
+        error = closed.call(method, path + "/1", headers=headers).json()["error"]
+        assert error["message"] == f"Private access for {word} only, invalid scope."
+    answer = closed.call("GET", path + "?_http_error_codes=1", headers=headers)
+    assert_handled(answer, 403, 403, "unauthorized_access")
+    answer = closed.call("GET", path, headers={**headers, "OAUTH-TOKEN": "nonsense"})
+    assert_handled(answer, 401, 401, "invalid_oauth_token")
+    assert_uncaught(closed.call("GET", path, headers={**headers, "Cookie": "oauth_token=x"}), "Not enough")
+    assert_uncaught(closed.call("GET", path + "?HTTP_AUTHORIZATION=x", headers=headers), "")
+
+
+def test_expired_session(closed: Client) -> None:
+    token = inner_of(login(closed).json()["session"]["token"])["token"]
+    headers = {"X-API-KEY": KEY, "OAUTH-TOKEN": token}
+    assert closed.call("GET", "/api/pipeline_runs", headers=headers).json()["pipeline_runs"] == []
+    closed.sim.expire_tokens("mage")
+    answer = closed.call("GET", "/api/pipeline_runs", headers=headers)
+    assert_handled(answer, 401, 401, "expired_oauth_token")
+
+
+def test_login_refusals(closed: Client) -> None:
+    """A wrong password spoils the message of every later 404, not its type."""
+    session = {"email": "admin@admin.com", "password": "admin"}
+    answer = closed.call("POST", "/api/sessions", json={"session": session})
+    assert_handled(answer, 401, 401, "invalid_api_key")
+    form = closed.call("POST", f"/api/sessions?api_key={KEY}", data={"email": "a", "password": "b"})
+    assert "are required" in assert_handled(form, 200, 404, "record_not_found")["message"]
+    error = assert_handled(login(closed, password="x"), 200, 404, "record_not_found")
+    assert error["message"] == "Email/username and/or password invalid."
+    token = inner_of(login(closed).json()["session"]["token"])["token"]
+    answer = closed.call("GET", "/api/pipeline_runs/1", headers={"X-API-KEY": KEY, "OAUTH-TOKEN": token})
+    assert "password" in assert_handled(answer, 200, 404, "record_not_found")["message"]
+    closed.sim.reset()
+    assert "Record not found." in closed.trigger(99).json()["error"]["exception"]
