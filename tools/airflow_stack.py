@@ -89,7 +89,7 @@ class Component:
             try:
                 self.process.wait(grace)
             except subprocess.TimeoutExpired:
-                log.info("%s did not stop within %.0f s: killed", self.name, grace)
+                log.debug("%s did not stop within %.0f s: killed", self.name, grace)
         deadline = time.monotonic() + 10
         while self.members():
             if time.monotonic() > deadline:
@@ -296,7 +296,7 @@ class AirflowStack:
     def task_log(
         self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1
     ) -> str:
-        """Return the log of one try as ``LEVEL message`` lines, exceptions as class and message."""
+        """Return the log of one try as ``LEVEL message`` lines; exceptions as class and message, causes first."""
         path = f"{_task_path(dag_id, run_id, task_id)}/logs/{try_number}"
         entries = self.get(path, full_content="true", map_index=map_index)["content"]
         return "\n".join(line for entry in entries for line in _log_lines(entry))
@@ -411,7 +411,7 @@ def _task_path(dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> s
 
 def _log_lines(entry: Mapping[str, Any]) -> Iterator[str]:
     yield f"{str(entry.get('level', 'info')).upper()} {entry['event']}"
-    for error in entry.get("error_detail") or ():
+    for error in reversed(entry.get("error_detail") or ()):  # as in a traceback: causes first
         yield f"ERROR {error['exc_type']}: {error['exc_value']}"
 
 
