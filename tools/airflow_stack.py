@@ -5,7 +5,8 @@ each in a session of its own, on SQLite, in a folder that holds everything it wr
 
     with AirflowStack(home, dags, connections={"chalk_default": {"conn_type": "chalk", ...}}) as stack:
         run_id = stack.trigger_dag("my_dag")
-        stack.wait_for(lambda: stack.dag_run_state("my_dag", run_id) in ("success", "failed"))
+        stack.wait_for_task("my_dag", run_id, "start", "deferred")
+        assert stack.wait_for_dag_run("my_dag", run_id) == "success"
 """
 
 from __future__ import annotations
@@ -296,7 +297,7 @@ class AirflowStack:
     def task_log(
         self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1
     ) -> str:
-        """Return the log of one try as ``LEVEL message`` lines; exceptions as class and message, causes first."""
+        """Return the log of one try as ``LEVEL message`` lines; an exception as its class and message."""
         path = f"{_task_path(dag_id, run_id, task_id)}/logs/{try_number}"
         entries = self.get(path, full_content="true", map_index=map_index)["content"]
         return "\n".join(line for entry in entries for line in _log_lines(entry))
