@@ -586,19 +586,14 @@ class MageSimulator(System):
                 self._next_loop += missed * self._loop_seconds
                 return
             for run in active:
-                if run.created <= self._next_loop:
-                    self._loop(run, self._next_loop)
+                self._loop(run, self._next_loop)
             self._next_loop += self._loop_seconds
 
     def _loop(self, run: MageRun, at: float) -> None:
         """Do what one scheduler loop does for a run."""
         settings = run.schedule.settings
         if run.status == "initial":
-            if run.schedule.status != "active" or at < run.created + run.queued:
-                return
-            limit = settings.get("pipeline_run_limit")
-            others = [r for r in self._runs.values() if r.schedule is run.schedule and r.status == "running"]
-            if limit is not None and len(others) >= limit:
+            if at < run.created + run.queued or self._is_full(run.schedule):
                 return
             run.status, run.started, run.updated = "running", at, at
         fresh = run.picked_up is None
@@ -620,6 +615,15 @@ class MageSimulator(System):
             # A retry may leave nothing to do for a plan that fails.
             outcome = "succeeded" if run.plan.outcome == "failed" and run.blocks else run.plan.outcome
             self._finish(run, OUTCOMES.get(outcome, outcome), at)
+
+    def _is_full(self, schedule: Schedule) -> bool:
+        """Say whether the trigger's setting lets no further run start."""
+        limit = schedule.settings.get("pipeline_run_limit")
+        if limit is None:
+            return False
+        return (
+            sum(run.schedule is schedule and run.status == "running" for run in self._runs.values()) >= limit
+        )
 
     def _work(self, run: MageRun, until: float) -> None:
         """Let the blocks of a running run get on until a time."""

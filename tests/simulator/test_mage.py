@@ -137,11 +137,12 @@ def assert_handled(answer: requests.Response, http: int, code: int, kind: str) -
 
 
 def test_documented_trigger(mage: Client) -> None:
-    """The literal request of the vendor's page: token in the path, bare payload, no content type."""
+    """The literal request of the vendor's page: token in the path, bare payload, curl's content type."""
     answer = mage.call(
         "POST",
         "/api/pipeline_schedules/71/pipeline_runs/4506463a01944ef492f70005996dac1a",
         data='{\n"env": "dev",\n"test": 1\n}',
+        headers={"Content-Type": "application/x-www-form-urlencoded"},
     )
     run = answer.json()["pipeline_run"]
     assert answer.status_code == 200
@@ -368,6 +369,15 @@ def test_empty_pipeline(mage: Client, until: Until) -> None:
     mage.sim.plan(resource="empty", outcome="failed")
     run = mage.start(8)
     until(lambda: mage.status(run) == "failed")
+
+
+def test_queued(mage: Client, until: Until) -> None:
+    """A run may stay in its first state over many loops, as with a trigger that was switched off."""
+    mage.sim.plan(queued=50)
+    run = mage.start()
+    time.sleep(0.3)
+    assert mage.status(run) == "initial"
+    until(lambda: mage.status(run) == "completed")
 
 
 def test_timeout_setting(mage: Client, until: Until) -> None:
