@@ -51,6 +51,7 @@ class Schedule(NamedTuple):
 class MageServer:
     """Serve a scratch copy of the project with Mage; a context manager.
 
+    Once started it has `url`, `schedules` (by name of the trigger) and, for reading with `auth`, `headers`.
     Later starts keep the address and the data.
 
     :param python: the interpreter of the environment that has mage-ai.
@@ -190,16 +191,13 @@ class MageServer:
         with requests.Session() as session:
             session.trust_env = False  # a proxy has no business on loopback
             if self._auth and not self.headers:
-                credentials = {"email": self.email, "password": self.password}
-                body = {"api_key": API_KEY, "session": credentials}
-                answer = session.post(f"{self.url}/api/sessions", json=body, timeout=30).json()
-                payload = answer["session"]["token"].split(".")[1]
+                body = {"api_key": API_KEY, "session": {"email": self.email, "password": self.password}}
+                login = session.post(f"{self.url}/api/sessions", json=body, timeout=30).json()
+                payload = login["session"]["token"].split(".")[1]
                 claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
                 self.headers = {"X-API-KEY": API_KEY, "OAUTH-TOKEN": claims["token"]}
-            answer = session.get(
-                f"{self.url}/api/pipeline_schedules?_limit=100", headers=self.headers, timeout=30
-            ).json()
-        rows = answer["pipeline_schedules"]
+            url = f"{self.url}/api/pipeline_schedules?_limit=100"
+            rows = session.get(url, headers=self.headers, timeout=30).json()["pipeline_schedules"]
         self.schedules = {
             row["name"]: Schedule(row["id"], row["pipeline_uuid"], row["token"]) for row in rows
         }
