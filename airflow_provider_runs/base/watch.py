@@ -314,7 +314,9 @@ class Watcher:
         for waiter in tuple(watched.waiters):
             self._settle(waiter, waiter.progress.missed(error, now))
         failures = max((waiter.progress.failures for waiter in watched.waiters), default=1)
-        longest = max((waiter.progress.watch.poll_interval for waiter in watched.waiters), default=BACKOFF_CAP)
+        longest = max(
+            (waiter.progress.watch.poll_interval for waiter in watched.waiters), default=BACKOFF_CAP
+        )
         wait = backoff_seconds(failures, BACKOFF_BASE, min(BACKOFF_CAP, longest))
         self._look_at(watched, now + wait)
 

@@ -37,6 +37,8 @@ ARGUMENTS = (
     "idempotency_key",
 )
 
+DOCUMENTATION = "https://docs.chalk.ai/docs/runs"
+
 CONNECTION = ConnectionSpec(
     conn_type="chalk",
     hook_name="Chalk",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow_provider_runs.core.errors import BadInput
@@ -31,7 +31,7 @@ def required_text(name: str, value: Any) -> str:
     Return a text that must not be empty, without surrounding space.
 
     :param name: the argument, for the message.
-    :param value: what was given. ``"None"`` is what a template makes of a missing value, so it counts as empty.
+    :param value: what was given. ``"None"``, which templates make of a missing value, is empty.
     :raises BadInput: if it is no text or empty.
     """
     if not isinstance(value, str):
@@ -59,6 +59,25 @@ def integer(name: str, value: Any, *, at_least: int) -> int:
         raise BadInput(f"{name} must be a whole number, not {value!r}")
     if number < at_least:
         raise BadInput(f"{name} must be at least {at_least}, not {number}")
+    return number
+
+
+def seconds(name: str, value: Any) -> float | None:
+    """
+    Return a duration in seconds, None where none is given.
+
+    :param name: the argument, for the message.
+    :param value: a number of seconds, also as text, or a timedelta.
+    :raises BadInput: if it is anything else or not above zero.
+    """
+    if value is None:
+        return None
+    try:
+        number = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = value.total_seconds() if isinstance(value, timedelta) else float("nan")
+    if not 0 < number < float("inf"):
+        raise BadInput(f"{name} must be a number of seconds above 0 or a timedelta, not {value!r}")
     return number
 
 

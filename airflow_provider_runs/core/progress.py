@@ -258,8 +258,9 @@ class Progress:
 
     def _stays_unknown(self) -> Outcome:
         text = (
-            f"{self.service} says {self.status!r} about run {self.watch.run_id} for {UNKNOWN_TIMEOUT:.0f} s, a "
-            "status that this package does not know. Look at the run; a retry of the task goes on waiting for it"
+            f"{self.service} says {self.status!r} about run {self.watch.run_id} for {UNKNOWN_TIMEOUT:.0f} s, "
+            "a status that this package does not know. Look at the run; a retry of the task goes on "
+            "waiting for it"
         )
         return self._outcome(Verdict.UNKNOWN, text)
 
@@ -278,8 +279,8 @@ class Progress:
             None: "cannot be asked",
         }[self._trouble]
         text = (
-            f"{self.service} {meaning} about run {self.watch.run_id}: {self._error}. This is no verdict on the "
-            "run, which may still go on; a retry of the task goes on waiting for it"
+            f"{self.service} {meaning} about run {self.watch.run_id}: {self._error}. This is no verdict on "
+            "the run, which may still go on; a retry of the task goes on waiting for it"
         )
         return self._outcome(Verdict.UNREACHABLE, text)
 

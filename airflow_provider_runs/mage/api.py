@@ -72,6 +72,8 @@ REFUSED = (
     "invalid keyword argument for PipelineRun",
 )
 
+DOCUMENTATION = "https://docs.mage.ai/api-reference/pipeline-runs/overview"
+
 CONNECTION = ConnectionSpec(
     conn_type="mage",
     hook_name="Mage",
@@ -280,7 +282,7 @@ class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted):
         said = str(error.get("exception") or error.get("message") or "no reason given")
         message = self.redact(f"Mage answered {what} with error {code}: {' '.join(said.split())[:500]}")
         kind = str(error.get("type") or "")
-        # The text of a "not found" may be a left-over of somebody's failed login, so only code and type count.
+        # The text of a "not found" may be left over from somebody's failed login: only code and type count.
         if kind == "record_not_found" or code == 404 or "'type': 'record_not_found'" in said:
             return NotFound(f"Mage does not know {what} (error 404)", status=404)
         if code in (401, 403) or "Invalid token for pipeline schedule" in said:
@@ -301,7 +303,8 @@ class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted):
     def _run(self, row: Any) -> Run:
         number = row.get("id") if isinstance(row, dict) else None
         status = row.get("status") if isinstance(row, dict) else None
-        if isinstance(number, bool) or not isinstance(number, int) or not isinstance(status, str) or not status:
+        named = isinstance(number, int) and not isinstance(number, bool)
+        if not named or not isinstance(status, str) or not status:
             raise ApiError("Mage answered with a run without id and status", status=200, permanent=False)
         pipeline = row.get("pipeline_uuid")
         failures = _failures(row)

@@ -1,0 +1,229 @@
+"""From an Airflow connection to a service's run API, for synchronous and asynchronous callers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, ClassVar, TypeVar
+
+from airflow.providers.common.compat.sdk import BaseHook, mask_secret
+
+from airflow_provider_runs.base.forms import add_form_methods
+from airflow_provider_runs.core.api import CanCancel, CanExplain, CanFindStarted, RunApi
+from airflow_provider_runs.core.connection import Settings, read_settings
+from airflow_provider_runs.core.drive import DEFAULT_RETRY, AsyncDriver, Driver
+from airflow_provider_runs.core.errors import RunsError
+from airflow_provider_runs.core.http import Flow
+from airflow_provider_runs.core.retry import RetryPolicy
+from airflow_provider_runs.core.run import Run
+
+T = TypeVar("T")
+FlowOf = Callable[[RunApi], Flow[T]]
+
+
+class CannotCancel(RunsError):
+    """The service has no call that cancels a run."""
+
+
+class RunHook(BaseHook):
+    """
+    Reach one service's run API through an Airflow connection.
+
+    A subclass names its :attr:`api_class`; its constructor takes the connection id under
+    ``conn_name_attr`` and each of the API's scope fields. Methods whose names begin with ``a`` are for event
+    loops; ``async with`` or :meth:`aclose` closes what they opened.
+
+    :param conn_id: the Airflow connection.
+    :param scope: what was chosen beside the connection; unset values are left out.
+    """
+
+    api_class: ClassVar[type[RunApi]]
+    conn_name_attr: ClassVar[str]
+    default_conn_name: ClassVar[str]
+    conn_type: ClassVar[str]
+    hook_name: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        spec = cls.api_class.connection
+        cls.conn_type, cls.hook_name = spec.conn_type, spec.hook_name
+        add_form_methods(cls, spec)
+
+    def __init__(self, conn_id: str, scope: Mapping[str, str | None] | None = None) -> None:
+        super().__init__()
+        self.conn_id = conn_id
+        self.scope = {name: value for name, value in (scope or {}).items() if value is not None}
+        self._async_driver: AsyncDriver | None = None
+        self._async_loop: asyncio.AbstractEventLoop | None = None
+
+    @classmethod
+    def for_scope(cls, conn_id: str, scope: Mapping[str, str]) -> RunHook:
+        """
+        Return the hook for a connection and scope.
+
+        :param conn_id: the Airflow connection.
+        :param scope: the API's scope fields.
+        """
+        arguments: dict[str, Any] = {cls.conn_name_attr: conn_id, **scope}
+        return cls(**arguments)
+
+    def get_run(self, run_id: str) -> Run:
+        """
+        Ask about a run.
+
+        :param run_id: the service's id.
+        :return: the run.
+        :raises NotFound: if the service does not know it.
+        :raises RunsError: if the service cannot be asked.
+        """
+        return self.drive(lambda api: api.get(run_id))
+
+    async def aget_run(self, run_id: str) -> Run:
+        """
+        Ask about a run, as :meth:`get_run`.
+
+        :param run_id: the service's id.
+        """
+        return await self.adrive(lambda api: api.get(run_id))
+
+    def cancel_run(self, run_id: str) -> None:
+        """
+        Cancel a run. Cancelling an ended run does nothing.
+
+        :param run_id: the service's id.
+        :raises CannotCancel: if the service has no such call.
+        :raises RunsError: if the service refuses or cannot be asked.
+        """
+        self.drive(lambda api: _cancelling(api).cancel(run_id))
+
+    async def acancel_run(self, run_id: str) -> None:
+        """
+        Cancel a run, as :meth:`cancel_run`.
+
+        :param run_id: the service's id.
+        """
+        await self.adrive(lambda api: _cancelling(api).cancel(run_id))
+
+    def explain_run(self, run_id: str) -> str | None:
+        """
+        Return what the service can say about a run's failure beside its status, or None.
+
+        :param run_id: the service's id.
+        :raises RunsError: if the service cannot be asked.
+        """
+        if not isinstance(self.api, CanExplain):
+            return None
+        return self.drive(lambda api: api.explain(run_id) if isinstance(api, CanExplain) else _nothing())
+
+    def start(self, arguments: Mapping[str, Any], key: str | None) -> Run:
+        """
+        Start a run.
+
+        :param arguments: the service's own arguments.
+        :param key: idempotency key or marker.
+        :raises BadInput: if an argument is wrong; nothing was sent.
+        :raises RunsError: if the service refuses or does not answer.
+        """
+        return self.drive(lambda api: api.trigger(arguments, key))
+
+    def find_started(self, arguments: Mapping[str, Any], key: str, since: float) -> Run | None:
+        """
+        Return the run that was started with a key, or None.
+
+        :param arguments: the arguments that it was started with.
+        :param key: the key.
+        :param since: UTC epoch seconds before which it was surely not started.
+        """
+        return self.drive(
+            lambda api: (
+                api.find_started(arguments, key, since) if isinstance(api, CanFindStarted) else _nothing()
+            )
+        )
+
+    def test_connection(self) -> tuple[bool, str]:
+        """
+        Make one cheap authenticated read, for the form's Test button.
+
+        :return: whether it worked, and what it showed. Never raises.
+        """
+        try:
+            return True, self.drive(lambda api: api.check())
+        except Exception as error:
+            return False, str(error)
+
+    @property
+    def api(self) -> RunApi:
+        """The service's description for this connection, read once."""
+        return self._driver.api
+
+    def drive(self, flow_of: FlowOf[T], retry: RetryPolicy = DEFAULT_RETRY) -> T:
+        """
+        Run an API call and return its result.
+
+        :param flow_of: the call, given the API.
+        :param retry: how long each request is repeated where that is safe.
+        """
+        return self._driver.drive(flow_of(self._driver.api), retry)
+
+    async def adrive(self, flow_of: FlowOf[T], retry: RetryPolicy = DEFAULT_RETRY) -> T:
+        """
+        Run an API call in the running event loop and return its result.
+
+        :param flow_of: the call, given the API.
+        :param retry: how long each request is repeated where that is safe.
+        """
+        loop = asyncio.get_running_loop()
+        if self._async_driver is None or self._async_loop is not loop:
+            self._async_driver, self._async_loop = AsyncDriver(await self.aread_api()), loop
+        return await self._async_driver.drive(flow_of(self._async_driver.api), retry)
+
+    async def aclose(self) -> None:
+        """Close what the asynchronous methods opened."""
+        if self._async_driver is not None:
+            driver, self._async_driver = self._async_driver, None
+            await driver.close()
+
+    async def __aenter__(self) -> RunHook:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
+
+    async def aread_api(self) -> RunApi:
+        """Read the connection and return the service's description for it, without blocking the event loop."""
+        from airflow.providers.common.compat.connection import get_async_connection
+
+        return self._describe(await get_async_connection(self.conn_id, hook=type(self)))
+
+    @cached_property
+    def _driver(self) -> Driver:
+        return Driver(self._describe(self.get_connection(self.conn_id)))
+
+    def _describe(self, connection: Any) -> RunApi:
+        api = self.api_class(self._settings(connection), self.scope, keep_secret=mask_secret)
+        for secret in api.secrets():
+            mask_secret(secret)
+        return api
+
+    def _settings(self, connection: Any) -> Settings:
+        return read_settings(
+            self.api_class.connection,
+            conn_id=self.conn_id,
+            host=connection.host,
+            schema=connection.schema,
+            port=connection.port,
+            login=connection.login,
+            password=connection.password,
+            extra=connection.extra,
+        )
+
+
+def _cancelling(api: RunApi) -> CanCancel:
+    if not isinstance(api, CanCancel):
+        raise CannotCancel(f"{api.service} has no call that cancels a run")
+    return api
+
+
+def _nothing() -> Flow[None]:
+    yield from ()

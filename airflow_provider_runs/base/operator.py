@@ -1,0 +1,260 @@
+"""The operator that starts a run and waits for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, ClassVar, NoReturn
+
+from airflow.providers.common.compat.sdk import AirflowException, AirflowTaskTimeout, conf
+
+from airflow_provider_runs.base.exceptions import (
+    Interrupted,
+    RunTimedOut,
+)
+from airflow_provider_runs.base.own_state import ended_by_person, own_state
+from airflow_provider_runs.base.start import DurableStart, fingerprint
+from airflow_provider_runs.base.task import RunTask
+from airflow_provider_runs.base.worker import Attended, Killed
+from airflow_provider_runs.core.api import CanCancel
+from airflow_provider_runs.core.errors import RunsError
+from airflow_provider_runs.core.inputs import seconds
+from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
+from airflow_provider_runs.core.progress import UNREACHABLE_TIMEOUT
+from airflow_provider_runs.core.run import Run
+
+WEEK = timedelta(days=7)
+KILL_SECONDS = 4.0
+"""How long a killed task has: Airflow ends its process 5 s after the first signal."""
+CONFIRM_SECONDS = 10.0
+
+
+class TriggerRunOperator(RunTask):
+    """
+    Start a run, wait until it has ended and fail if it ended badly.
+
+    On Airflow 3.3 and later a retry goes on with the run that an earlier try started, and a cleared task
+    starts anew. The task returns the run's id and pushes its page as ``run_url``.
+
+    :param wait_for_completion: whether to wait; else the task is done as soon as the run is started.
+    :param deferrable: whether to wait in the triggerer, which needs no worker slot. Default: Airflow's
+        ``[operators] default_deferrable``.
+    :param poll_interval: longest time between two looks at the run, in seconds. Young runs are looked at more
+        often: after a tenth of their age.
+    :param min_poll_interval: shortest time between two looks, in seconds.
+    :param timeout: how long to wait, in seconds or as timedelta; None: for ever. The run then goes on, unless
+        ``cancel_on_timeout``.
+    :param cancel_on_timeout: whether the run is cancelled when ``timeout`` is over.
+    :param cancel_on_kill: whether the run is cancelled when a person ends the task (marks or clears it, or its
+        DAG run), when ``execution_timeout`` is over, and when a newer run of the cleared task takes its place.
+    :param unreachable_timeout: how long an outage of the service may last, in seconds or as timedelta; None:
+        until ``timeout``. A longer one fails the task without a verdict on the run; a retry attaches to it.
+    :param no_progress_timeout: how long the run may keep its first status, in seconds or as timedelta; None:
+        for ever.
+    """
+
+    timeout_error = RunTimedOut
+    run_fields: ClassVar[tuple[str, ...]]
+    """Attributes that make up the service's own arguments."""
+    resource_fields: ClassVar[tuple[str, ...]]
+    """Those of them that name what is run; where they change, a run of an earlier try is not gone on with."""
+    shared_template_fields: ClassVar[tuple[str, ...]] = (
+        "poll_interval",
+        "min_poll_interval",
+        "timeout",
+        "unreachable_timeout",
+        "no_progress_timeout",
+    )
+
+    template_fields: Sequence[str] = shared_template_fields
+
+    def __init__(
+        self,
+        *,
+        wait_for_completion: bool = True,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poll_interval: float | None = None,
+        min_poll_interval: float | None = None,
+        timeout: float | timedelta | None = WEEK,
+        cancel_on_timeout: bool = False,
+        cancel_on_kill: bool = True,
+        unreachable_timeout: float | timedelta | None = UNREACHABLE_TIMEOUT,
+        no_progress_timeout: float | timedelta | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.wait_for_completion = wait_for_completion
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+        self.min_poll_interval = min_poll_interval
+        self.timeout = timeout
+        self.cancel_on_timeout = cancel_on_timeout
+        self.cancel_on_kill = cancel_on_kill
+        self.unreachable_timeout = unreachable_timeout
+        self.no_progress_timeout = no_progress_timeout
+
+    def execute(self, context: Any) -> str:
+        """
+        Start the run or find the one that an earlier try started; wait for it.
+
+        :param context: Airflow's context.
+        :return: the run's id.
+        :raises RunFailed: if the run ended badly (RunCancelled and RunTimedOut among it).
+        :raises RunsError: if it could not be started or asked about.
+        """
+        attended = self._attend()
+        start = self._checked(lambda: self._start(context))
+        try:
+            run = attended.run(start.ensure)
+            self._publish(context, run)
+            if not self.wait_for_completion:
+                return run.id
+            if run.state.is_terminal:
+                return self._conclude(Outcome.of(run))
+            trigger = self._checked(lambda: self._wait_trigger(context, run, start))
+            if self.deferrable:
+                self.defer(trigger=trigger, method_name="execute_complete")
+            outcome = self._wait_here(attended, trigger)
+        except Killed:
+            self._killed(context, attended, start)
+        except AirflowTaskTimeout:
+            self._cancel_begun(attended, start, "execution_timeout is over")
+            raise
+        except BaseException:
+            # Airflow 2 follows on_kill by an exception of its own.
+            if attended.killed:
+                self._killed(context, attended, start)
+            raise
+        return self._conclude(outcome)
+
+    def execute_complete(self, context: Any, event: Any) -> str:
+        """
+        Go on after the trigger has fired.
+
+        :param context: Airflow's context.
+        :param event: the trigger's event.
+        :return: the run's id.
+        :raises RunFailed: as :meth:`execute`.
+        :raises BadEvent: if the event says nothing that can be relied on.
+        """
+        return self._conclude(Outcome.from_event(event))
+
+    def _start(self, context: Any) -> DurableStart:
+        ti = context["ti"]
+        return DurableStart(
+            self.hook,
+            self._arguments(),
+            store=context.get("task_state_store") if self._is_durable() else None,
+            max_tries=ti.max_tries,
+            mark=self._fingerprint(ti),
+            cancel_superseded=self.cancel_on_kill,
+            log=self.log,
+        )
+
+    def _is_durable(self) -> bool:
+        """Tell whether the start is recorded."""
+        return True
+
+    def _arguments(self) -> dict[str, Any]:
+        """Return the service's own arguments, as far as the user set them."""
+        given = {name: getattr(self, name) for name in self.run_fields}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def _fingerprint(self, ti: Any) -> str:
+        what: dict[str, Any] = {name: str(getattr(self, name)) for name in self.resource_fields}
+        if ti.map_index is not None and ti.map_index >= 0:
+            what |= {name: getattr(self, name, None) for name in self._mapped_fields()}
+        return fingerprint([self.service, self.conn_id, self.scope], what)
+
+    def _mapped_fields(self) -> list[str]:
+        """Return the run's arguments that differ from one mapped task instance to the next."""
+        original: Any = self.dag.task_dict.get(self.task_id) if self.dag else None
+        mapped = getattr(getattr(original, "expand_input", None), "value", None)
+        if isinstance(mapped, dict):
+            return [name for name in self.run_fields if name in mapped]
+        return list(self.run_fields)
+
+    def _wait_trigger(self, context: Any, run: Run, start: DurableStart) -> Any:
+        pace = self.hook_class.api_class.pace
+        return self._trigger(
+            run,
+            poll_interval=seconds("poll_interval", self.poll_interval) or pace.poll_interval,
+            timeout=seconds("timeout", self.timeout),
+            context=context,
+            now=time.time(),
+            cancel_on_kill=self.cancel_on_kill,
+            started_at=start.record.started_at if start.record else None,
+        )
+
+    def _conclude(self, outcome: Outcome) -> str:
+        """Turn how the wait ended into how the task ends."""
+        if self._succeeded(outcome):
+            return outcome.run_id
+        if outcome.verdict is Verdict.TIMEOUT and outcome.which is not None:
+            execution = outcome.which is Limit.EXECUTION_TIMEOUT
+            wanted = self.cancel_on_kill if execution else self.cancel_on_timeout
+            self._cancel(outcome.run_id, f"{outcome.which.value} is over", wanted)
+        raise self._error(outcome)
+
+    # Stopping
+
+    def _killed(self, context: Any, attended: Attended, start: DurableStart) -> NoReturn:
+        """Cancel the run if a person ended the task; leave it alone if only the process has to go."""
+        start.stopped = True
+        state = own_state(context["ti"])
+        if ended_by_person(state):
+            self._cancel_begun(attended, start, f"the task was ended ({state})")
+            raise Interrupted(f"the task was ended ({state})")
+        raise Interrupted(
+            f"the task's process was told to stop while the task was {state}. The {self.service} run "
+            f"{start.run.id if start.run else '(maybe started)'} is left alone; a retry goes on with it"
+        )
+
+    def _cancel_begun(self, attended: Attended, start: DurableStart, why: str) -> None:
+        """Cancel this try's run, also if the answer to its start has not come yet."""
+        start.stopped = True
+        until = time.monotonic() + KILL_SECONDS
+        if start.run is None:
+            attended.linger(KILL_SECONDS / 2)
+        run_id = start.run.id if start.run else None
+
+        def cancel() -> None:
+            run = start.find() if run_id is None else start.run
+            if run is None:
+                self.log.warning("%s: no started %s run is known", why, self.service)
+            else:
+                self._cancel(run.id, why, self.cancel_on_kill, confirm=until - time.monotonic() - 1.0)
+
+        try:
+            attended.finish(cancel, until - time.monotonic())
+        except RunsError as error:
+            self.log.warning("%s, but %s run %s may go on: %s", why, self.service, run_id or "", error)
+
+    def _cancel(self, run_id: str, why: str, wanted: bool, confirm: float = CONFIRM_SECONDS) -> None:
+        """Cancel a run and read back, for some seconds, that it has ended. Never raises."""
+        if not wanted or not issubclass(self.hook_class.api_class, CanCancel):
+            reason = f"{self.service} cannot cancel" if wanted else "it is not to be cancelled"
+            self.log.warning(
+                "%s; %s run %s goes on (%s): %s", why, self.service, run_id, reason, self._page(run_id)
+            )
+            return
+        self.log.info("%s: cancelling %s run %s", why, self.service, run_id)
+        try:
+            self.hook.cancel_run(run_id)
+            until = time.monotonic() + confirm
+            while not (run := self.hook.get_run(run_id)).state.is_terminal and time.monotonic() < until:
+                time.sleep(0.5)
+        except (RunsError, AirflowException) as error:
+            self.log.warning("%s run %s may go on, cancelling it failed: %s", self.service, run_id, error)
+            return
+        if run.state.is_terminal:
+            self.log.info("%s run %s has ended: %s", self.service, run_id, run.status)
+        else:
+            self.log.warning("%s run %s is still %s after it was cancelled", self.service, run_id, run.status)
+
+    def _page(self, run_id: str) -> str:
+        try:
+            return self.hook.get_run(run_id).url or "no page"
+        except RunsError as error:
+            return f"no page, {error}"

@@ -1,0 +1,347 @@
+"""
+Start exactly one remote run per task and generation, whatever dies.
+
+A record in Airflow's task state store (3.3 and later) says what was begun. It is written before the start
+request leaves and completed right after the answer. A later try reads it:
+
+======================== =================================================================================
+record                   what happens
+======================== =================================================================================
+none                     a run is started
+of another generation    the task was cleared, or asks for something else now: the old run is cancelled if it
+                         still goes, and a run is started
+with a run id            the run goes on: attach. It succeeded: done. It was seen to end badly: start another
+without a run id         the process died in between: start again with the same key where the service takes
+                         one, else look for the run by its marker
+======================== =================================================================================
+
+A generation is one value of ``max_tries``, which Airflow raises when a task is cleared and keeps over retries,
+and one fingerprint of what is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+from airflow_provider_runs.base.exceptions import StartRefused, StartUncertain
+from airflow_provider_runs.base.hook import RunHook
+from airflow_provider_runs.core.api import CanCancel, CanFindStarted
+from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed, NotFound, RunsError
+from airflow_provider_runs.core.run import Run, RunState
+
+RECORD_KEY = "run"
+RECORD_VERSION = 1
+
+
+class Store(Protocol):
+    """Airflow's task state store."""
+
+    def get(self, key: str) -> Any:
+        """
+        Return the value under a key, or None.
+
+        :param key: the key.
+        """
+
+    def set(self, key: str, value: Any) -> None:
+        """
+        Keep a JSON value under a key.
+
+        :param key: the key.
+        :param value: the value.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class StartRecord:
+    """
+    What was begun for a task (version 1; it may only grow, with defaults).
+
+    :param max_tries: Airflow's ``max_tries`` when it was begun.
+    :param attempt: runs begun in this generation, from 1.
+    :param key: the idempotency key or marker.
+    :param fingerprint: where it was begun and what was asked for, see :func:`fingerprint`.
+    :param run_id: the service's id, once known.
+    :param started_at: when the request was about to leave, UTC epoch seconds.
+    """
+
+    max_tries: int
+    attempt: int
+    key: str
+    fingerprint: str
+    run_id: str | None
+    started_at: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as it is stored."""
+        return {"v": RECORD_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> StartRecord | None:
+        """
+        Read a stored record.
+
+        :param value: what the store returned.
+        :return: the record, or None where there is none.
+        :raises StartUncertain: if there is one that cannot be read; starting a run beside it would be a guess.
+        """
+        if value is None:
+            return None
+        wanted: dict[str, Any] = {
+            "max_tries": int,
+            "attempt": int,
+            "key": str,
+            "fingerprint": str,
+            "run_id": (str, type(None)),
+            "started_at": (int, float),
+        }
+        if (
+            isinstance(value, Mapping)
+            and value.get("v") == RECORD_VERSION
+            and all(name in value and isinstance(value[name], kind) for name, kind in wanted.items())
+        ):
+            return cls(**{name: value[name] for name in wanted})
+        raise StartUncertain(
+            f"the task state {RECORD_KEY!r} holds no record that this version of the package can read. "
+            "If no run of this task is under way, delete it (task instance, task state) and clear the task"
+        )
+
+
+def fingerprint(where: Any, what: Any) -> str:
+    """
+    Return a short text that changes when a task asks for something else.
+
+    :param where: connection and scope. A run id means nothing elsewhere.
+    :param what: the resource and the mapped item.
+    """
+
+    def digest(value: Any) -> str:
+        text = json.dumps(value, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    return f"{digest(where)}.{digest(what)}"
+
+
+class DurableStart:
+    """
+    Begin a task's run or find the one that it began before.
+
+    :param hook: the service.
+    :param arguments: the service's own arguments.
+    :param store: the task state store; None where Airflow has none: every try then starts a run.
+    :param max_tries: Airflow's ``max_tries``.
+    :param mark: the fingerprint.
+    :param cancel_superseded: whether a run of an older generation is cancelled.
+    :param log: the task's logger.
+    :param clock: UTC epoch seconds.
+    :param sleep: waits for some seconds.
+    """
+
+    def __init__(
+        self,
+        hook: RunHook,
+        arguments: Mapping[str, Any],
+        *,
+        store: Store | None,
+        max_tries: int,
+        mark: str,
+        cancel_superseded: bool,
+        log: Any,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.hook = hook
+        self.arguments = arguments
+        self.store = store
+        self.max_tries = max_tries
+        self.mark = mark
+        self.cancel_superseded = cancel_superseded
+        self.log = log
+        self.clock = clock
+        self.sleep = sleep
+        self.stopped = False
+        """Set from outside: nothing may be started any more."""
+        self.run: Run | None = None
+        self.record: StartRecord | None = None
+
+    def ensure(self) -> Run:
+        """
+        Return the task's run: a new one, or the one that an earlier try began.
+
+        :raises StartRefused: if what is asked for can never be started.
+        :raises StartUncertain: if it is not known whether a run was started.
+        :raises RunsError: if the service cannot be asked; surely nothing was started by this try.
+        """
+        try:
+            self.hook.api.prepare(self.arguments)
+            self.run = self._ensure()
+        except BadInput as error:
+            raise StartRefused(str(error)) from None
+        except ApiError as error:
+            if error.permanent:
+                raise StartRefused(str(error)) from None
+            raise
+        return self.run
+
+    def find(self) -> Run | None:
+        """Return the run of this try for somebody who must cancel it, also if its answer never came."""
+        if self.run is not None or self.record is None:
+            return self.run
+        if self.record.run_id is not None:
+            return self.hook.get_run(self.record.run_id)
+        if isinstance(self.hook.api, CanFindStarted):
+            return self.hook.find_started(self.arguments, self.record.key, self.record.started_at)
+        return None
+
+    def _ensure(self) -> Run:
+        old = StartRecord.from_json(self.store.get(RECORD_KEY)) if self.store is not None else None
+        if old is None:
+            return self._begin(1)
+        if old.max_tries != self.max_tries or old.fingerprint != self.mark:
+            self._supersede(old)
+            return self._begin(1)
+        self.record = old
+        if old.run_id is None:
+            return self._resume(old)
+        return self._look(old, old.run_id)
+
+    def _look(self, record: StartRecord, run_id: str) -> Run:
+        """Decide about a retry from what the run says."""
+        try:
+            run = self.hook.get_run(run_id)
+        except RunsError as error:
+            self.log.warning(
+                "An earlier try started run %s. It cannot be asked about now, waiting for it: %s",
+                run_id,
+                error,
+            )
+            return Run(run_id, RunState.UNKNOWN, "")
+        if run.state in (RunState.FAILED, RunState.CANCELLED):
+            self.log.info("The run %s of an earlier try ended as %s, starting another", run_id, run.status)
+            return self._begin(record.attempt + 1)
+        if run.state is RunState.SUCCEEDED:
+            self.log.info("The run %s of an earlier try has succeeded", run_id)
+        else:
+            self.log.info("Attaching to run %s of an earlier try, which is %s", run_id, run.status)
+        return run
+
+    def _begin(self, attempt: int) -> Run:
+        record = StartRecord(
+            max_tries=self.max_tries,
+            attempt=attempt,
+            key=str(uuid.uuid4()),
+            fingerprint=self.mark,
+            run_id=None,
+            started_at=self.clock(),
+        )
+        self._keep(record)
+        return self._send(record)
+
+    def _resume(self, record: StartRecord) -> Run:
+        """Settle a start whose answer never came."""
+        api = self.hook.api
+        if api.takes_key:
+            self.log.info("An earlier try may have started a run; sending the same request with the same key")
+            return self._send(record)
+        if not isinstance(api, CanFindStarted):
+            raise StartRefused(
+                f"an earlier try may have started a {api.service} run that cannot be found again. Look for it "
+                f"in {api.service}; clear the task to start another run"
+            )
+        # A request that is still under way may land after one look, so look again when none can be.
+        found = self._find(record)
+        settled_at = record.started_at + api.request_timeout
+        if found is None and (wait := settled_at - self.clock()) > 0:
+            self.log.info("An earlier try may have started a run; looking for it again in %.0f s", wait)
+            self.sleep(wait)
+            found = self._find(record)
+        if found is None:
+            self.log.info("The earlier try did not start a run")
+            return self._begin(record.attempt)
+        self.log.info("Found run %s of an earlier try", found.id)
+        self._complete(record, found)
+        if found.state in (RunState.FAILED, RunState.CANCELLED):
+            return self._look(replace(record, run_id=found.id), found.id)
+        return found
+
+    def _send(self, record: StartRecord) -> Run:
+        if self.stopped:
+            raise StartUncertain("the task was told to stop before it started a run")
+        try:
+            run = self.hook.start(self.arguments, record.key)
+        except ConnectionFailed as error:
+            if not error.sent:
+                raise
+            run = self._lost(record, error)
+        except ApiError as error:
+            if error.permanent:
+                raise
+            run = self._lost(record, error)
+        self._complete(record, run)
+        return run
+
+    def _lost(self, record: StartRecord, error: RunsError) -> Run:
+        """Look for a run whose start was not answered as it should."""
+        reason = f"{error}. The run may have been started"
+        if isinstance(self.hook.api, CanFindStarted):
+            try:
+                found = self._find(record)
+            except RunsError as second:
+                raise StartUncertain(f"{reason}; looking for it failed too: {second}") from None
+            if found is not None:
+                self.log.warning("%s; found it: run %s", reason, found.id)
+                return found
+        raise StartUncertain(f"{reason}; a retry of the task finds out before it starts another") from None
+
+    def _find(self, record: StartRecord) -> Run | None:
+        return self.hook.find_started(self.arguments, record.key, record.started_at)
+
+    def _supersede(self, old: StartRecord) -> None:
+        """Cancel the run of an older generation if it still goes."""
+        if old.fingerprint.split(".")[0] != self.mark.split(".")[0]:
+            self.log.warning(
+                "Run %s was started through another connection or scope and is left alone",
+                old.run_id or "(unknown)",
+            )
+            return
+        api = self.hook.api
+        try:
+            if old.run_id is not None:
+                run: Run | None = self.hook.get_run(old.run_id)
+            else:
+                run = self._find(old) if isinstance(api, CanFindStarted) else None
+        except NotFound:
+            return
+        except RunsError as error:
+            raise StartUncertain(
+                f"run {old.run_id or '(id unknown)'} of this task before it was cleared may still go on, and "
+                f"cannot be asked about: {error}"
+            ) from None
+        if run is None or run.state.is_terminal:
+            return
+        if not self.cancel_superseded or not isinstance(api, CanCancel):
+            reason = "cancel_on_kill is off" if isinstance(api, CanCancel) else f"{api.service} cannot cancel"
+            self.log.warning(
+                "Run %s, started before the task was cleared, goes on beside the new one (%s): %s",
+                run.id,
+                reason,
+                run.url,
+            )
+            return
+        self.log.info("Cancelling run %s, which was started before the task was cleared", run.id)
+        self.hook.cancel_run(run.id)
+
+    def _complete(self, record: StartRecord, run: Run) -> None:
+        self.run = run
+        self._keep(replace(record, run_id=run.id))
+
+    def _keep(self, record: StartRecord) -> None:
+        self.record = record
+        if self.store is not None:
+            self.store.set(RECORD_KEY, record.to_json())

@@ -1,0 +1,181 @@
+"""What an operator and a sensor share: a hook, a wait, deadlines, and word from outside to stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, ClassVar, TypeVar
+
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator
+
+from airflow_provider_runs.base.exceptions import (
+    RunCancelled,
+    RunFailed,
+    RunStatusUnknown,
+    RunUnreachable,
+    StartRefused,
+)
+from airflow_provider_runs.base.hook import RunHook
+from airflow_provider_runs.base.link import RUN_URL, RunLink
+from airflow_provider_runs.base.trigger import RunTrigger
+from airflow_provider_runs.base.worker import Attended
+from airflow_provider_runs.core.errors import BadInput, RunsError
+from airflow_provider_runs.core.inputs import seconds
+from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
+from airflow_provider_runs.core.run import Run
+
+T = TypeVar("T")
+
+
+class RunTask(BaseOperator):
+    """Base of every task that waits for a run. The constructor does no I/O."""
+
+    hook_class: ClassVar[type[RunHook]]
+    trigger_class: ClassVar[type[RunTrigger]]
+    timeout_error: ClassVar[type[Exception]]
+    """What is raised when ``timeout`` is over."""
+    operator_extra_links = (RunLink(),)
+
+    unreachable_timeout: float | timedelta | None
+    no_progress_timeout: float | timedelta | None
+    min_poll_interval: float | None
+
+    def on_kill(self) -> None:
+        """Note that the process was told to stop; :meth:`execute` decides what that means."""
+        attended: Attended | None = getattr(self, "_attended", None)
+        if attended is not None:
+            attended.kill()
+
+    @property
+    def hook(self) -> RunHook:
+        """The service through the task's connection and scope."""
+        hook: RunHook | None = getattr(self, "_hook", None)
+        if hook is None:
+            hook = self._hook = self.hook_class.for_scope(self.conn_id, self.scope)
+        return hook
+
+    @property
+    def conn_id(self) -> str:
+        """The Airflow connection."""
+        conn_id = getattr(self, self.hook_class.conn_name_attr)
+        if not isinstance(conn_id, str) or not conn_id.strip():
+            raise BadInput(f"{self.hook_class.conn_name_attr} is empty")
+        return conn_id
+
+    @property
+    def scope(self) -> dict[str, str]:
+        """What was chosen beside the connection."""
+        given = {name: getattr(self, name) for name in self.hook_class.api_class.scope_fields}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def service(self) -> str:
+        """The service's name, for messages."""
+        return self.hook_class.api_class.service
+
+    def _attend(self) -> Attended:
+        self._attended = Attended()
+        return self._attended
+
+    def _trigger(
+        self,
+        run: Run,
+        *,
+        poll_interval: float,
+        timeout: float | None,
+        context: Any,
+        now: float,
+        cancel_on_kill: bool,
+        started_at: float | None,
+    ) -> RunTrigger:
+        """Return the trigger that waits, with this try's deadlines (UTC epoch seconds)."""
+        execution_deadline = None
+        if self.execution_timeout is not None:
+            begun = context["ti"].start_date
+            since = begun.timestamp() if begun is not None else now
+            execution_deadline = since + self.execution_timeout.total_seconds()
+        least = self.hook_class.api_class.pace.min_poll_interval
+        if self.min_poll_interval is not None:
+            least = seconds("min_poll_interval", self.min_poll_interval) or least
+        return self.trigger_class(
+            conn_id=self.conn_id,
+            run_id=run.id,
+            scope=self.scope,
+            poll_interval=poll_interval,
+            min_poll_interval=min(least, poll_interval),
+            execution_deadline=execution_deadline,
+            wait_deadline=None if timeout is None else now + timeout,
+            cancel_on_kill=cancel_on_kill,
+            started_at=run.started_at.timestamp() if run.started_at else started_at,
+            unreachable_timeout=seconds("unreachable_timeout", self.unreachable_timeout),
+            no_progress_timeout=seconds("no_progress_timeout", self.no_progress_timeout),
+        )
+
+    def _wait_here(self, attended: Attended, trigger: RunTrigger) -> Outcome:
+        """Wait on the worker as the triggerer would."""
+        waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
+
+        async def wait() -> Outcome:
+            task = asyncio.current_task()
+            assert task is not None
+            waiting.append((asyncio.get_running_loop(), task))
+            return await trigger.wait()
+
+        try:
+            return attended.run(lambda: asyncio.run(wait()))
+        except BaseException:
+            for loop, task in waiting:
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(task.cancel)
+            raise
+
+    def _publish(self, context: Any, run: Run) -> None:
+        """Make the run findable before anything waits for it."""
+        self.log.info("%s run %s%s", self.service, run.id, f": {run.url}" if run.url else "")
+        if run.url:
+            context["ti"].xcom_push(key=RUN_URL, value=run.url)
+        if self.do_xcom_push:
+            context["ti"].xcom_push(key="return_value", value=run.id)
+
+    def _explain(self, run_id: str) -> None:
+        """Put into the log what the service says about a failure. That it cannot say it hides no verdict."""
+        try:
+            text = self.hook.explain_run(run_id)
+        except RunsError as error:
+            self.log.warning("%s cannot explain run %s: %s", self.service, run_id, error)
+            return
+        if text:
+            self.log.error("%s about run %s:\n%s", self.service, run_id, text)
+
+    def _error(self, outcome: Outcome) -> BaseException:
+        """Return what the task raises for a wait that ended otherwise than well."""
+        said = f": {outcome.message}" if outcome.message else ""
+        named = f"{self.service} run {outcome.run_id}"
+        if outcome.verdict is Verdict.FAILED:
+            return RunFailed(f"{named} has failed ({outcome.status}){said}", outcome)
+        if outcome.verdict is Verdict.CANCELLED:
+            return RunCancelled(f"{named} was cancelled ({outcome.status}){said}", outcome)
+        if outcome.verdict is Verdict.TIMEOUT:
+            text = outcome.message or f"{named} took too long"
+            kind = AirflowTaskTimeout if outcome.which is Limit.EXECUTION_TIMEOUT else self.timeout_error
+            return kind(text)
+        if outcome.verdict is Verdict.UNREACHABLE:
+            return RunUnreachable(outcome.message or f"{named} cannot be asked about")
+        return RunStatusUnknown(outcome.message or f"{named} has the unknown status {outcome.status}")
+
+    def _succeeded(self, outcome: Outcome) -> bool:
+        """Tell whether the run has succeeded; if it has failed, put the reason into the log."""
+        if outcome.verdict is Verdict.SUCCEEDED:
+            self.log.info("%s run %s has succeeded (%s)", self.service, outcome.run_id, outcome.status)
+        elif outcome.verdict is Verdict.FAILED:
+            self._explain(outcome.run_id)
+        return outcome.verdict is Verdict.SUCCEEDED
+
+    @staticmethod
+    def _checked(work: Callable[[], T]) -> T:
+        """Turn bad input into an error that Airflow does not retry."""
+        try:
+            return work()
+        except BadInput as error:
+            raise StartRefused(str(error)) from None

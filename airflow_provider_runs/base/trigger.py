@@ -1,0 +1,143 @@
+"""The trigger that waits for a run while its task is deferred."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, ClassVar
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_provider_runs.base.hook import RunHook
+from airflow_provider_runs.base.own_state import aown_state, ended_by_person
+from airflow_provider_runs.base.watch import wait_for_run
+from airflow_provider_runs.core.api import CanCancel
+from airflow_provider_runs.core.outcome import Outcome, Verdict
+from airflow_provider_runs.core.progress import UNREACHABLE_TIMEOUT, Note, Watch
+
+CANCEL_SECONDS = 20.0
+
+
+class RunTrigger(BaseTrigger):
+    """
+    Wait for a run and fire one event that says how it ended.
+
+    The class path and the arguments are kept in Airflow's metadata database while tasks are deferred: they may
+    only grow, with defaults. They hold JSON values and no secret.
+
+    :param conn_id: the Airflow connection.
+    :param run_id: the run.
+    :param scope: what was chosen beside the connection.
+    :param poll_interval: seconds between two looks at an old run.
+    :param min_poll_interval: seconds between two looks at a young run.
+    :param execution_deadline: UTC epoch seconds at which the task's ``execution_timeout`` is over, or None.
+    :param wait_deadline: UTC epoch seconds at which the wait is over, or None.
+    :param cancel_on_kill: whether the run is cancelled when a person ends the deferred task.
+    :param started_at: UTC epoch seconds of the run's start, or None.
+    :param unreachable_timeout: seconds that an outage may last, or None.
+    :param no_progress_timeout: seconds that the run may keep its first status, or None.
+    """
+
+    hook_class: ClassVar[type[RunHook]]
+
+    def __init__(
+        self,
+        conn_id: str,
+        run_id: str,
+        scope: Mapping[str, str] | None = None,
+        poll_interval: float = 60.0,
+        min_poll_interval: float = 2.0,
+        execution_deadline: float | None = None,
+        wait_deadline: float | None = None,
+        cancel_on_kill: bool = True,
+        started_at: float | None = None,
+        unreachable_timeout: float | None = UNREACHABLE_TIMEOUT,
+        no_progress_timeout: float | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.conn_id = conn_id
+        self.run_id = run_id
+        self.scope = dict(scope or {})
+        self.poll_interval = poll_interval
+        self.min_poll_interval = min_poll_interval
+        self.execution_deadline = execution_deadline
+        self.wait_deadline = wait_deadline
+        self.cancel_on_kill = cancel_on_kill
+        self.started_at = started_at
+        self.unreachable_timeout = unreachable_timeout
+        self.no_progress_timeout = no_progress_timeout
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and the arguments."""
+        kind = type(self)
+        return f"{kind.__module__}.{kind.__qualname__}", {
+            "conn_id": self.conn_id,
+            "run_id": self.run_id,
+            "scope": self.scope,
+            "poll_interval": self.poll_interval,
+            "min_poll_interval": self.min_poll_interval,
+            "execution_deadline": self.execution_deadline,
+            "wait_deadline": self.wait_deadline,
+            "cancel_on_kill": self.cancel_on_kill,
+            "started_at": self.started_at,
+            "unreachable_timeout": self.unreachable_timeout,
+            "no_progress_timeout": self.no_progress_timeout,
+        }
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, telling the task's log what happens, and yield the event."""
+        outcome = await self.wait()
+        yield TriggerEvent(outcome.event())  # type: ignore[no-untyped-call]
+
+    async def wait(self) -> Outcome:
+        """Wait for the run and return how the wait ended."""
+        hook = self.hook_class.for_scope(self.conn_id, self.scope)
+        service = self.hook_class.api_class.service
+        self.log.info("Waiting for %s run %s", service, self.run_id)
+        key = (self.hook_class, self.conn_id, json.dumps(self.scope, sort_keys=True))
+        outcome = await wait_for_run(key, hook.aread_api, self._watch(), service, self._tell)
+        level = self.log.info if outcome.verdict is Verdict.SUCCEEDED else self.log.warning
+        level("The wait for %s run %s is over: %s", service, self.run_id, outcome.verdict.value)
+        return outcome
+
+    async def on_kill(self) -> None:
+        """
+        Cancel the run where a person ended the task.
+
+        Airflow (3.3 and later) also calls this for a trigger that was moved to another process while its own
+        stood still. The task's state tells the two apart.
+        """
+        if not self.cancel_on_kill:
+            self.log.info("cancel_on_kill is off: run %s goes on", self.run_id)
+            return
+        state = await aown_state(self.task_instance)
+        if not ended_by_person(state):
+            self.log.info("The task is %s: run %s is not cancelled", state, self.run_id)
+            return
+        hook = self.hook_class.for_scope(self.conn_id, self.scope)
+        async with hook, asyncio.timeout(CANCEL_SECONDS):
+            if not issubclass(hook.api_class, CanCancel):
+                url = (await hook.aget_run(self.run_id)).url
+                self.log.warning(
+                    "%s cannot cancel: run %s goes on: %s", hook.api_class.service, self.run_id, url
+                )
+                return
+            self.log.info("The task was ended (%s): cancelling run %s", state or "cleared", self.run_id)
+            await hook.acancel_run(self.run_id)
+            self.log.info("Cancelled run %s", self.run_id)
+
+    def _watch(self) -> Watch:
+        return Watch(
+            self.run_id,
+            self.poll_interval,
+            self.min_poll_interval,
+            self.started_at,
+            self.execution_deadline,
+            self.wait_deadline,
+            self.unreachable_timeout,
+            self.no_progress_timeout,
+        )
+
+    def _tell(self, note: Note) -> None:
+        (self.log.warning if note.alarming else self.log.info)(note.text)

@@ -1,0 +1,42 @@
+"""Sensor for Chalk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_provider_runs.base.sensor import RunSensor
+from airflow_provider_runs.chalk.hooks import ChalkHook
+from airflow_provider_runs.chalk.triggers import ChalkRunTrigger
+
+
+class ChalkRunSensor(RunSensor):
+    """
+    Wait for a Chalk run that something else started.
+
+    Further arguments: :class:`~airflow_provider_runs.base.sensor.RunSensor`.
+
+    :param run_id: the run's id.
+    :param chalk_conn_id: the Airflow connection.
+    :param environment: environment ID of the run; None takes the connection's, else the token's primary one.
+    """
+
+    hook_class = ChalkHook
+    trigger_class = ChalkRunTrigger
+    template_fields = (*RunSensor.shared_template_fields, "chalk_conn_id", "environment")
+    ui_color = "#e6f4ea"
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        chalk_conn_id: str = ChalkHook.default_conn_name,
+        environment: str | None = None,
+        preview_deployment_id: str | None = None,
+        deployment_tag: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(run_id=run_id, **kwargs)
+        self.chalk_conn_id = chalk_conn_id
+        self.environment = environment
+        self.preview_deployment_id = preview_deployment_id
+        self.deployment_tag = deployment_tag
