@@ -1,7 +1,7 @@
 """A simulated Mage server: API triggers, runs and their blocks, lists, logs, login.
 
-As in the real one, a scheduler works in loops: a run leaves ``initial`` at a loop and ends at a later one.
-The loops are worked off when somebody asks, so an idle simulator does nothing.
+As in the real one, a scheduler works in loops: a run leaves ``initial`` at a loop, starts one block per loop
+and ends at a later one. The loops are worked off when somebody asks, so an idle simulator does nothing.
 
 Triggers of the default project (id, pipeline, name, token):
 
@@ -66,7 +66,6 @@ MAX_LOG_FILES = 20
 REPO_PATH = "/home/src/demo"
 TRIGGER_CALL = re.compile(r"(/api/pipeline_schedules/[^/]+/)(pipeline_runs/.*|api_trigger/?)")
 NOT_FOUND = "Record not found."
-LogLine = tuple[float, str, str, str | None]
 
 
 @dataclass(frozen=True)
@@ -181,6 +180,9 @@ class MageRun:
     cancelled: bool = False
 
 
+LogLine = tuple[float, str, str, BlockRun | None]
+
+
 class ApiError(Exception):
     """Carry an error that Mage handles: ``{"error": {"code", "message", "type"}}``."""
 
@@ -259,7 +261,7 @@ class MageSimulator(System):
     async def fallback(self, request: web.Request, path: str) -> web.StreamResponse:
         """Answer 405 for what looks like a trigger call, else a 404 page."""
         if TRIGGER_CALL.fullmatch(path):
-            return web.Response(status=405)
+            return web.Response(status=405, content_type="application/json")
         page = "<html><title>404: Not Found</title><body>404: Not Found</body></html>"
         return web.Response(status=404, text=page, content_type="text/html")
 
@@ -274,9 +276,10 @@ class MageSimulator(System):
         try:
             run = self._start(request, await request.read())
         except Exception as error:
-            return uncaught(error, request)
+            names = {"schedule": "pipeline_schedule_id", "token": "token"}
+            return uncaught(error, {names[name]: value for name, value in request.match_info.items()})
         await asyncio.sleep(self.world.scaled(run.plan.hold))
-        return web.json_response({"pipeline_run": self._row(run)})
+        return answer({"pipeline_run": self._row(run)})
 
     def _start(self, request: web.Request, body: bytes) -> MageRun:
         schedule_id = request.match_info["schedule"]
@@ -288,12 +291,12 @@ class MageSimulator(System):
             raise PermissionError("This endpoint is only supported for API trigger.")
         if token != schedule.token:
             raise PermissionError(f"Invalid token for pipeline schedule ID {schedule_id}.")
-        asked = json.loads(body, parse_constant=lambda _: None) if body else {}
-        given = asked.get("pipeline_run", {})
+        asked = parse(body)
+        given = parse(body).get("pipeline_run", {})
         if "variables" not in given:
-            given = {**given, "variables": {}}
+            given["variables"] = {}
         bare = {key: value for key, value in asked.items() if key != "pipeline_run"} if body else None
-        run = self._create(schedule, {"event_variables": bare, **given}, asked)
+        run = self._create(schedule, {**given, "event_variables": bare}, asked)
         schedule.status = "active"
         return run
 
@@ -363,7 +366,7 @@ class MageSimulator(System):
         if query.get("order_by[]"):
             runs = ordered(runs, query["order_by[]"])
         limit, offset = int(query.get("_limit", DEFAULT_LIMIT)), int(query.get("_offset", 0))
-        rows = runs[offset : offset + limit + 1] if limit >= 0 else []
+        rows = runs[offset : None if limit < -1 else offset + limit + 1]
         groups = not query.get("disable_retries_grouping") and (schedule or query.get("pipeline_uuid"))
         if limit != 0 and runs and groups:
             rows = with_retries_grouped(runs, rows)
@@ -387,7 +390,10 @@ class MageSimulator(System):
         return {"pipeline_run": {**self._row(run), "block_runs": blocks}, "metadata": None}
 
     async def _update_operation(self, request: web.Request) -> str:
-        return "retry" if (await asked_of(request)).get("pipeline_run_action") == "retry_blocks" else "cancel"
+        body = await json_of(request, lenient=True)
+        asked = body.get("pipeline_run") if isinstance(body, dict) else None
+        retries = isinstance(asked, dict) and asked.get("pipeline_run_action") == "retry_blocks"
+        return "retry" if retries else "cancel"
 
     async def _update(self, request: web.Request) -> Json:
         run = self._run_of(request)
@@ -416,7 +422,7 @@ class MageSimulator(System):
     async def _retry_as_new(self, request: web.Request) -> Json:
         uuid = request.match_info["uuid"]
         if uuid not in self._pipelines:
-            raise self._missing()
+            raise LookupError(f"Pipeline {uuid} does not exist.")
         asked = (await json_of(request)).get("pipeline") or {}
         if asked.get("status") == "retry":
             for row in asked.get("pipeline_runs", []):
@@ -443,7 +449,7 @@ class MageSimulator(System):
         limit, offset = int(request.query.get("_limit", DEFAULT_LIMIT)), int(request.query.get("_offset", 0))
         found = sorted(self._schedules.values(), key=lambda schedule: schedule.id)
         return {
-            "pipeline_schedules": [self._schedule_row(one) for one in found[offset : offset + limit]],
+            "pipeline_schedules": [self._schedule_list_row(one) for one in found[offset : offset + limit]],
             "metadata": {"count": len(found), "next": len(found) > offset + limit},
         }
 
@@ -452,25 +458,25 @@ class MageSimulator(System):
         schedule = self._schedules.get(int(wanted)) if wanted.isdigit() else None
         if schedule is None:
             raise self._missing()
-        extra: dict[str, Json] = {"event_matchers": [], "tags": [], "next_pipeline_run_date": None}
-        return {"pipeline_schedule": {**self._schedule_row(schedule), **extra}, "metadata": None}
+        return {"pipeline_schedule": self._schedule_row(schedule), "metadata": None}
 
     async def _logs(self, request: web.Request) -> Json:
         uuid = request.match_info["uuid"]
         if uuid not in self._pipelines:
-            raise self._missing()
+            raise LookupError(f"Pipeline {uuid} does not exist.")
         wanted = request.query.get("pipeline_run_id[]", "").split(",")
         limit = min(int(request.query.get("_limit", MAX_LOG_FILES)), MAX_LOG_FILES)
         runs = [run for run in self._runs.values() if run.pipeline.uuid == uuid and str(run.id) in wanted]
-        blocks = [self._block_log(run, block) for run in runs for block in run.blocks if block.started]
+        blocks = [self._block_log(run, block) for run in runs for block in run.blocks]
         whole = [self._scheduler_log(run) for run in runs]
+        empty = [self._log_file(run, "pipeline.log", []) for run in runs]
         logs = {
             "block_run_logs": blocks[:limit],
-            "pipeline_run_logs": whole[:limit],
+            "pipeline_run_logs": (empty + whole)[:limit],
             "total_block_run_log_count": len(blocks),
             "total_pipeline_run_log_count": len(whole),
         }
-        return {"logs": [logs], "metadata": None}
+        return {"logs": [logs], "metadata": {}}
 
     async def _login(self, request: web.Request) -> Json:
         is_json = request.content_type == "application/json"
@@ -493,15 +499,23 @@ class MageSimulator(System):
 
     async def _status(self, request: web.Request) -> Json:
         status = {
-            "is_instance_manager": False,
-            "repo_path": REPO_PATH,
-            "scheduler_status": "running",
+            "disable_pipeline_edit_access": False,
             "instance_type": None,
+            "is_instance_manager": False,
+            "max_print_output_lines": 1000,
             "project_type": "standalone",
             "project_uuid": "demo",
+            "repo_path": REPO_PATH,
+            "repo_path_relative": "demo",
+            "repo_path_relative_root": "demo",
+            "repo_path_root": REPO_PATH,
             "require_user_authentication": self.options.auth,
+            "require_user_permissions": False,
+            "scheduler_process_id": 2,
+            "scheduler_status": "running",
+            "server_process_id": 1,
         }
-        return {"statuses": [status], "metadata": None}
+        return {"statuses": [status], "metadata": {}}
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
         page = "<!doctype html><title>Mage</title><div id='__next'></div>"
@@ -517,11 +531,12 @@ class MageSimulator(System):
             try:
                 if self.options.auth and action != "status":
                     await self._authenticate(request, action)
-                return web.json_response(await handler(request))
+                return answer(await handler(request))
             except ApiError as error:
                 return self._handled(error, bool(request.query.get("_http_error_codes")))
             except Exception as error:
-                return uncaught(error, request)
+                parts = request.path.partition("/api/")[2].split("/")
+                return uncaught(error, dict(zip(("resource", "pk", "child"), parts, strict=False)))
 
         return guarded
 
@@ -555,7 +570,7 @@ class MageSimulator(System):
     def _handled(self, error: ApiError, real_codes: bool) -> web.Response:
         inner = {"code": error.code, "message": error.message, "type": error.kind}
         body = {"error": inner, "status": error.code if real_codes else 200}
-        return web.json_response(body, status=error.code if real_codes else error.http)
+        return answer(body, error.code if real_codes else error.http)
 
     def _run_of(self, request: web.Request) -> MageRun:
         wanted = request.match_info["id"]
@@ -600,6 +615,11 @@ class MageSimulator(System):
         if run.picked_up is None:
             run.picked_up = at
         self._work(run, at)
+        while (block := next_block(run)) is not None:
+            block.status, block.started, block.updated, block.completed = "running", at, at, None
+            if not run.plan.ends_at_once:
+                break
+            self._work(run, at)
         timeout = settings.get("timeout")
         age = at - (run.started or at)
         if timeout is not None and age > self.world.scaled(timeout):
@@ -621,32 +641,23 @@ class MageSimulator(System):
         limit = schedule.settings.get("pipeline_run_limit")
         if limit is None:
             return False
-        return (
-            sum(run.schedule is schedule and run.status == "running" for run in self._runs.values()) >= limit
-        )
+        running = [r for r in self._runs.values() if r.schedule is schedule and r.status == "running"]
+        return len(running) >= int(limit)
 
     def _work(self, run: MageRun, until: float) -> None:
-        """Let the blocks of a running run get on until a time."""
-        if run.status != "running" or run.picked_up is None:
+        """Let the block that runs end, if its time has come."""
+        block = next((block for block in run.blocks if block.status == "running"), None)
+        if block is None or block.started is None:
             return
-        at = run.picked_up
-        failing = run.pipeline.failing or (run.blocks[-1].uuid if run.blocks else None)
-        for block in run.blocks:
-            if block.status == "initial":
-                block.status, block.started, block.updated, block.completed = "running", at, at, None
-            if block.status == "running" and block.started is not None:
-                ends = block.started + run.duration / len(run.blocks)
-                endless = block is run.blocks[-1] and run.plan.outcome in ("stuck", "cancelled")
-                if endless or ends > until:
-                    return
-                block.updated = ends
-                if run.plan.outcome == "failed" and block.uuid == failing:
-                    block.status, block.metrics = "failed", block_error(block.uuid, run.plan.message)
-                else:
-                    block.status, block.completed, block.metrics = "completed", ends, {}
-            if block.status != "completed":
-                return
-            at = max(at, block.completed or at)
+        ends = block.started + run.duration / len(run.blocks)
+        endless = block is run.blocks[-1] and run.plan.outcome in ("stuck", "cancelled")
+        if endless or ends > until:
+            return
+        block.updated = ends
+        if run.plan.outcome == "failed" and block.uuid == (run.pipeline.failing or run.blocks[-1].uuid):
+            block.status, block.metrics = "failed", block_error(block.uuid, run.plan.message)
+        else:
+            block.status, block.completed, block.metrics = "completed", ends, {}
 
     def _stop(self, run: MageRun, at: float) -> None:
         self._work(run, at)
@@ -737,7 +748,7 @@ class MageSimulator(System):
             "pipeline_uuid": schedule.pipeline_uuid,
             "schedule_type": schedule.type,
             "schedule_interval": "@daily" if schedule.type == "time" else None,
-            "start_time": None,
+            "start_time": "2024-01-01 00:00:00",
             "status": schedule.status,
             "last_enabled_at": started if schedule.status == "active" else None,
             "variables": {},
@@ -746,48 +757,77 @@ class MageSimulator(System):
             "repo_path": REPO_PATH,
             "settings": schedule.settings,
             "global_data_product_uuid": None,
+            "event_matchers": [],
+            "next_pipeline_run_date": None,
+            "tags": [],
+        }
+
+    def _schedule_list_row(self, schedule: Schedule) -> dict[str, Json]:
+        runs = [run for run in self._runs.values() if run.schedule is schedule]
+        going = sum(run.status in ACTIVE for run in runs)
+        return {
+            **self._schedule_row(schedule),
+            "last_pipeline_run_status": runs[-1].status if runs else None,
+            "pipeline_in_progress_runs_count": going if runs else None,
+            "pipeline_runs_count": len(runs) or None,
         }
 
     def _scheduler_log(self, run: MageRun) -> dict[str, Json]:
-        lines: list[LogLine] = [(run.created, "INFO", f"Pipeline run {run.id} was created.", None)]
-        if run.started is not None:
-            lines.append((run.started, "INFO", f"Start executing PipelineRun {run.id}.", None))
+        lines: list[LogLine] = []
+        for block in run.blocks:
+            if block.started is not None:
+                text = f"Execute PipelineRun {run.id}, BlockRun {block.id}: pipeline {run.pipeline.uuid}"
+                lines.append((block.started, "INFO", f"{text} block {block.uuid}", block))
+            if block.status == "completed":
+                text = f"BlockRun {block.id} (block_uuid: {block.uuid}) completes."
+                lines.append((block.updated, "INFO", text, block))
+            elif block.status == "failed":
+                text = f"BlockRun {block.id} (block_uuid: {block.uuid}) failed."
+                lines.append((block.updated, "EXCEPTION", text, block))
         if run.timed_out_after is not None:
             text = f"Pipeline run timed out after {run.timed_out_after} seconds"
             lines.append((run.ended or run.updated, "ERROR", text, None))
-        if run.ended is not None:
-            lines.append((run.ended, "INFO", f"PipelineRun {run.id} ended with status {run.status}.", None))
         return self._log_file(run, "scheduler.log", lines)
 
     def _block_log(self, run: MageRun, block: BlockRun) -> dict[str, Json]:
-        lines: list[LogLine] = [
-            (block.started or block.created, "INFO", f"Start executing block {block.uuid}.", block.uuid)
-        ]
+        lines: list[LogLine] = []
+        if block.started is not None:
+            lines.append((block.started, "INFO", "Start executing block with BlockExecutor.", block))
         if block.status == "failed":
-            text = f"Failed to execute block {block.uuid}: {(block.metrics or {})['error']['error']}"
-            lines.append((block.updated, "EXCEPTION", text, block.uuid))
+            lines.append((block.updated, "EXCEPTION", f"Failed to execute block {block.uuid}", block))
         elif block.status == "completed":
-            text = f"Finished executing block {block.uuid}."
-            lines.append((block.updated, "INFO", text, block.uuid))
+            lines.append((block.updated, "INFO", "Finish executing block with BlockExecutor.", block))
         return self._log_file(run, f"{block.uuid}.log", lines)
 
     def _log_file(self, run: MageRun, name: str, lines: Sequence[LogLine]) -> dict[str, Json]:
+        """Return a log file; under the line of an exception stands its traceback, which is no JSON."""
         written = []
         for at, level, message, block in lines:
-            entry = {"level": level, "message": message, "timestamp": at, "pipeline_run_id": run.id}
-            if block:
-                entry["block_uuid"] = block
-            stamp = datetime.fromtimestamp(at, UTC)
-            written.append(f"{stamp:%Y-%m-%dT%H:%M:%S} {json.dumps(entry)}")
-        content = "\n".join(written)
-        partition = run.variables["execution_partition"]
-        path = f"pipelines/{run.pipeline.uuid}/.logs/{partition}/{name}"
-        last = lines[-1][0]
+            entry = {
+                "pipeline_run_id": run.id,
+                "pipeline_schedule_id": run.schedule.id,
+                "pipeline_uuid": run.pipeline.uuid,
+                "level": level,
+                "message": message,
+                "timestamp": at,
+            }
+            if block is not None:
+                entry |= {"block_run_id": block.id, "block_uuid": block.uuid}
+            trace = (
+                block.metrics["error"]["message"] if level == "EXCEPTION" and block and block.metrics else ""
+            )
+            if trace:
+                entry["error"] = trace
+            written.append(
+                f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%S} {json.dumps(entry)}\n{trace}"
+            )
+        content = "".join(written)
+        folder = f"{REPO_PATH}/pipelines/{run.pipeline.uuid}/.logs/{run.variables['execution_partition']}"
         return {
             "name": name,
-            "path": path,
+            "path": f"{folder}/{name}",
             "size": len(content),
-            "modified_timestamp": last,
+            "modified_timestamp": lines[-1][0] if lines else run.created,
             "content": content,
         }
 
@@ -808,28 +848,38 @@ class MageSimulator(System):
         )
 
 
+def next_block(run: MageRun) -> BlockRun | None:
+    """Return the block that a scheduler loop may start: all before it are completed."""
+    block = next((block for block in run.blocks if block.status != "completed"), None)
+    return block if block is not None and block.status == "initial" else None
+
+
 def bearer(request: web.Request) -> str | None:
     """Return the bearer token of a request."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token if scheme == "Bearer" and token else None
 
 
+def parse(body: bytes) -> Any:
+    """Return a JSON body, ``{}`` for none; what is not a number becomes null."""
+    return json.loads(body, parse_constant=lambda _: None) if body else {}
+
+
 async def json_of(request: web.Request, lenient: bool = False) -> Any:
     """Return the JSON body of a request, ``{}`` for none; when lenient, None for what is not JSON."""
     body = await request.read()
     try:
-        return json.loads(body) if body else {}
+        return parse(body)
     except ValueError:
         if lenient:
             return None
         raise
 
 
-async def asked_of(request: web.Request) -> dict[str, Json]:
-    """Return what an update asks for; anything but the wrapped JSON object is ignored, as Mage does."""
-    body = await json_of(request, lenient=True) if request.content_type == "application/json" else {}
-    asked = body.get("pipeline_run") if isinstance(body, dict) else None
-    return asked if isinstance(asked, dict) else {}
+async def asked_of(request: web.Request) -> Any:
+    """Return what an update asks for; a body that is no wrapped object asks for nothing."""
+    body = await json_of(request) if request.content_type == "application/json" else {}
+    return (body.get("pipeline_run") if isinstance(body, dict) else None) or {}
 
 
 def read_date(value: Json, now: float) -> datetime:
@@ -894,10 +944,13 @@ def traceback_of(kind: str, text: str) -> str:
     return "Traceback (most recent call last):\n" + "".join(stack(12)) + f"{kind}: {text}\n"
 
 
-def uncaught(error: Exception, request: web.Request) -> web.Response:
+def answer(body: Json, status: int = 200) -> web.Response:
+    """Return a JSON answer; the content type names no character set, as Mage's does."""
+    return web.Response(body=json.dumps(body).encode(), status=status, content_type="application/json")
+
+
+def uncaught(error: Exception, parameters: dict[str, str]) -> web.Response:
     """Return Mage's answer to an exception that it does not handle: HTTP 200, with the URL's parts."""
-    names = {"schedule": "pipeline_schedule_id"}
-    parameters = {names.get(name, name): value for name, value in request.match_info.items()}
     text = str(error)
     details = {
         "code": 500,
@@ -905,7 +958,7 @@ def uncaught(error: Exception, request: web.Request) -> web.Response:
         "exception": text,
         "message": traceback_of(type(error).__name__, text),
     }
-    return web.json_response({"error": details, "url_parameters": parameters})
+    return answer({"error": details, "url_parameters": parameters})
 
 
 def block_error(block: str, message: str | None) -> dict[str, Json]:

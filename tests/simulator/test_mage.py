@@ -209,6 +209,7 @@ def test_not_a_number_is_stored_as_null(mage: Client) -> None:
         (1, {"data": "{env: 1}"}, "Expecting property name enclosed in double quotes"),
         (1, {"data": {"env": "dev"}}, "Expecting value: line 1 column 1 (char 0)"),
         (1, {"json": [1]}, "'list' object has no attribute 'get'"),
+        (1, {"json": {"pipeline_run": "x"}}, "'str' object does not support item assignment"),
         (1, {"json": {"pipeline_run": None}}, "argument of type 'NoneType' is not iterable"),
         (9, {}, "Pipeline three does not exist in repo_path "),
         (
@@ -386,7 +387,7 @@ def test_timeout_setting(mage: Client, until: Until) -> None:
     until(lambda: mage.status(run) == "failed")
     assert {block["status"] for block in mage.get(run)["block_runs"]} == {"cancelled"}
     logs = mage.call("GET", f"/api/pipelines/slow/logs?pipeline_run_id[]={run}&_limit=20").json()["logs"][0]
-    assert re.search(r"Pipeline run timed out after \d+ seconds", logs["pipeline_run_logs"][0]["content"])
+    assert re.search(r"Pipeline run timed out after \d+ seconds", logs["pipeline_run_logs"][1]["content"])
 
 
 def test_run_limit_setting(mage: Client, until: Until) -> None:
@@ -424,6 +425,7 @@ def test_pages_and_order(mage: Client) -> None:
     assert mage.ids("order_by[]=status desc,id desc") == [3, 2, 1]
     assert mage.ids("order_by[]=completed_at,pipeline_schedule_id,pipeline_uuid,variables") == [1, 2, 3]
     assert mage.ids("_limit=-1") == []
+    assert mage.ids("_limit=-2") == [3, 2]
     path = "/api/pipeline_runs?_limit=2"
     assert mage.call("GET", path).json()["metadata"] == {"count": 3, "next": True}
     assert mage.call("GET", path + "&_offset=1").json()["metadata"] == {"count": 3, "next": False}
@@ -561,7 +563,6 @@ def test_cancel_in_the_first_state_and_at_the_end(mage: Client, until: Until) ->
         {"json": {"status": "cancelled"}},
         {"json": {"pipeline_run": {"status": "completed"}}},
         {"json": {"pipeline_run": {"status": "bogus", "foo": 1}}},
-        {"json": {"pipeline_run": "cancelled"}},
         {"json": []},
         {"data": '{"pipeline_run": {"status": "cancelled"}}'},
         {},
@@ -637,7 +638,8 @@ def test_retry_as_a_new_run(mage: Client, until: Until) -> None:
     for name in ("execution_date", "variables", "event_variables"):
         assert mage.get(new)[name] == mage.get(old)[name]
     assert mage.status(old) == "failed"
-    assert_handled(mage.call("PUT", "/api/pipelines/none", json=asked), 200, 404, "record_not_found")
+    unknown = mage.call("PUT", "/api/pipelines/none", json=asked)
+    assert_uncaught(unknown, "Pipeline none does not exist.")
 
 
 def test_delete(mage: Client) -> None:
@@ -649,6 +651,19 @@ def test_delete(mage: Client) -> None:
     assert len(mage.sim.runs()) == 2
 
 
+@pytest.mark.parametrize(
+    ("data", "exception"),
+    [("{x", "Expecting property name"), ('{"pipeline_run": "x"}', "'str' object has no attribute 'get'")],
+)
+def test_unreadable_updates(mage: Client, data: str, exception: str) -> None:
+    run = mage.start()
+    headers = {"Content-Type": "application/json"}
+    body = assert_uncaught(
+        mage.call("PUT", f"/api/pipeline_runs/{run}", data=data, headers=headers), exception
+    )
+    assert body["url_parameters"] == {"resource": "pipeline_runs", "pk": str(run)}
+
+
 # Logs, status, page
 
 
@@ -656,17 +671,22 @@ def test_logs(mage: Client, until: Until) -> None:
     run = mage.start(2)
     until(lambda: mage.status(run) == "failed")
     logs = mage.call("GET", f"/api/pipelines/broken/logs?pipeline_run_id[]={run}&_limit=20").json()["logs"][0]
-    assert (logs["total_block_run_log_count"], logs["total_pipeline_run_log_count"]) == (2, 1)
-    assert [log["name"] for log in logs["block_run_logs"]] == ["load_x.log", "bang_y.log"]
-    assert logs["pipeline_run_logs"][0]["name"] == "scheduler.log"
+    assert (logs["total_block_run_log_count"], logs["total_pipeline_run_log_count"]) == (3, 1)
+    assert [log["name"] for log in logs["block_run_logs"]] == ["load_x.log", "bang_y.log", "export_z.log"]
+    assert [log["name"] for log in logs["pipeline_run_logs"]] == ["pipeline.log", "scheduler.log"]
+    assert logs["pipeline_run_logs"][0]["content"] == logs["block_run_logs"][2]["content"] == ""
     log = logs["block_run_logs"][1]
     assert set(log) == {"name", "path", "size", "modified_timestamp", "content"}
-    stamp, _, text = log["content"].splitlines()[-1].partition(" ")
+    lines = log["content"].splitlines()
+    assert lines[-1] == "RuntimeError: bang in y"
+    stamp, _, text = lines[1].partition(" ")
     assert re.fullmatch(r"[-\d]{10}T[:\d]{8}", stamp)
     line = json.loads(text)
     assert (line["level"], line["block_uuid"]) == ("EXCEPTION", "bang_y")
-    assert "bang in y" in line["message"]
-    assert_handled(mage.call("GET", "/api/pipelines/none/logs"), 200, 404, "record_not_found")
+    assert line["message"] == "Failed to execute block bang_y"
+    assert "(block_uuid: bang_y) failed." in logs["pipeline_run_logs"][1]["content"]
+    body = assert_uncaught(mage.call("GET", "/api/pipelines/none/logs"), "Pipeline none does not exist.")
+    assert body["url_parameters"] == {"resource": "pipelines", "pk": "none", "child": "logs"}
 
 
 def test_status_and_page(mage: Client) -> None:
