@@ -483,12 +483,13 @@ class MageSimulator(System):
         asked = (await json_of(request)).get("session") if is_json else None
         asked = asked or {}
         options = self.options
+        # Each login, also one that succeeds, spoils the server's shared "not found" text until it is restarted.
+        self._not_found = "Email/username and/or password invalid."
         name, password = asked.get("email") or asked.get("username"), asked.get("password")
         if not name or not password:
-            raise ApiError(404, "Email/username and password are required.", "record_not_found")
+            self._not_found = "Email/username and password are required."
+            raise self._missing()
         if name not in (options.email, options.username) or password != options.password:
-            # The real server spoils its shared "not found" text until it is restarted.
-            self._not_found = "Email/username and/or password invalid."
             raise self._missing()
         inner = secrets.token_urlsafe(32)
         expires = time.time() + options.session_seconds
@@ -556,6 +557,8 @@ class MageSimulator(System):
         if not token and "oauth_token" in request.cookies:
             token = inner_token(request.cookies["oauth_token"])
         if not token:
+            if "/pipeline_runs/" in request.path:
+                self._run_of(request)  # a run is looked up before the right to see it
             text = f"Private access for {action} only, invalid scope."
             raise ApiError(403, text, "unauthorized_access")
         expires = self._sessions.get(token)

@@ -747,6 +747,8 @@ def test_refusals(closed: Client) -> None:
         error = assert_handled(closed.call("GET", path, **key), 200, 403, "unauthorized_access")
         assert error["message"] == "Private access for list only, invalid scope."
     headers = {"X-API-KEY": KEY}
+    assert_handled(closed.call("GET", path + "/1", headers=headers), 200, 404, "record_not_found")
+    closed.start()
     for method, word in (("GET", "detail"), ("PUT", "update"), ("DELETE", "delete")):
         error = closed.call(method, path + "/1", headers=headers).json()["error"]
         assert error["message"] == f"Private access for {word} only, invalid scope."
@@ -768,7 +770,7 @@ def test_expired_session(closed: Client) -> None:
 
 
 def test_login_refusals(closed: Client) -> None:
-    """A wrong password spoils the message of every later 404, not its type."""
+    """A login, also one that succeeds, spoils the message of every later 404, not its type."""
     session = {"email": "admin@admin.com", "password": "admin"}
     answer = closed.call("POST", "/api/sessions", json={"session": session})
     assert_handled(answer, 401, 401, "invalid_api_key")
@@ -776,6 +778,7 @@ def test_login_refusals(closed: Client) -> None:
     assert "are required" in assert_handled(form, 200, 404, "record_not_found")["message"]
     error = assert_handled(login(closed, password="x"), 200, 404, "record_not_found")
     assert error["message"] == "Email/username and/or password invalid."
+    closed.sim.reset()
     token = inner_of(login(closed).json()["session"]["token"])["token"]
     answer = closed.call("GET", "/api/pipeline_runs/1", headers={"X-API-KEY": KEY, "OAUTH-TOKEN": token})
     assert "password" in assert_handled(answer, 200, 404, "record_not_found")["message"]
