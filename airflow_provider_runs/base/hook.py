@@ -191,7 +191,7 @@ class RunHook(BaseHook):
         await self.aclose()
 
     async def aread_api(self) -> RunApi:
-        """Read the connection and return the service's description for it, without blocking the event loop."""
+        """Read the connection, off the event loop, and return the service's description for it."""
         from airflow.providers.common.compat.connection import get_async_connection
 
         return self._describe(await get_async_connection(self.conn_id, hook=type(self)))

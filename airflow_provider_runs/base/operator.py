@@ -46,8 +46,9 @@ class TriggerRunOperator(RunTask):
     :param timeout: how long to wait, in seconds or as timedelta; None: for ever. The run then goes on, unless
         ``cancel_on_timeout``.
     :param cancel_on_timeout: whether the run is cancelled when ``timeout`` is over.
-    :param cancel_on_kill: whether the run is cancelled when a person ends the task (marks or clears it, or its
-        DAG run), when ``execution_timeout`` is over, and when a newer run of the cleared task takes its place.
+    :param cancel_on_kill: whether the run is cancelled when a person ends the task (marks or clears it, or
+        its DAG run), when ``execution_timeout`` is over, and when a newer run of the cleared task takes its
+        place.
     :param unreachable_timeout: how long an outage of the service may last, in seconds or as timedelta; None:
         until ``timeout``. A longer one fails the task without a verdict on the run; a retry attaches to it.
     :param no_progress_timeout: how long the run may keep its first status, in seconds or as timedelta; None:

@@ -39,11 +39,12 @@ class RunSensor(RunTask, BaseSensorOperator):
     Wait until a run has ended and fail if it ended badly. A sensor never cancels a run.
 
     The three modes give the same verdict. ``soft_fail`` skips the task where the run failed, was cancelled or
-    took too long; it does not hide a service that cannot be asked. The task returns the run's id and pushes its
-    page as ``run_url``.
+    took too long; it does not hide a service that cannot be asked. The task returns the run's id and pushes
+    its page as ``run_url``.
 
     :param run_id: the run's id, or a template of it.
-    :param deferrable: whether to wait in the triggerer. Default: Airflow's ``[operators] default_deferrable``.
+    :param deferrable: whether to wait in the triggerer. Default: Airflow's
+        ``[operators] default_deferrable``.
     :param min_poll_interval: shortest time between two looks, in seconds; ``poke_interval`` is the longest.
     :param unreachable_timeout: how long an outage of the service may last, in seconds or as timedelta; None:
         until ``timeout``. In ``reschedule`` mode every outage is waited out until ``timeout``.

@@ -15,8 +15,8 @@ without a run id         the process died in between: start again with the same 
                          one, else look for the run by its marker
 ======================== =================================================================================
 
-A generation is one value of ``max_tries``, which Airflow raises when a task is cleared and keeps over retries,
-and one fingerprint of what is asked for.
+A generation is one value of ``max_tries``, which Airflow raises when a task is cleared and keeps over
+retries, and one fingerprint of what is asked for.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class StartRecord:
 
         :param value: what the store returned.
         :return: the record, or None where there is none.
-        :raises StartUncertain: if there is one that cannot be read; starting a run beside it would be a guess.
+        :raises StartUncertain: if there is one that cannot be read; to start a run beside it would be a guess.
         """
         if value is None:
             return None
@@ -251,8 +251,8 @@ class DurableStart:
             return self._send(record)
         if not isinstance(api, CanFindStarted):
             raise StartRefused(
-                f"an earlier try may have started a {api.service} run that cannot be found again. Look for it "
-                f"in {api.service}; clear the task to start another run"
+                f"an earlier try may have started a {api.service} run that cannot be found again. Look for "
+                f"it in {api.service}; clear the task to start another run"
             )
         # A request that is still under way may land after one look, so look again when none can be.
         found = self._find(record)

@@ -23,8 +23,8 @@ class RunTrigger(BaseTrigger):
     """
     Wait for a run and fire one event that says how it ended.
 
-    The class path and the arguments are kept in Airflow's metadata database while tasks are deferred: they may
-    only grow, with defaults. They hold JSON values and no secret.
+    The class path and the arguments are kept in Airflow's metadata database while tasks are deferred: they
+    may only grow, with defaults. They hold JSON values and no secret.
 
     :param conn_id: the Airflow connection.
     :param run_id: the run.

@@ -432,7 +432,7 @@ class Watcher:
 
 
 def _as_known(error: Exception, driver: AsyncDriver | None) -> RunsError:
-    """Return the error as one of ours: whatever else it is, it means that the run could not be asked about."""
+    """Return the error as one of ours: whatever it is, the run could not be asked about."""
     if isinstance(error, RunsError):
         return error
     text = f"{type(error).__name__}: {error}"

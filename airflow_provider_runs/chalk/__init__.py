@@ -1,0 +1,1 @@
+"""Chalk: resolver runs."""

@@ -58,7 +58,8 @@ class ChalkHook(RunHook):
         Start a run of a resolver. The call may take up to 300 s; the run may have ended when it answers.
 
         :param resolver_fqn: the resolver's fully qualified name.
-        :param lower_bound: only data observed after this instant: ISO 8601 or datetime; without zone it is UTC.
+        :param lower_bound: only data observed after this instant: ISO 8601 or datetime; without zone it is
+            UTC.
         :param upper_bound: only data observed before this instant, in the same form.
         :param max_samples: samples taken from the offline store at most.
         :param timestamping_mode: ``feature_time`` or ``online_store_write_time``.

@@ -1,0 +1,1 @@
+"""Mage: pipeline runs."""
