@@ -483,7 +483,7 @@ class MageSimulator(System):
         asked = (await json_of(request)).get("session") if is_json else None
         asked = asked or {}
         options = self.options
-        # Each login, also one that succeeds, spoils the server's shared "not found" text until it is restarted.
+        # Each login, also one that succeeds, spoils the shared "not found" text until the server restarts.
         self._not_found = "Email/username and/or password invalid."
         name, password = asked.get("email") or asked.get("username"), asked.get("password")
         if not name or not password:

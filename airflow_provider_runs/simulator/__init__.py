@@ -48,7 +48,7 @@ Faults:
 started. A full outage is operation ``*`` with ``status`` 503 or ``reset_before``.
 """
 
-from airflow_provider_runs.simulator.server import SYSTEMS, Server, Simulator
+from airflow_provider_runs.simulator.server import Server, Simulator
 from airflow_provider_runs.simulator.world import ControlError
 
-__all__ = ["SYSTEMS", "ControlError", "Server", "Simulator"]
+__all__ = ["ControlError", "Server", "Simulator"]

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from airflow_provider_runs.simulator.server import SYSTEMS, Server, system_class
+from airflow_provider_runs.provider_info import SYSTEMS
+from airflow_provider_runs.simulator.server import Server, system_class
 from airflow_provider_runs.simulator.world import ControlError
 
 
@@ -91,7 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ControlError as error:
         print(f"simulator: {error}", file=sys.stderr)
         return 2
-    asyncio.run(serve(server))
+    try:
+        asyncio.run(serve(server))
+    except OSError as error:
+        print(f"simulator: cannot listen: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

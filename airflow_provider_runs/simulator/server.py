@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 
 from aiohttp import web
 
+from airflow_provider_runs.provider_info import SYSTEMS
 from airflow_provider_runs.simulator.world import (
     ControlError,
     Fault,
@@ -28,7 +29,6 @@ from airflow_provider_runs.simulator.world import (
 
 T = TypeVar("T")
 
-SYSTEMS = ("chalk", "mage")
 HOST = "127.0.0.1"
 MAX_BODY = 16 * 1024 * 1024
 SECRET_ARGUMENTS = re.compile(r"(?i)\b(api_key|token|http_authorization)=[^&]*")
@@ -40,6 +40,8 @@ def system_class(name: str) -> type[System]:
     try:
         module = import_module(f"airflow_provider_runs.{name}.simulator")
     except ModuleNotFoundError as error:
+        if not str(error.name).startswith(__name__.partition(".")[0]):
+            raise
         raise ControlError(f"there is no simulator of {name!r}; known: {', '.join(SYSTEMS)}") from error
     found: type[System] = getattr(module, f"{name.capitalize()}Simulator")
     return found

@@ -79,12 +79,14 @@ def test_unknown_system() -> None:
             sim.runs("chalk")
 
 
-def test_port_is_taken() -> None:
-    """A simulator that cannot start leaves no thread behind."""
+def test_port_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    """A simulator that cannot start says so and leaves no thread behind."""
     with Simulator() as sim:
         port = int(sim.url.rpartition(":")[2])
         with pytest.raises(OSError, match="address already in use"):
             Simulator(port=port).start()
+        assert main(["--port", str(port)]) == 1
+        assert "cannot listen" in capsys.readouterr().err
 
 
 async def test_asynchronous_context() -> None:
