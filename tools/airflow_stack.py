@@ -367,6 +367,10 @@ class AirflowStack:
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home}/airflow.db",
             "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+            # A worker may notice the end of its task process only this many seconds later. By then a task
+            # that had deferred can be queued again, and Airflow 3.3 takes that for a failure
+            # (https://github.com/apache/airflow/issues/67287). The default is 5.
+            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
             "NO_PROXY": HOST,
             "no_proxy": HOST,
             **{f"AIRFLOW_CONN_{k.upper()}": v for k, v in self.connections.items() if isinstance(v, str)},
