@@ -1,0 +1,242 @@
+"""A service without a network, and a task instance without an Airflow."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow_provider_runs.base.hook import RunHook
+from airflow_provider_runs.base.operator import TriggerRunOperator
+from airflow_provider_runs.base.sensor import RunSensor
+from airflow_provider_runs.base.trigger import RunTrigger
+from airflow_provider_runs.core.api import CanCancel, CanExplain, CanFindStarted, CanGetMany, RunApi
+from airflow_provider_runs.core.connection import MAX_REQUESTS_PER_MINUTE, ConnectionSpec
+from airflow_provider_runs.core.errors import BadInput, NotFound
+from airflow_provider_runs.core.http import Flow
+from airflow_provider_runs.core.run import Run, RunState, StatusTable
+from airflow_provider_runs.core.schedule import Pace
+
+WORDS = {
+    RunState.PENDING: ("waiting",),
+    RunState.RUNNING: ("going",),
+    RunState.SUCCEEDED: ("done",),
+    RunState.FAILED: ("broken",),
+    RunState.CANCELLED: ("stopped",),
+}
+
+
+class Service:
+    """What a fake service remembers: runs by id, keys, and every call."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, str] = {}
+        self.keys: dict[str, str] = {}
+        self.calls: list[tuple[str, Any]] = []
+        self.trigger_errors: list[Exception] = []
+        self.loses_answers = 0
+        self.get_errors: list[Exception] = []
+        self.errors: dict[str, Exception] = {}
+        self.status_of_new = "going"
+        self.before_answer: Callable[[], None] = lambda: None
+        self.silent_about: set[str] = set()
+        self.lock = threading.Lock()
+
+    def called(self, name: str) -> list[Any]:
+        return [argument for call, argument in self.calls if call == name]
+
+    def start(self, key: str | None, *, same: bool) -> str:
+        with self.lock:
+            if same and key in self.keys:
+                return self.keys[key]
+            run_id = f"r{len(self.runs) + 1}"
+            self.runs[run_id] = self.status_of_new
+            if key:
+                self.keys[key] = run_id
+            return run_id
+
+
+SERVICE = Service()
+
+
+class FakeApi(RunApi):
+    """A service that can do nothing but start and be asked, and knows no key."""
+
+    service = "Fake"
+    connection = ConnectionSpec(
+        "fake", "Fake", None, "http", {}, {}, (), (MAX_REQUESTS_PER_MINUTE,)
+    )
+    statuses = StatusTable(WORDS)
+    pace = Pace(min_poll_interval=0.01, poll_interval=0.05, max_requests_per_minute=100_000)
+    scope_fields = ("zone",)
+
+    def trigger(self, arguments: Mapping[str, Any], key: str | None = None) -> Flow[Run]:
+        self.trigger_body(arguments, key)
+        SERVICE.calls.append(("trigger", key))
+        if SERVICE.trigger_errors:
+            raise SERVICE.trigger_errors.pop(0)
+        run_id = SERVICE.start(key, same=self.takes_key)
+        SERVICE.before_answer()
+        if SERVICE.loses_answers:
+            SERVICE.loses_answers -= 1
+            from airflow_provider_runs.core.errors import ConnectionFailed
+
+            raise ConnectionFailed("the answer was lost", sent=True)
+        yield from ()
+        return self.run(run_id)
+
+    def get(self, run_id: str) -> Flow[Run]:
+        SERVICE.calls.append(("get", run_id))
+        if SERVICE.get_errors:
+            raise SERVICE.get_errors.pop(0)
+        if run_id in SERVICE.errors:
+            raise SERVICE.errors[run_id]
+        yield from ()
+        return self.run(run_id)
+
+    def run(self, run_id: str) -> Run:
+        if run_id not in SERVICE.runs:
+            raise NotFound(f"no run {run_id}", status=404)
+        status = SERVICE.runs[run_id]
+        return Run(run_id, self.statuses.state(status), status, f"http://fake/{run_id}")
+
+    def check(self) -> Flow[str]:
+        yield from ()
+        return "fine"
+
+    def trigger_body(self, arguments: Mapping[str, Any], key: str | None) -> dict[str, Any]:
+        if arguments.get("job") == "bad":
+            raise BadInput("job is bad")
+        return dict(arguments)
+
+
+class KeyApi(FakeApi):
+    """One that starts one run per key."""
+
+    takes_key = True
+
+
+class FullApi(FakeApi, CanCancel, CanExplain, CanFindStarted, CanGetMany):
+    """One that can do everything but take a key."""
+
+    batch_size = 50
+
+    def cancel(self, run_id: str) -> Flow[None]:
+        SERVICE.calls.append(("cancel", run_id))
+        if SERVICE.runs.get(run_id) in ("waiting", "going"):
+            SERVICE.runs[run_id] = "stopped"
+        yield from ()
+
+    def explain(self, run_id: str) -> Flow[str | None]:
+        SERVICE.calls.append(("explain", run_id))
+        yield from ()
+        return f"step 2 of {run_id} raised ValueError"
+
+    def find_started(self, arguments: Mapping[str, Any], key: str, since: float) -> Flow[Run | None]:
+        SERVICE.calls.append(("find_started", key))
+        yield from ()
+        return self.run(SERVICE.keys[key]) if key in SERVICE.keys else None
+
+    def get_many(self, run_ids: Sequence[str]) -> Flow[dict[str, Run | Exception]]:
+        SERVICE.calls.append(("get_many", tuple(run_ids)))
+        if SERVICE.get_errors:
+            raise SERVICE.get_errors.pop(0)
+        yield from ()
+        found: dict[str, Run | Exception] = {}
+        for run_id in run_ids:
+            if run_id in SERVICE.errors:
+                found[run_id] = SERVICE.errors[run_id]
+            elif run_id not in SERVICE.silent_about:
+                found[run_id] = self.run(run_id)
+        return found
+
+
+class FakeHook(RunHook):
+    api_class = FullApi
+    conn_name_attr = "fake_conn_id"
+    default_conn_name = "fake_default"
+
+    def __init__(self, fake_conn_id: str = default_conn_name, zone: str | None = None) -> None:
+        super().__init__(fake_conn_id, {"zone": zone})
+
+
+class KeyHook(FakeHook):
+    api_class = KeyApi
+
+
+class PlainHook(FakeHook):
+    api_class = FakeApi
+
+
+class FakeRunTrigger(RunTrigger):
+    hook_class = FakeHook
+
+
+class FakeTriggerRunOperator(TriggerRunOperator):
+    hook_class = FakeHook
+    trigger_class = FakeRunTrigger
+    run_fields = ("job", "payload")
+    resource_fields = ("job",)
+    template_fields = ("fake_conn_id", "zone", *run_fields, *TriggerRunOperator.shared_template_fields)
+
+    def __init__(
+        self,
+        *,
+        job: Any,
+        payload: Any = None,
+        fake_conn_id: str = "fake_default",
+        zone: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.job = job
+        self.payload = payload
+        self.fake_conn_id = fake_conn_id
+        self.zone = zone
+
+
+class FakeRunSensor(RunSensor):
+    hook_class = FakeHook
+    trigger_class = FakeRunTrigger
+    template_fields = (*RunSensor.shared_template_fields, "fake_conn_id", "zone")
+
+    def __init__(
+        self, *, run_id: str, fake_conn_id: str = "fake_default", zone: str | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(run_id=run_id, **kwargs)
+        self.fake_conn_id = fake_conn_id
+        self.zone = zone
+
+
+class Store(dict[str, Any]):
+    """A task state store; it keeps every version."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.versions: list[Any] = []
+
+    def set(self, key: str, value: Any) -> None:
+        self[key] = value
+        self.versions.append(value)
+        SERVICE.calls.append(("store", value["run_id"]))
+
+
+class FakeTaskInstance:
+    """As much of a task instance as our code touches."""
+
+    dag_id, task_id, run_id = "dag", "task", "manual"
+
+    def __init__(self, max_tries: int = 0, map_index: int = -1) -> None:
+        self.max_tries = max_tries
+        self.map_index = map_index
+        self.start_date = datetime.now(UTC)
+        self.state = "running"
+        self.pushed: dict[str, Any] = {}
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        SERVICE.calls.append(("xcom", key))
+        self.pushed[key] = value
+
+    def current_state(self) -> str:
+        return self.state

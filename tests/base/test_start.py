@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_runs.base.exceptions import StartRefused, StartUncertain
+from airflow_provider_runs.base.start import DurableStart, StartRecord, fingerprint
+from airflow_provider_runs.core.errors import ApiError, ConnectionFailed
+from tests.base.fakes import FakeHook, KeyHook, PlainHook, Service, Store
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "start_record.json"
+MARK = "where.what"
+
+
+def begin(store: Store | None, hook: Any = None, **changes: Any) -> DurableStart:
+    settings: dict[str, Any] = {
+        "store": store,
+        "max_tries": 2,
+        "mark": MARK,
+        "cancel_superseded": True,
+        "log": logging.getLogger("test"),
+        "clock": lambda: 1000.0,
+        "sleep": lambda seconds: None,
+    }
+    return DurableStart(hook or FakeHook(), {"job": "j"}, **{**settings, **changes})
+
+
+def test_the_stored_record_has_the_form_that_databases_keep() -> None:
+    record = StartRecord(2, 1, "6f1c", "where.what", "r1", 1000.5)
+    assert record.to_json() == json.loads(GOLDEN.read_text())
+    assert StartRecord.from_json(json.loads(GOLDEN.read_text())) == record
+
+
+def test_the_record_is_written_before_sending_and_completed_right_after(service: Service) -> None:
+    store = Store()
+    run = begin(store).ensure()
+    assert [call for call in service.calls if call[0] in ("store", "trigger")] == [
+        ("store", None),
+        ("trigger", store["run"]["key"]),
+        ("store", run.id),
+    ]
+
+
+def test_every_start_has_a_key_of_its_own(service: Service) -> None:
+    keys = {begin(Store()).ensure() and service.calls[-2][1] for _ in range(5)}
+    assert len(keys) == 5
+
+
+@pytest.mark.parametrize("status", ["waiting", "going", "done", "a word that nobody knows"])
+def test_a_retry_goes_on_with_the_run_unless_it_ended_badly(service: Service, status: str) -> None:
+    store = Store()
+    first = begin(store).ensure()
+    service.runs[first.id] = status
+    again = begin(store).ensure()
+    assert (again.id, again.status) == (first.id, status)
+    assert len(service.called("trigger")) == 1
+
+
+@pytest.mark.parametrize("status", ["broken", "stopped"])
+def test_a_retry_starts_another_run_with_another_key_after_one_that_ended_badly(
+    service: Service, status: str
+) -> None:
+    store = Store()
+    first = begin(store).ensure()
+    old_key = store["run"]["key"]
+    service.runs[first.id] = status
+    second = begin(store).ensure()
+    assert second.id != first.id
+    assert store["run"]["attempt"] == 2
+    assert store["run"]["key"] != old_key
+
+
+def test_a_retry_waits_for_the_run_also_while_it_cannot_be_asked_about(service: Service) -> None:
+    store = Store()
+    first = begin(store).ensure()
+    service.errors[first.id] = ConnectionFailed("down", sent=False)
+    again = begin(store).ensure()
+    assert again.id == first.id
+    assert not again.state.is_terminal
+    assert len(service.called("trigger")) == 1
+
+
+def test_a_cleared_task_cancels_the_run_that_still_goes_and_starts_anew(service: Service) -> None:
+    store = Store()
+    first = begin(store).ensure()
+    second = begin(store, max_tries=4).ensure()
+    assert service.called("cancel") == [first.id]
+    assert second.id != first.id
+    assert (store["run"]["max_tries"], store["run"]["attempt"]) == (4, 1)
+
+
+@pytest.mark.parametrize("status", ["done", "broken", "stopped"])
+def test_a_cleared_task_starts_anew_and_leaves_an_ended_run_alone(service: Service, status: str) -> None:
+    store = Store()
+    first = begin(store).ensure()
+    service.runs[first.id] = status
+    second = begin(store, max_tries=4).ensure()
+    assert second.id != first.id
+    assert service.called("cancel") == []
+
+
+def test_a_cleared_task_names_the_old_run_where_it_must_not_cancel_it(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store()
+    first = begin(store).ensure()
+    begin(store, max_tries=4, cancel_superseded=False).ensure()
+    assert service.called("cancel") == []
+    assert f"Run {first.id}" in caplog.text
+    assert f"http://fake/{first.id}" in caplog.text
+
+
+def test_a_cleared_task_names_the_old_run_where_the_service_cannot_cancel(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store()
+    first = begin(store, KeyHook()).ensure()
+    begin(store, KeyHook(), max_tries=4).ensure()
+    assert f"Run {first.id}" in caplog.text
+    assert "Fake cannot cancel" in caplog.text
+
+
+def test_a_cleared_task_cancels_a_run_whose_answer_was_lost(service: Service) -> None:
+    store = Store()
+    service.loses_answers = 1
+    first = begin(store)
+    first.hook.find_started = lambda *a: None  # type: ignore[method-assign]
+    with pytest.raises(StartUncertain):
+        first.ensure()
+    begin(store, max_tries=4).ensure()
+    assert service.called("cancel") == ["r1"]
+
+
+def test_another_resource_counts_as_another_generation(service: Service) -> None:
+    store = Store()
+    first = begin(store).ensure()
+    second = begin(store, mark="where.other").ensure()
+    assert second.id != first.id
+    assert service.called("cancel") == [first.id]
+
+
+def test_a_run_of_another_connection_is_neither_asked_about_nor_cancelled(service: Service) -> None:
+    store = Store()
+    first = begin(store).ensure()
+    service.calls.clear()
+    second = begin(store, mark="elsewhere.what").ensure()
+    assert second.id != first.id
+    assert service.called("get") == service.called("cancel") == []
+
+
+def test_a_cleared_task_waits_with_the_new_run_while_the_old_one_cannot_be_asked_about(
+    service: Service,
+) -> None:
+    store = Store()
+    first = begin(store).ensure()
+    service.errors[first.id] = ConnectionFailed("down", sent=False)
+    with pytest.raises(StartUncertain, match=first.id):
+        begin(store, max_tries=4).ensure()
+    assert len(service.called("trigger")) == 1
+    assert store["run"]["max_tries"] == 2
+
+
+def test_a_cleared_task_starts_anew_where_the_old_run_is_gone(service: Service) -> None:
+    store = Store()
+    first = begin(store).ensure()
+    del service.runs[first.id]
+    service.runs["x"] = "done"
+    assert begin(store, max_tries=4).ensure().id != first.id
+
+
+def test_a_death_before_the_answer_sends_again_with_the_same_key_where_the_service_takes_one(
+    service: Service,
+) -> None:
+    store = Store()
+    service.loses_answers = 1
+    with pytest.raises(StartUncertain):
+        begin(store, KeyHook()).ensure()
+    run = begin(store, KeyHook()).ensure()
+    assert len(set(service.called("trigger"))) == 1
+    assert list(service.runs) == [run.id]
+    assert store["run"]["run_id"] == run.id
+
+
+def test_a_death_before_the_answer_is_found_by_its_marker(service: Service) -> None:
+    store = Store()
+    record = StartRecord(2, 1, "marker", MARK, None, 1000.0)
+    store["run"] = record.to_json()
+    service.start("marker", same=False)
+    run = begin(store).ensure()
+    assert run.id == "r1"
+    assert service.called("trigger") == []
+    assert store["run"]["run_id"] == "r1"
+
+
+def test_a_run_found_by_its_marker_that_ended_badly_is_followed_by_another(service: Service) -> None:
+    store = Store()
+    store["run"] = StartRecord(2, 1, "marker", MARK, None, 1000.0).to_json()
+    service.start("marker", same=False)
+    service.runs["r1"] = "broken"
+    assert begin(store).ensure().id == "r2"
+    assert store["run"]["attempt"] == 2
+
+
+def test_a_start_that_never_arrived_is_made_after_looking_twice(service: Service) -> None:
+    store = Store()
+    store["run"] = StartRecord(2, 1, "marker", MARK, None, 990.0).to_json()
+    waits: list[float] = []
+    run = begin(store, sleep=waits.append).ensure()
+    assert waits == [20.0]
+    assert service.called("find_started") == ["marker", "marker"]
+    assert service.called("trigger") != []
+    assert run.id == "r1"
+
+
+def test_a_lost_answer_of_a_service_without_key_and_marker_is_never_sent_again(service: Service) -> None:
+    store = Store()
+    service.loses_answers = 1
+    with pytest.raises(StartUncertain, match="may have been started"):
+        begin(store, PlainHook()).ensure()
+    with pytest.raises(StartRefused, match="clear the task"):
+        begin(store, PlainHook()).ensure()
+    assert len(service.called("trigger")) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionFailed("cut", sent=True), ApiError("odd body", status=200, permanent=False)],
+    ids=["no answer", "odd answer"],
+)
+def test_a_run_whose_answer_was_lost_is_found_in_the_same_try(service: Service, error: Exception) -> None:
+    store = Store()
+
+    def fail() -> None:
+        raise error
+
+    service.before_answer = fail
+    run = begin(store).ensure()
+    assert run.id == store["run"]["run_id"] == "r1"
+    assert len(service.called("trigger")) == 1
+
+
+def test_a_failed_look_for_a_lost_run_leaves_it_to_the_retry(service: Service, mocker: Any) -> None:
+    store = Store()
+    service.loses_answers = 1
+    start = begin(store)
+    mocker.patch.object(start.hook, "find_started", side_effect=ConnectionFailed("down", sent=False))
+    with pytest.raises(StartUncertain, match="looking for it failed too"):
+        start.ensure()
+    assert begin(store).ensure().id == "r1"
+    assert len(service.called("trigger")) == 1
+
+
+def test_a_request_that_never_left_is_an_ordinary_failure(service: Service) -> None:
+    service.trigger_errors = [ConnectionFailed("refused", sent=False)]
+    with pytest.raises(ConnectionFailed):
+        begin(Store()).ensure()
+
+
+def test_what_the_service_refuses_is_not_retried(service: Service) -> None:
+    service.trigger_errors = [ApiError("no such job", status=400)]
+    with pytest.raises(StartRefused, match="no such job"):
+        begin(Store()).ensure()
+
+
+def test_bad_input_is_refused_before_anything_is_recorded(service: Service) -> None:
+    store = Store()
+    start = begin(store)
+    start.arguments = {"job": "bad"}
+    with pytest.raises(StartRefused, match="job is bad"):
+        start.ensure()
+    assert store == {}
+    assert service.called("trigger") == []
+
+
+@pytest.mark.parametrize(
+    "stored",
+    ["text", {"v": 2}, {"v": 1}, {"v": 1, "max_tries": "2", "attempt": 1, "key": "k", "fingerprint": "f"}],
+)
+def test_a_record_that_cannot_be_read_starts_nothing(service: Service, stored: Any) -> None:
+    store = Store()
+    store["run"] = stored
+    with pytest.raises(StartUncertain, match="no record that this version"):
+        begin(store).ensure()
+    assert service.called("trigger") == []
+
+
+def test_a_record_of_a_later_release_with_more_fields_can_be_read() -> None:
+    stored = {**json.loads(GOLDEN.read_text()), "colour": "blue"}
+    assert StartRecord.from_json(stored) is not None
+
+
+def test_nothing_is_sent_once_the_task_was_told_to_stop(service: Service) -> None:
+    start = begin(Store())
+    start.stopped = True
+    with pytest.raises(StartUncertain):
+        start.ensure()
+    assert service.called("trigger") == []
+
+
+def test_without_a_store_every_try_starts_a_run(service: Service) -> None:
+    assert begin(None).ensure().id != begin(None).ensure().id
+
+
+def test_a_fingerprint_depends_on_place_and_resource_apart() -> None:
+    here, there = fingerprint(["c"], {"job": 1}), fingerprint(["d"], {"job": 1})
+    other = fingerprint(["c"], {"job": 2})
+    assert here.split(".")[1] == there.split(".")[1]
+    assert here.split(".")[0] == other.split(".")[0]
+    assert len({here, there, other}) == 3
+
+
+def test_a_killed_task_can_find_its_run_in_every_stage(service: Service) -> None:
+    start = begin(Store())
+    assert start.find() is None
+    run = start.ensure()
+    assert start.find() == run
+    again = begin(Store())
+    again.record = StartRecord(2, 1, service.called("trigger")[0], MARK, None, 1000.0)
+    assert again.find() == run
+    again.record = StartRecord(2, 1, "other", MARK, run.id, 1000.0)
+    assert again.find() == run
+    plain = begin(Store(), PlainHook())
+    plain.record = StartRecord(2, 1, "other", MARK, None, 1000.0)
+    assert plain.find() is None
