@@ -114,7 +114,8 @@ class Watcher:
         self._cap: RateCap | None = None
         self._failures = 0
         self._failing_since = 0.0
-        self._in_outage = False
+        self._outage: RunsError | None = None
+        """Why the connection counts as broken."""
         self._hold_until = 0.0
         # A fresh context: inherited from the first trigger, the task would write into that trigger's log.
         self._task = asyncio.get_running_loop().create_task(self._watch(), context=contextvars.Context())
@@ -152,6 +153,9 @@ class Watcher:
         watched.waiters.append(waiter)
         if len(watched.waiters) == 1 or watched.due is not None:
             self._look_at(watched, self._clock())
+        if self._outage is not None:
+            now = self._clock()
+            self._settle(waiter, waiter.progress.missed(self._outage, now, since=now))
         self._keep_limit(waiter)
         self._wake.set()
         if self._task.done():
@@ -252,7 +256,7 @@ class Watcher:
     def _next_batch(self) -> list[Watched]:
         api = self._driver.api if self._driver else None
         size = 1
-        if isinstance(api, CanGetMany) and len(self._ready) > SINGLY and not (self._in_outage or self._alone):
+        if isinstance(api, CanGetMany) and len(self._ready) > SINGLY and not (self._outage or self._alone):
             size = api.batch_size
         queue = self._alone or self._ready
         batch: list[Watched] = []
@@ -264,7 +268,7 @@ class Watcher:
 
     def _concurrency(self) -> int:
         """Return how many requests may be under way: one until the connection is known to work."""
-        return 1 if self._in_outage or self._driver is None else CONCURRENCY
+        return 1 if self._outage or self._driver is None else CONCURRENCY
 
     def _free_at(self, now: float) -> float:
         free = self._cap.free_at(now) if self._cap is not None else now
@@ -330,11 +334,11 @@ class Watcher:
             pause = error.retry_after
         if self._failures >= OUTAGE_AFTER:
             pause = max(pause, backoff_seconds(self._failures - OUTAGE_AFTER + 1, BACKOFF_BASE, BACKOFF_CAP))
-            if not self._in_outage:
-                self._in_outage = True
+            if self._outage is None:
+                self._outage = error
                 for watched in tuple(self._runs.values()):
                     for waiter in tuple(watched.waiters):
-                        if not waiter.progress.failures:
+                        if not waiter.progress.told:
                             outcome = waiter.progress.missed(error, now, since=self._failing_since)
                             self._settle(waiter, outcome)
         self._hold_until = max(self._hold_until, now + pause)
@@ -342,9 +346,9 @@ class Watcher:
     def _recover(self, now: float) -> None:
         """Note that the connection works. After an outage nobody is asked about at once with all others."""
         self._failures = 0
-        if not self._in_outage:
+        if self._outage is None:
             return
-        self._in_outage = False
+        self._outage = None
         self._hold_until = now
         self._reread = True
         for watched in tuple(self._runs.values()):

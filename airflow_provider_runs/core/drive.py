@@ -145,7 +145,8 @@ class Driver:
             result: T = end.value
             return result
         except ApiError as error:
-            error.retry_after = retry_after(response) if response else None
+            if response is not None:
+                error.retry_after = retry_after(response)
             raise
 
     def close(self) -> None:
@@ -234,7 +235,8 @@ class AsyncDriver:
             result: T = end.value
             return result
         except ApiError as error:
-            error.retry_after = retry_after(response) if response else None
+            if response is not None:
+                error.retry_after = retry_after(response)
             raise
 
     async def close(self) -> None:

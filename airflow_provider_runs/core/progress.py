@@ -115,7 +115,8 @@ class Progress:
         self._trouble_since = 0.0
         self._asked_in_vain_since = 0.0
         self._error: RunsError | None = None
-        self._said = False
+        self.told = False
+        """Whether the log knows of the present trouble."""
         self._notes: list[Note] = []
 
     def take_notes(self) -> list[Note]:
@@ -159,8 +160,8 @@ class Progress:
         if trouble is not self._trouble:
             self._trouble, self._trouble_since = trouble, began
         self._error = error
-        if (self.failures > 1 or since is not None) and not self._said:
-            self._said = True
+        if (self.failures > 1 or since is not None) and not self.told:
+            self.told = True
             self._say(
                 f"{self.service} cannot be asked about run {self.watch.run_id}: {error}. "
                 "The wait goes on; this says nothing about the run itself.",
@@ -174,10 +175,10 @@ class Progress:
 
         :param now: the current time.
         """
-        if self._said:
+        if self.told:
             seconds = now - self._asked_in_vain_since
             self._say(f"{self.service} can be asked again, after {seconds:.0f} s")
-        self._trouble, self._error, self._said, self.failures = None, None, False, 0
+        self._trouble, self._error, self.told, self.failures = None, None, False, 0
 
     def deadline(self) -> float | None:
         """Return the earlier one of the two deadlines, at which the run is looked at for a last time."""

@@ -1,0 +1,434 @@
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from airflow_provider_runs.base import watch as watching
+from airflow_provider_runs.base.watch import Watcher, WatcherDied, wait_for_run
+from airflow_provider_runs.core.connection import Settings
+from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, Unauthorized
+from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
+from airflow_provider_runs.core.progress import Note, Watch
+from tests.base import fakes
+from tests.base.fakes import FakeApi, FullApi, Service
+
+DOWN = ConnectionFailed("down", sent=False)
+
+
+class Connections:
+    """Counts how often the connection is read."""
+
+    def __init__(self, api_class: type[FakeApi] = FakeApi) -> None:
+        self.api_class = api_class
+        self.reads = 0
+        self.host = "http://fake"
+        self.error: Exception | None = None
+        self.cap: int | None = None
+
+    async def read(self) -> FakeApi:
+        self.reads += 1
+        if self.error is not None:
+            raise self.error
+        extra = {"max_requests_per_minute": self.cap} if self.cap else {}
+        return self.api_class(Settings("c", self.host, extra=extra))
+
+
+@pytest.fixture
+def connections() -> Connections:
+    return Connections()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "BACKOFF_BASE", 0.01)
+    monkeypatch.setattr(watching, "BACKOFF_CAP", 0.05)
+
+
+def a_watch(run_id: str, **changes: Any) -> Watch:
+    return Watch(**{"run_id": run_id, "poll_interval": 0.05, "min_poll_interval": 0.01, **changes})
+
+
+async def wait(
+    connections: Connections, watch: Watch, told: list[Note] | None = None, key: Any = "key"
+) -> Outcome:
+    notes = told if told is not None else []
+    return await asyncio.wait_for(wait_for_run(key, connections.read, watch, "Fake", notes.append), 10)
+
+
+async def until(question: Callable[[], Any]) -> None:
+    end = time.monotonic() + 5
+    while not question():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict"),
+    [("done", Verdict.SUCCEEDED), ("broken", Verdict.FAILED), ("stopped", Verdict.CANCELLED)],
+)
+async def test_an_ended_run_ends_the_wait(
+    service: Service, connections: Connections, status: str, verdict: Verdict
+) -> None:
+    service.runs["r1"] = status
+    outcome = await wait(connections, a_watch("r1"))
+    assert (outcome.verdict, outcome.run_id, outcome.status) == (verdict, "r1", status)
+    assert service.called("get") == ["r1"]
+
+
+async def test_a_run_is_asked_about_until_it_ends_and_each_change_is_told(
+    service: Service, connections: Connections
+) -> None:
+    service.runs["r1"] = "waiting"
+    notes: list[Note] = []
+    waiting = asyncio.create_task(wait(connections, a_watch("r1"), notes))
+    await until(lambda: len(service.called("get")) > 3)
+    service.runs["r1"] = "going"
+    await until(lambda: len(notes) == 2)
+    service.runs["r1"] = "done"
+    assert (await waiting).verdict is Verdict.SUCCEEDED
+    assert [note.text.split(" ")[:4] for note in notes] == [
+        ["Run", "r1", "is", "waiting"],
+        ["Run", "r1", "is", "going"],
+        ["Run", "r1", "is", "done"],
+    ]
+
+
+async def test_two_waits_for_one_run_ask_once(service: Service, connections: Connections) -> None:
+    service.runs["r1"] = "done"
+    outcomes = await asyncio.gather(*(wait(connections, a_watch("r1")) for _ in range(5)))
+    assert {outcome.verdict for outcome in outcomes} == {Verdict.SUCCEEDED}
+    assert service.called("get") == ["r1"]
+
+
+async def test_a_second_wait_for_a_slowly_watched_run_has_it_looked_at_at_once(
+    service: Service, connections: Connections
+) -> None:
+    service.runs["r1"] = "going"
+    slow = asyncio.create_task(wait(connections, a_watch("r1", min_poll_interval=60, poll_interval=60)))
+    await until(lambda: service.called("get"))
+    service.runs["r1"] = "done"
+    assert (await wait(connections, a_watch("r1"))).verdict is Verdict.SUCCEEDED
+    assert (await slow).verdict is Verdict.SUCCEEDED
+
+
+async def test_all_waits_of_a_connection_read_it_once(service: Service, connections: Connections) -> None:
+    for number in range(50):
+        service.runs[str(number)] = "done"
+    await asyncio.gather(*(wait(connections, a_watch(str(number))) for number in range(50)))
+    assert connections.reads == 1
+
+
+async def test_the_last_to_leave_closes_and_the_next_starts_anew(
+    service: Service, connections: Connections
+) -> None:
+    service.runs |= {"r1": "done", "r2": "going"}
+    other = asyncio.create_task(wait(connections, a_watch("r2")))
+    await wait(connections, a_watch("r1"))
+    assert connections.reads == 1
+    service.runs["r2"] = "done"
+    await other
+    await wait(connections, a_watch("r1"))
+    assert connections.reads == 2
+    assert watching._watchers[asyncio.get_running_loop()] == {}
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_cancelled_wait_leaves_the_others_alone(service: Service, connections: Connections) -> None:
+    service.runs |= {"r1": "going", "r2": "going"}
+    first = asyncio.create_task(wait(connections, a_watch("r1")))
+    second = asyncio.create_task(wait(connections, a_watch("r2")))
+    await until(lambda: len(service.called("get")) >= 2)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    service.calls.clear()
+    service.runs["r2"] = "done"
+    assert (await second).verdict is Verdict.SUCCEEDED
+    assert "r1" not in service.called("get")
+
+
+async def test_keys_have_watchers_of_their_own(service: Service, connections: Connections) -> None:
+    service.runs |= {"r1": "done", "r2": "done"}
+    await asyncio.gather(
+        wait(connections, a_watch("r1"), key="a"), wait(connections, a_watch("r2"), key="b")
+    )
+    assert connections.reads == 2
+
+
+def test_a_new_event_loop_has_a_new_watcher_and_the_old_loop_is_forgotten(
+    service: Service, connections: Connections
+) -> None:
+    service.runs["r1"] = "done"
+    for _ in range(3):
+        assert asyncio.run(wait(connections, a_watch("r1"))).verdict is Verdict.SUCCEEDED
+    gc.collect()
+    assert len(watching._watchers) <= 1
+
+
+async def test_notes_arrive_in_the_context_of_who_waits(service: Service, connections: Connections) -> None:
+    service.runs |= {"a": "going", "b": "going"}
+    who: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
+    heard: dict[str, set[str]] = {"a": set(), "b": set()}
+
+    async def one(name: str) -> None:
+        who.set(name)
+        tell = lambda note: heard[name].add(who.get())  # noqa: E731
+        await wait_for_run("key", connections.read, a_watch(name), "Fake", tell)
+
+    waiting = [asyncio.create_task(one(name)) for name in "ab"]
+    await until(lambda: all(heard.values()))
+    service.runs |= {"a": "done", "b": "done"}
+    await asyncio.gather(*waiting)
+    assert heard == {"a": {"a"}, "b": {"b"}}
+
+
+async def test_many_runs_are_asked_about_in_batches(service: Service) -> None:
+    connections = Connections(FullApi)
+    for number in range(120):
+        service.runs[str(number)] = "going"
+    waiting = [asyncio.create_task(wait(connections, a_watch(str(number)))) for number in range(120)]
+    await until(lambda: sum(len(ids) for ids in service.called("get_many")) >= 360)
+    for run_id in service.runs:
+        service.runs[run_id] = "done"
+    outcomes = await asyncio.gather(*waiting)
+    assert {outcome.verdict for outcome in outcomes} == {Verdict.SUCCEEDED}
+    assert max(len(ids) for ids in service.called("get_many")) == FullApi.batch_size
+    assert len(service.called("get")) <= 10
+
+
+async def test_what_a_batch_does_not_answer_is_asked_about_singly(service: Service) -> None:
+    connections = Connections(FullApi)
+    for number in range(20):
+        service.runs[str(number)] = "done"
+    service.silent_about = {"3", "4", "5", "6", "7"}
+    outcomes = await asyncio.gather(*(wait(connections, a_watch(str(n))) for n in range(20)))
+    assert {outcome.verdict for outcome in outcomes} == {Verdict.SUCCEEDED}
+    assert service.silent_about <= set(service.called("get"))
+
+
+async def test_one_run_that_cannot_be_asked_about_spoils_no_other(service: Service) -> None:
+    connections = Connections(FullApi)
+    for number in range(20):
+        service.runs[str(number)] = "done"
+    service.errors["7"] = ApiError("odd", status=500)
+    bad = asyncio.create_task(wait(connections, a_watch("7", unreachable_timeout=0.3)))
+    outcomes = await asyncio.gather(*(wait(connections, a_watch(str(n))) for n in range(20) if n != 7))
+    assert {outcome.verdict for outcome in outcomes} == {Verdict.SUCCEEDED}
+    outcome = await bad
+    assert outcome.verdict is Verdict.UNREACHABLE
+    assert "odd" in (outcome.message or "")
+
+
+async def test_an_outage_is_ridden_out_and_told_once_at_each_end(
+    service: Service, connections: Connections
+) -> None:
+    for number in range(30):
+        service.runs[str(number)] = "going"
+    notes: list[list[Note]] = [[] for _ in range(30)]
+    waiting = [
+        asyncio.create_task(wait(connections, a_watch(str(number)), notes[number])) for number in range(30)
+    ]
+    await until(lambda: all(notes))
+    service.get_errors = [DOWN] * 20
+    await until(lambda: not service.get_errors)
+    await until(lambda: all(any("asked again" in note.text for note in told) for told in notes))
+    for run_id in service.runs:
+        service.runs[run_id] = "done"
+    assert {outcome.verdict for outcome in await asyncio.gather(*waiting)} == {Verdict.SUCCEEDED}
+    for told in notes:
+        assert sum(note.alarming for note in told) == 1
+        assert sum("asked again" in note.text for note in told) == 1
+
+
+async def test_an_outage_is_probed_by_one_request_at_a_time(
+    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "BACKOFF_BASE", 0.1)
+    monkeypatch.setattr(watching, "BACKOFF_CAP", 0.1)
+    for number in range(100):
+        service.runs[str(number)] = "going"
+        service.errors[str(number)] = DOWN
+    waiting = [asyncio.create_task(wait(connections, a_watch(str(number)))) for number in range(100)]
+    await asyncio.sleep(1)
+    # Singly in the beginning, as the connection is not known to work; then about every 0.05 to 0.1 s.
+    assert len(service.called("get")) <= 30
+    service.errors.clear()
+    for run_id in service.runs:
+        service.runs[run_id] = "done"
+    assert {outcome.verdict for outcome in await asyncio.gather(*waiting)} == {Verdict.SUCCEEDED}
+
+
+async def test_a_wait_ends_as_unreachable_after_its_own_time(
+    service: Service, connections: Connections
+) -> None:
+    service.runs["r1"] = "going"
+    service.errors["r1"] = DOWN
+    outcome = await wait(connections, a_watch("r1", unreachable_timeout=0.2))
+    assert outcome.verdict is Verdict.UNREACHABLE
+    assert "no verdict on the run" in (outcome.message or "")
+
+
+async def test_runs_that_an_outage_keeps_waiting_are_unreachable_in_time_too(
+    service: Service, connections: Connections
+) -> None:
+    for number in range(40):
+        service.runs[str(number)] = "going"
+        service.errors[str(number)] = DOWN
+    began = time.monotonic()
+    outcomes = await asyncio.gather(
+        *(wait(connections, a_watch(str(number), unreachable_timeout=0.5)) for number in range(40))
+    )
+    assert {outcome.verdict for outcome in outcomes} == {Verdict.UNREACHABLE}
+    assert time.monotonic() - began < 2
+
+
+async def test_retry_after_holds_every_request_back(service: Service, connections: Connections) -> None:
+    service.runs |= {"r1": "done", "r2": "done"}
+    busy = ApiError("slow down", status=429)
+    busy.retry_after = 0.4
+    service.get_errors = [busy]
+    began = time.monotonic()
+    await asyncio.gather(wait(connections, a_watch("r1")), wait(connections, a_watch("r2")))
+    assert time.monotonic() - began >= 0.4
+
+
+async def test_the_cap_on_requests_holds(service: Service, connections: Connections) -> None:
+    connections.cap = 600  # ten a second, after a first burst
+    for number in range(30):
+        service.runs[str(number)] = "going"
+    waiting = [asyncio.create_task(wait(connections, a_watch(str(number)))) for number in range(30)]
+    await asyncio.sleep(1.5)
+    asked = len(service.called("get"))
+    for run_id in service.runs:
+        service.runs[run_id] = "done"
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert 15 <= asked <= 28
+
+
+async def test_the_run_is_looked_at_for_a_last_time_at_the_deadline(
+    service: Service, connections: Connections
+) -> None:
+    service.runs["r1"] = "going"
+    began = time.time()
+    slow = a_watch("r1", min_poll_interval=60, poll_interval=60, wait_deadline=began + 0.4)
+    waiting = asyncio.create_task(wait(connections, slow))
+    await asyncio.sleep(0.2)
+    service.runs["r1"] = "done"
+    assert (await waiting).verdict is Verdict.SUCCEEDED
+    assert len(service.called("get")) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "which"),
+    [("wait_deadline", Limit.TIMEOUT), ("execution_deadline", Limit.EXECUTION_TIMEOUT)],
+)
+async def test_a_deadline_ends_the_wait(
+    service: Service, connections: Connections, name: str, which: Limit
+) -> None:
+    service.runs["r1"] = "going"
+    outcome = await wait(connections, a_watch("r1", **{name: time.time() + 0.2}))
+    assert (outcome.verdict, outcome.which, outcome.status) == (Verdict.TIMEOUT, which, "going")
+
+
+async def test_a_deadline_that_is_over_before_the_wait_begins_still_gives_one_look(
+    service: Service, connections: Connections
+) -> None:
+    service.runs |= {"r1": "done", "r2": "going"}
+    over = {"wait_deadline": time.time() - 100}
+    assert (await wait(connections, a_watch("r1", **over))).verdict is Verdict.SUCCEEDED
+    assert (await wait(connections, a_watch("r2", **over))).verdict is Verdict.TIMEOUT
+
+
+async def test_a_deadline_is_kept_while_a_request_hangs(
+    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_provider_runs.core.progress.LAST_LOOK", 0.2)
+
+    async def hang() -> FakeApi:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    watch = a_watch("r1", wait_deadline=time.time() + 0.2)
+    outcome = await asyncio.wait_for(wait_for_run("key", hang, watch, "Fake", lambda note: None), 5)
+    assert outcome.which is Limit.TIMEOUT
+
+
+async def test_a_changed_connection_is_used_after_a_refusal(
+    service: Service, connections: Connections
+) -> None:
+    service.runs["r1"] = "going"
+    waiting = asyncio.create_task(wait(connections, a_watch("r1")))
+    await until(lambda: service.called("get"))
+    connections.host = "http://other"
+    service.get_errors = [Unauthorized("no", status=401)]
+    await until(lambda: connections.reads == 2)
+    service.runs["r1"] = "done"
+    assert (await waiting).verdict is Verdict.SUCCEEDED
+
+
+async def test_the_connection_is_read_again_now_and_then(
+    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "REREAD_SECONDS", 0.1)
+    service.runs["r1"] = "going"
+    waiting = asyncio.create_task(wait(connections, a_watch("r1")))
+    await until(lambda: connections.reads >= 3)
+    connections.error = RuntimeError("no database")
+    await asyncio.sleep(0.2)
+    service.runs["r1"] = "done"
+    assert (await waiting).verdict is Verdict.SUCCEEDED
+
+
+async def test_a_connection_that_cannot_be_read_ends_the_wait_as_unreachable(
+    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_provider_runs.core import progress
+
+    monkeypatch.setitem(progress.OWN_TIMEOUTS, progress.Trouble.REFUSED, 0.3)
+    connections.error = RuntimeError("the conn_id isn't defined")
+    outcome = await wait(connections, a_watch("r1"))
+    assert outcome.verdict is Verdict.UNREACHABLE
+    assert "isn't defined" in (outcome.message or "")
+
+
+async def test_an_error_of_our_own_is_no_verdict(service: Service, connections: Connections) -> None:
+    service.runs["r1"] = "going"
+    service.get_errors = [KeyError("bug")] * 2
+    waiting = asyncio.create_task(wait(connections, a_watch("r1")))
+    await until(lambda: not service.get_errors)
+    service.runs["r1"] = "done"
+    assert (await waiting).verdict is Verdict.SUCCEEDED
+
+
+async def test_waits_join_a_new_watcher_when_theirs_dies(
+    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.runs |= {"r1": "going", "r2": "going"}
+    waiting = [asyncio.create_task(wait(connections, a_watch(name))) for name in ("r1", "r2")]
+    await until(lambda: len(service.called("get")) >= 2)
+    watcher = watching._watchers[asyncio.get_running_loop()]["key"]
+    monkeypatch.setattr(watcher, "_expire", lambda now: 1 / 0)
+    watcher._wake.set()
+    await until(lambda: connections.reads == 2)
+    service.runs |= {"r1": "done", "r2": "done"}
+    assert {(await task).verdict for task in waiting} == {Verdict.SUCCEEDED}
+
+
+async def test_a_watcher_that_dies_twice_is_an_error(
+    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Watcher, "_expire", lambda self, now: 1 / 0)
+    with pytest.raises(WatcherDied, match="ZeroDivisionError"):
+        await wait(connections, a_watch("r1"))
+
+
+def test_fakes_answer_for_the_module_that_tests_patch(service: Service) -> None:
+    assert fakes.SERVICE is service
