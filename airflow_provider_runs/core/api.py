@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
+from urllib.parse import quote, quote_plus
 
 from airflow_provider_runs.core.connection import ConnectionSpec, Settings
 from airflow_provider_runs.core.errors import BadInput
@@ -81,8 +82,8 @@ class RunApi(ABC):
         self.keep_secret = keep_secret
         self.token: Token | None = None
         self.request_timeout = settings.number("request_timeout", 30.0)
-        self.max_requests_per_minute = int(
-            settings.number("max_requests_per_minute", self.pace.max_requests_per_minute)
+        self.max_requests_per_minute = settings.number(
+            "max_requests_per_minute", self.pace.max_requests_per_minute
         )
 
     # What every service has
@@ -153,7 +154,7 @@ class RunApi(ABC):
         """Return every secret that this object holds, for redaction."""
         held = (self.settings.password, self.token.value if self.token else None)
         named = tuple(
-            str(self.settings.extra[item.name])
+            str(self.settings.extra[item.name]).strip()
             for item in self.connection.fields
             if item.secret and item.name in self.settings.extra
         )
@@ -165,8 +166,10 @@ class RunApi(ABC):
 
         :param text: the text.
         """
-        for secret in self.secrets():
-            text = text.replace(secret, "***")
+        # The longer ones first: one may hold another.
+        for secret in sorted(self.secrets(), key=len, reverse=True):
+            for form in (secret, quote(secret, safe=""), quote_plus(secret)):
+                text = text.replace(form, "***")
         return text
 
 

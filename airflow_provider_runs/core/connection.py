@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 
 from airflow_provider_runs.core.errors import BadInput
 
-STANDARD_FIELDS = ("host", "login", "password", "port", "schema", "description")
+_PORT = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ class Settings:
             return default
         try:
             number = float(value) if not isinstance(value, bool) else 0.0
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = 0.0
         if not 0 < number < float("inf"):
             raise self._wrong(name, "a number above 0")
@@ -230,13 +231,14 @@ def _base_url(
         raise BadInput(f"connection {conn_id!r}: the scheme must be http or https, not {parts.scheme!r}")
     if parts.username is not None or parts.password is not None:
         raise BadInput(f"connection {conn_id!r}: credentials belong in login and password, not in the host")
-    if not parts.hostname or any(character.isspace() for character in host):
+    if not parts.hostname or any(character.isspace() or not character.isprintable() for character in host):
         raise BadInput(f"connection {conn_id!r}: the host is not a valid address")
     if parts.query or parts.fragment:
         raise BadInput(f"connection {conn_id!r}: the host must not carry a query or a fragment")
     netloc = parts.netloc.rstrip(":")
-    if own_port is None and port not in (None, "0"):
-        if not port.isdigit() or int(port) > 65535:
+    if own_port is None and port is not None:
+        if not _PORT.fullmatch(port) or int(port) > 65535:
             raise BadInput(f"connection {conn_id!r}: the port must be a number up to 65535")
-        netloc = f"{netloc}:{port}"
+        if int(port):
+            netloc = f"{netloc}:{int(port)}"
     return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"

@@ -3,17 +3,17 @@ The only I/O: run a :data:`~airflow_provider_runs.core.http.Flow` with requests 
 
 Both drivers do the same: get a token once for all who wait for one (and once more when the service refuses
 it), send with connect and read timeout, turn every transport error into
-:class:`~airflow_provider_runs.core.errors.ConnectionFailed`, and repeat what is safe to repeat. They follow no
-redirects, so that credentials never reach another host, and they read proxies but no ``.netrc`` from the
-environment.
+:class:`~airflow_provider_runs.core.errors.ConnectionFailed`, and repeat what is safe to repeat. They follow
+no redirects, so that credentials never reach another host, keep no cookies, and read proxies but no
+``.netrc`` from the environment.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 import threading
+from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_runs import __version__
@@ -49,35 +49,35 @@ class _Exchange:
         self.api = api
         self.request = request
         self.timeout = request.timeout or api.request_timeout
-        self.used: Token | None = None
         self.renewed = False
+        """Whether the token was got for this very request, so that a further one would be no better."""
+        self._used: Token | None = None
+        self._refused: Token | None = None
+        self._authenticates = request.authenticated and api.authenticates()
 
     def needs_token(self) -> bool:
-        return (
-            self.request.authenticated
-            and self.api.authenticates()
-            and not self.renewed
-            and not self.api.token_is_fresh(self.request.timeout or 0.0)
-        )
+        if not self._authenticates or self.renewed:
+            return False
+        token = self.api.token
+        return token is self._refused or not self.api.token_is_fresh(self.request.timeout or 0.0)
 
     def headers(self) -> dict[str, str]:
         headers = {"Accept": "application/json", "User-Agent": USER_AGENT, **self.request.headers}
         if self.request.authenticated:
-            self.used = self.api.token
+            self._used = self.api.token
             headers |= self.api.auth_headers()
         return headers
 
     def refused(self, response: Response) -> bool:
-        """Tell whether a fresh token may heal this answer; if so, make way for one."""
+        """Tell whether another token may heal this answer. It may do so once."""
         if (
             response.status not in self.api.stale_token_statuses
-            or not self.request.authenticated
-            or not self.api.authenticates()
+            or not self._authenticates
             or self.renewed
+            or self._refused is not None
         ):
             return False
-        if self.api.token is self.used:
-            self.api.token = None
+        self._refused = self._used
         return True
 
 
@@ -121,7 +121,10 @@ class Driver:
     def __init__(self, api: RunApi) -> None:
         self.api = api
         self._session: requests.Session | None = None
+        self._opening = threading.Lock()
         self._authentication = threading.Lock()
+        self._failure: RunsError | None = None
+        """Why no token was got; whoever waited for it meanwhile does not ask again."""
 
     def drive(self, flow: Flow[T], retry: RetryPolicy = DEFAULT_RETRY) -> T:
         """
@@ -135,6 +138,7 @@ class Driver:
         try:
             request = next(flow)
             while True:
+                response = None
                 try:
                     response = self._exchange(request, retry)
                 except RunsError as error:
@@ -158,19 +162,28 @@ class Driver:
     def _exchange(self, request: Request, retry: RetryPolicy) -> Response:
         from tenacity import Retrying
 
-        return Retrying(**_judge(request, retry))(self._attempt, request, retry)
-
-    def _attempt(self, request: Request, retry: RetryPolicy) -> Response:
         exchange = _Exchange(self.api, request)
         while True:
-            if exchange.needs_token():
-                with self._authentication:
-                    if exchange.needs_token():
-                        self.drive(self.api.authenticate(), retry)
-                        exchange.renewed = True
-            response = self._send(exchange)
+            self._authenticate(exchange, retry)
+            response = Retrying(**_judge(request, retry))(self._send, exchange)
             if not exchange.refused(response):
                 return response
+
+    def _authenticate(self, exchange: _Exchange, retry: RetryPolicy) -> None:
+        if not exchange.needs_token():
+            return
+        earlier = self._failure
+        with self._authentication:
+            if not exchange.needs_token():
+                return
+            if self._failure is not None and self._failure is not earlier:
+                raise self._failure.with_traceback(None)
+            try:
+                self.drive(self.api.authenticate(), retry)
+            except RunsError as error:
+                self._failure = _unsent(error)
+                raise self._failure from None
+            exchange.renewed = True
 
     def _send(self, exchange: _Exchange) -> Response:
         import requests
@@ -196,9 +209,10 @@ class Driver:
             raise _failed(self.api, request, error, sent=not _requests_not_sent(error)) from None
 
     def _open(self) -> requests.Session:
-        if self._session is None:
-            self._session = _requests_session()
-        return self._session
+        with self._opening:
+            if self._session is None:
+                self._session = _requests_session()
+            return self._session
 
 
 class AsyncDriver:
@@ -212,6 +226,7 @@ class AsyncDriver:
         self.api = api
         self._session: aiohttp.ClientSession | None = None
         self._authentication = asyncio.Lock()
+        self._failure: RunsError | None = None
 
     async def drive(self, flow: Flow[T], retry: RetryPolicy = DEFAULT_RETRY) -> T:
         """
@@ -225,6 +240,7 @@ class AsyncDriver:
         try:
             request = next(flow)
             while True:
+                response = None
                 try:
                     response = await self._exchange(request, retry)
                 except RunsError as error:
@@ -248,19 +264,28 @@ class AsyncDriver:
     async def _exchange(self, request: Request, retry: RetryPolicy) -> Response:
         from tenacity import AsyncRetrying
 
-        return await AsyncRetrying(**_judge(request, retry))(self._attempt, request, retry)
-
-    async def _attempt(self, request: Request, retry: RetryPolicy) -> Response:
         exchange = _Exchange(self.api, request)
         while True:
-            if exchange.needs_token():
-                async with self._authentication:
-                    if exchange.needs_token():
-                        await self.drive(self.api.authenticate(), retry)
-                        exchange.renewed = True
-            response = await self._send(exchange)
+            await self._authenticate(exchange, retry)
+            response: Response = await AsyncRetrying(**_judge(request, retry))(self._send, exchange)
             if not exchange.refused(response):
                 return response
+
+    async def _authenticate(self, exchange: _Exchange, retry: RetryPolicy) -> None:
+        if not exchange.needs_token():
+            return
+        earlier = self._failure
+        async with self._authentication:
+            if not exchange.needs_token():
+                return
+            if self._failure is not None and self._failure is not earlier:
+                raise self._failure.with_traceback(None)
+            try:
+                await self.drive(self.api.authenticate(), retry)
+            except RunsError as error:
+                self._failure = _unsent(error)
+                raise self._failure from None
+            exchange.renewed = True
 
     async def _send(self, exchange: _Exchange) -> Response:
         import aiohttp
@@ -279,13 +304,14 @@ class AsyncDriver:
                     sock_read=exchange.timeout,
                 ),
                 allow_redirects=False,
+                proxy=_proxy(request.url),
             ) as answer:
                 return Response(
                     answer.status,
                     {name.lower(): value for name, value in answer.headers.items()},
                     await answer.read(),
                 )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:
             raise _failed(self.api, request, error, sent=not _aiohttp_not_sent(error)) from None
 
     def _open(self) -> aiohttp.ClientSession:
@@ -299,17 +325,58 @@ def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
+def _proxy(url: str) -> str | None:
+    """Return the environment's proxy for an address as requests chooses it. aiohttp would read ``.netrc``."""
+    from requests.utils import get_environ_proxies, select_proxy
+
+    proxy = select_proxy(url, get_environ_proxies(url))
+    return proxy if not proxy or "://" in proxy else f"http://{proxy}"
+
+
 def _requests_session() -> requests.Session:
     import requests
     from requests.adapters import HTTPAdapter
+    from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+    from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
-    class KeepAliveAdapter(HTTPAdapter):
+    class Connecting(HTTPConnection):
+        """Marks what goes wrong before the request leaves, in a TLS handshake or a tunnel too."""
+
+        def connect(self) -> None:
+            try:
+                super().connect()
+            except (NewConnectionError, ConnectTimeoutError):
+                raise
+            except (OSError, HTTPError) as error:
+                raise NewConnectionError(self, f"{type(error).__name__}: {error}") from error
+
+    class ConnectingSecurely(Connecting, HTTPSConnection):
+        pass
+
+    class Pool(HTTPConnectionPool):
+        ConnectionCls = Connecting
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = ConnectingSecurely
+
+    class Adapter(HTTPAdapter):
         def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
             super().init_poolmanager(*args, socket_options=_keepalive_options(), **kwargs)
+            self._prepare(self.poolmanager)
+
+        def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+            manager = super().proxy_manager_for(*args, socket_options=_keepalive_options(), **kwargs)
+            self._prepare(manager)
+            return manager
+
+        def _prepare(self, manager: PoolManager) -> None:
+            manager.pool_classes_by_scheme = {"http": Pool, "https": SecurePool}
 
     session = requests.Session()
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
     for scheme in ("http://", "https://"):
-        session.mount(scheme, KeepAliveAdapter(pool_maxsize=16, max_retries=0))
+        session.mount(scheme, Adapter(pool_maxsize=16, max_retries=0))
     return session
 
 
@@ -326,37 +393,43 @@ def _aiohttp_session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=16, socket_factory=connect),
         cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=True,
     )
 
 
 def _failed(api: RunApi, request: Request, error: BaseException, *, sent: bool) -> ConnectionFailed:
     reason = api.redact(" ".join(str(error).split())) or "no answer in time"
     return ConnectionFailed(
-        f"{api.service} did not answer {request} at {api.settings.base_url}: {type(error).__name__}: {reason}",
+        f"{api.service} did not answer {request} at {api.settings.base_url}: "
+        f"{type(error).__name__}: {reason}",
         sent=sent,
     )
 
 
+def _unsent(error: RunsError) -> RunsError:
+    """Return why no token was got, as it counts for the request that needs one: that never left."""
+    return ConnectionFailed(str(error), sent=False) if isinstance(error, ConnectionFailed) else error
+
+
 def _requests_not_sent(error: BaseException) -> bool:
-    import requests
     from urllib3 import exceptions as urllib3
 
-    if isinstance(
-        error,
-        (requests.exceptions.ConnectTimeout, requests.exceptions.ProxyError, requests.exceptions.SSLError),
-    ):
-        return True
     cause: Any = error.args[0] if error.args else None
     if isinstance(cause, urllib3.MaxRetryError):
         cause = cause.reason
-    return isinstance(cause, urllib3.NewConnectionError)
+    if isinstance(cause, urllib3.ProxyError):
+        cause = cause.original_error
+    # An address that requests cannot use is a ValueError.
+    connecting = (urllib3.NewConnectionError, urllib3.ConnectTimeoutError)
+    return isinstance(cause, connecting) or isinstance(error, ValueError)
 
 
 def _aiohttp_not_sent(error: BaseException) -> bool:
     import aiohttp
 
-    return isinstance(
-        error,
-        (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientProxyConnectionError),
-    ) or isinstance(error, (ssl.SSLCertVerificationError, aiohttp.InvalidURL))
+    connecting = (
+        aiohttp.ClientConnectorError,
+        aiohttp.ConnectionTimeoutError,
+        aiohttp.ClientHttpProxyError,
+    )
+    # An address that aiohttp cannot use is a ValueError, as is a name that cannot be looked up.
+    return isinstance(error, (*connecting, ValueError))

@@ -48,7 +48,7 @@ class RateCap:
     :param burst: requests that may leave at once after a quiet time.
     """
 
-    def __init__(self, per_minute: int, burst: int = 10) -> None:
+    def __init__(self, per_minute: float, burst: int = 10) -> None:
         self._gap = 60.0 / per_minute
         self._credit = self._gap * (burst - 1)
         self._next = float("-inf")
