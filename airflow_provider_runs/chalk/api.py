@@ -16,7 +16,15 @@ from airflow_provider_runs.core.connection import (
     Settings,
 )
 from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound, Unauthorized
-from airflow_provider_runs.core.http import Flow, Request, Response, excerpt, parse_json, read_object
+from airflow_provider_runs.core.http import (
+    Flow,
+    Request,
+    Response,
+    excerpt,
+    one_line,
+    parse_json,
+    read_object,
+)
 from airflow_provider_runs.core.inputs import integer, iso_utc, one_of, required_text, unknown_names
 from airflow_provider_runs.core.run import Run, RunState, StatusTable
 from airflow_provider_runs.core.schedule import Pace
@@ -24,6 +32,7 @@ from airflow_provider_runs.core.schedule import Pace
 # The trigger call answers within 300 s, also if the run goes on.
 TRIGGER_TIMEOUT = 330.0
 DEFAULT_LIFETIME = 3600.0
+LONGEST_LIFETIME = 1e9
 TIMESTAMPING_MODES = ("feature_time", "online_store_write_time")
 ARGUMENTS = (
     "resolver_fqn",
@@ -56,8 +65,8 @@ CONNECTION = ConnectionSpec(
         Field(
             "access_token",
             "Access token",
-            description="A bearer instead of client ID and secret. It cannot be renewed: once it has expired, "
-            "every request is refused.",
+            description="A bearer instead of client ID and secret. It cannot be renewed: "
+            "once it has expired, every request is refused.",
             secret=True,
         ),
         Field("preview_deployment_id", "Preview deployment", description="Preview deployment ID."),
@@ -126,14 +135,17 @@ class ChalkRunApi(RunApi):
         return self._run(response, f"starting resolver {body['resolver_fqn']}")
 
     def get(self, run_id: str) -> Flow[Run]:
-        response = yield self._request("GET", f"/v1/runs/{quote(run_id, safe='')}", safe_to_repeat=True)
+        run_id = required_text("run_id", run_id)
+        response = yield self._request("GET", f"/v1/runs/{_quoted(run_id)}", safe_to_repeat=True)
         return self._run(response, f"run {run_id}", run_id)
 
     def check(self) -> Flow[str]:
         response = yield self._request("GET", "/v1/who-am-i", safe_to_repeat=True)
         who = self._read(response, "who-am-i")
+        if not who.get("user"):
+            raise self._unusable(response, "who-am-i", "without user")
         environment = self.chosen.get("environment") or who.get("environment_id") or "none named"
-        return self.redact(f"Connected to Chalk as {who.get('user')}, environment {environment}")
+        return self.redact(f"Connected to Chalk as {who['user']}, environment {environment}")
 
     def trigger_body(self, arguments: Mapping[str, Any], key: str | None) -> dict[str, Any]:
         unknown_names("Chalk run", arguments, ARGUMENTS)
@@ -184,9 +196,10 @@ class ChalkRunApi(RunApi):
                 permanent=False,
             )
         self.keep_secret(value)
-        if isinstance(lifetime, bool) or not isinstance(lifetime, (int, float)) or lifetime <= 0:
-            lifetime = DEFAULT_LIFETIME
-        self.token = Token(value, self.now(), float(lifetime))
+        if isinstance(lifetime, bool) or not isinstance(lifetime, (int, float)):
+            lifetime = 0.0
+        usable = 0 < lifetime < LONGEST_LIFETIME
+        self.token = Token(value, self.now(), float(lifetime) if usable else DEFAULT_LIFETIME)
         primary = answer.get("primary_environment")
         if isinstance(primary, str) and primary.isascii() and primary.isprintable() and primary.strip():
             self.chosen.setdefault("environment", primary.strip())
@@ -206,35 +219,27 @@ class ChalkRunApi(RunApi):
         found, status = answer.get("id"), answer.get("status")
         if isinstance(found, int) and not isinstance(found, bool):
             found = str(found)
-        if not isinstance(found, str) or not found.strip() or not isinstance(status, str) or not status:
-            raise ApiError(
-                f"Chalk answered {what} without id and status: {self.redact(excerpt(response))}",
-                status=response.status,
-                permanent=False,
-            )
+        found = found.strip() if isinstance(found, str) and found.isprintable() else None
+        if not found or not isinstance(status, str) or not status.strip():
+            raise self._unusable(response, what, "without id and status")
         if run_id is not None and found != run_id:
-            raise ApiError(
-                f"Chalk was asked about run {run_id} and answered about {found}",
-                status=response.status,
-                permanent=False,
-            )
-        url = f"{self.dashboard_url}/runs/{quote(found, safe='')}"
-        return Run(found, self.statuses.state(status), status, url)
+            raise self._unusable(response, what, "with another run")
+        return Run(found, self.statuses.state(status), status, f"{self.dashboard_url}/runs/{_quoted(found)}")
 
     def _read(self, response: Response, what: str) -> dict[str, Any]:
         """Return the object in a good answer; raise what Chalk said in any other (contract section 4)."""
         if 200 <= response.status < 300:
-            return read_object(response, self.service)
+            return read_object(response, self.service, self.redact)
         body = parse_json(response)
         said, trace = self._complaint(body, response), response.headers.get("trace")
         if isinstance(body, dict) and isinstance(body.get("trace"), str):
             trace = body["trace"]
         environment = self.chosen.get("environment")
-        message = self.redact(
+        message = (
             f"Chalk answered {response.status} to {what}"
             + (f" (environment {environment})" if environment else "")
             + f": {said}"
-            + (f" (trace {trace})" if trace else "")
+            + (f" (trace {one_line(trace, self.redact)})" if trace else "")
         )
         if response.status in (401, 403):
             raise Unauthorized(
@@ -243,24 +248,40 @@ class ChalkRunApi(RunApi):
                 status=response.status,
             )
         if response.status == 404:
-            raise NotFound(message, status=404)
+            raise NotFound(
+                f"{message}. Check the id and the environment of connection {self.settings.conn_id!r}",
+                status=404,
+            )
         raise ApiError(message, status=response.status)
 
     def _complaint(self, body: Any, response: Response) -> str:
-        if not isinstance(body, dict):
-            return excerpt(response)
-        detail = body.get("detail") or body.get("message")
-        parts = [detail if isinstance(detail, str) else excerpt(response)]
-        errors = body.get("errors")
+        body = body if isinstance(body, dict) else {}
+        detail, errors = body.get("detail") or body.get("message"), body.get("errors")
+        parts = [detail] if isinstance(detail, str) else []
         for error in errors if isinstance(errors, list) else ():
-            if isinstance(error, dict):
+            if isinstance(error, dict) and error.keys() & {"code", "message"}:
                 parts.append(f"{error.get('code')}: {error.get('message')}")
-        return "; ".join(" ".join(part.split())[:500] for part in parts[:6])
+        if not parts or (detail and not isinstance(detail, str)):
+            parts.insert(0, excerpt(response, self.redact))
+        return "; ".join(one_line(part, self.redact) for part in parts[:6])
+
+    def _unusable(self, response: Response, what: str, why: str) -> ApiError:
+        return ApiError(
+            f"Chalk answered {what} {why}: {excerpt(response, self.redact)}",
+            status=response.status,
+            permanent=False,
+        )
+
+
+def _quoted(run_id: str) -> str:
+    return quote(run_id, safe="", errors="replace")
 
 
 def _stored(name: str, value: Any) -> bool:
     if value is None:
         return True
-    if not isinstance(value, bool):
+    # A template renders to text.
+    chosen = {"true": True, "false": False}.get(str(value).strip().lower())
+    if chosen is None:
         raise BadInput(f"{name} must be true or false, not {value!r}")
-    return value
+    return chosen

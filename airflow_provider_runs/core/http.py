@@ -9,7 +9,8 @@ An API call is a :data:`Flow`: a generator that yields a :class:`Request`, is se
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
+import re
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -18,6 +19,13 @@ from airflow_provider_runs.core.errors import ApiError
 
 T = TypeVar("T")
 Flow = Generator["Request", "Response", T]
+
+_LONE_SURROGATES = re.compile(r"[\ud800-\udfff]")
+# A member of an object, in JSON or as Python prints it, whose name says that its value is a secret.
+_SECRET_MEMBER = re.compile(
+    r"""(["']\w*(?:token|secret|password|authorization|api_key)["']\s*:\s*)("(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?)""",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,42 +79,61 @@ class Response:
 
 def parse_json(response: Response) -> Any:
     """
-    Return the body's JSON value, or None where the body is no JSON at all.
+    Return the body's JSON value, or None where the body is no JSON in UTF-8 at all.
+
+    Half a surrogate pair, which JSON can spell but nobody can store or print, becomes a question mark.
 
     :param response: the answer.
     """
     try:
-        return json.loads(response.body)
+        text = response.body.decode("utf-8-sig")
+        value = json.loads(text)
+        if "\\u" in text:
+            value = json.loads(_LONE_SURROGATES.sub("?", json.dumps(value, ensure_ascii=False)))
     except (ValueError, RecursionError):
         return None
+    return value
 
 
-def read_object(response: Response, service: str) -> dict[str, Any]:
+def read_object(response: Response, service: str, redact: Callable[[str], str] = str) -> dict[str, Any]:
     """
     Return the JSON object in the body.
 
     :param response: the answer.
     :param service: the service's name, for the message.
+    :param redact: masks the secrets in a text.
     :raises ApiError: if the body is anything else (HTML of a proxy, an empty body, a list).
     """
     value = parse_json(response)
     if not isinstance(value, dict):
         raise ApiError(
-            f"{service} answered {response.status} with a body that is not a JSON object: {excerpt(response)}",
+            f"{service} answered {response.status} with a body that is not a JSON object: "
+            + excerpt(response, redact),
             status=response.status,
             permanent=False,
         )
     return value
 
 
-def excerpt(response: Response, limit: int = 200) -> str:
+def excerpt(response: Response, redact: Callable[[str], str] = str, limit: int = 200) -> str:
     """
-    Return the start of the body in one line, for a message.
+    Return the start of the body in one line, for a message; values that are secret by their name are masked.
 
     :param response: the answer.
+    :param redact: masks the secrets in a text.
     :param limit: characters at most.
     """
-    line = " ".join(response.text.split())
-    if not line:
-        return "(empty)"
-    return line if len(line) <= limit else line[:limit] + "..."
+    return one_line(_SECRET_MEMBER.sub(r'\1"***"', response.text), redact, limit) or "(empty)"
+
+
+def one_line(text: str, redact: Callable[[str], str] = str, limit: int = 500) -> str:
+    """
+    Return the start of a text in one line. Secrets are masked first: half a secret is not recognised.
+
+    :param text: the text.
+    :param redact: masks the secrets in a text.
+    :param limit: characters at most.
+    """
+    line = " ".join(redact(text).split())
+    shown = "".join(character if character.isprintable() else " " for character in line[:limit])
+    return shown if len(line) <= limit else shown + "..."

@@ -10,6 +10,7 @@ from typing import Any
 
 from airflow_provider_runs.core.errors import BadInput
 
+_INTEGER = re.compile(r"[+-]?[0-9]{1,40}")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
@@ -51,10 +52,11 @@ def integer(name: str, value: Any, *, at_least: int) -> int:
     :param at_least: the lowest number allowed.
     :raises BadInput: if it is anything else.
     """
-    try:
-        number = int(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else None
-    except ValueError:
-        number = None
+    number = None
+    if isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    elif isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
+        number = int(value)
     if number is None:
         raise BadInput(f"{name} must be a whole number, not {value!r}")
     if number < at_least:
@@ -138,7 +140,7 @@ def iso_utc(name: str, value: Any) -> str | None:
     else:
         text = required_text(name, value)
         moment = _parse(name, text)
-    if moment.tzinfo is None:
+    if moment.utcoffset() is None:
         moment = moment.replace(tzinfo=UTC)
     try:
         return moment.astimezone(UTC).isoformat()
