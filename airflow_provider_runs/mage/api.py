@@ -10,9 +10,11 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from airflow_provider_runs.core.api import (
     CanCancel,
@@ -31,7 +33,14 @@ from airflow_provider_runs.core.connection import (
     Settings,
 )
 from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound, Unauthorized
-from airflow_provider_runs.core.http import Flow, Request, Response, excerpt, read_object
+from airflow_provider_runs.core.http import (
+    Flow,
+    Request,
+    Response,
+    excerpt,
+    one_line,
+    parse_json,
+)
 from airflow_provider_runs.core.inputs import integer, json_object, unknown_names
 from airflow_provider_runs.core.run import Run, RunState, StatusTable
 from airflow_provider_runs.core.schedule import Pace
@@ -42,6 +51,7 @@ if TYPE_CHECKING:
 # The public client id of Mage's own web interface, the same in every installation.
 API_KEY = "zkWlN0PkIKSN0C11CfUHUj84OT5XOJ6tDZ6bDRO2"
 SESSION_LIFETIME = 3600.0
+LONGEST_LIFETIME = 1e9
 MARKER = "airflow_run_key"
 PAGE = 100
 # created_at has whole seconds, and on Postgres it is the start of the transaction.
@@ -163,13 +173,15 @@ class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted):
         row = yield from self._detail(run_id)
         parts = []
         for block, error in _failures(row):
-            lines = str(error.get("message") or "").rstrip().splitlines()
-            parts.append("\n".join([f"block {block}: {_reason(error)}", *lines[-TRACEBACK_LINES:]]))
-        return self.redact("\n".join(parts)) or None
+            lines = self.redact(str(error.get("message") or "")).rstrip().splitlines()
+            parts.append("\n".join([f"block {block}: {self._reason(error)}", *lines[-TRACEBACK_LINES:]]))
+        return "\n".join(parts) or None
 
     def find_started(self, arguments: Mapping[str, Any], key: str, since: float) -> Flow[Run | None]:
-        schedule = integer("pipeline_schedule_id", arguments["pipeline_schedule_id"], at_least=0)
+        schedule = integer("pipeline_schedule_id", arguments.get("pipeline_schedule_id"), at_least=0)
+        what = f"listing the runs of trigger {schedule}"
         found: list[dict[str, Any]] = []
+        last: list[dict[str, Any]] = []
         offset = 0
         while True:
             response = yield self._request(
@@ -182,8 +194,13 @@ class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted):
                     "_offset": str(offset),
                 },
             )
-            rows = self._read(response, "pipeline_runs", f"listing the runs of trigger {schedule}")
-            rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+            rows = self._read(response, "pipeline_runs", what)
+            more = _has_next(response)
+            # "No such run" lets the caller start one, so a list that cannot be read must not end as that.
+            readable = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+            if not readable or more is None or (rows and rows == last):
+                raise self._unusable(response, what)
+            last = rows
             for row in rows:
                 variables = row.get("variables")
                 marked = isinstance(variables, dict) and variables.get(MARKER) == key
@@ -191,7 +208,7 @@ class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted):
                     found.append(row)
             offset += PAGE
             oldest = _moment(rows[-1].get("created_at")) if rows else None
-            if not rows or not _has_next(response) or (oldest and oldest.timestamp() < since - CLOCK_SLACK):
+            if not rows or not more or (oldest and oldest.timestamp() < since - CLOCK_SLACK):
                 break
         # A run retried in Mage's interface copies the marker into a newer run; ours is the oldest.
         runs = [self._run(row) for row in found]
@@ -232,7 +249,9 @@ class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted):
             ) from None
         value, expires = _inner_token(session)
         self.keep_secret(value)
-        self.token = Token(value, self.now(), expires - self.now() if expires else SESSION_LIFETIME)
+        lifetime = expires - self.now() if expires is not None else 0.0
+        usable = 0 < lifetime < LONGEST_LIFETIME
+        self.token = Token(value, self.now(), float(lifetime) if usable else SESSION_LIFETIME)
 
     def auth_headers(self) -> dict[str, str]:
         headers = {"X-API-KEY": API_KEY}
@@ -262,29 +281,39 @@ class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted):
 
     def _read(self, response: Response, key: str, what: str) -> Any:
         """Return what a good answer holds under a key; raise what Mage said in any other."""
-        if response.status == 405 or (response.status != 200 and not response.body.lstrip().startswith(b"{")):
-            raise ApiError(
-                f"Mage answered {response.status} to {what}: {self.redact(excerpt(response))}",
-                status=response.status,
-            )
-        answer = read_object(response, self.service)
-        if answer.get("error") is not None:
-            raise self._error(answer["error"], response, what)
-        if response.status != 200 or answer.get(key) is None:
+        answer = parse_json(response)
+        error = answer.get("error") if isinstance(answer, dict) else None
+        if isinstance(error, dict):
+            raise self._error(error, response, what)
+        if response.status != 200:
+            raise self._not_from_mage(response, what)
+        if not isinstance(answer, dict) or error is not None or answer.get(key) is None:
             raise self._unusable(response, what)
         return answer[key]
 
-    def _error(self, error: Any, response: Response, what: str) -> ApiError:
-        if not isinstance(error, dict):
-            return self._unusable(response, what)
+    def _not_from_mage(self, response: Response, what: str) -> ApiError:
+        """Judge by the HTTP status alone an answer that a proxy, or Mage's web server, gave."""
+        message = f"Mage answered {response.status} to {what}: {excerpt(response, self.redact)}"
+        if response.status < 500:
+            message += (
+                f". Check host, path prefix, login and trigger token of connection {self.settings.conn_id!r}"
+            )
+        kind = Unauthorized if response.status in (401, 403) else ApiError
+        return kind(message, status=response.status)
+
+    def _error(self, error: Mapping[str, Any], response: Response, what: str) -> ApiError:
         code = error.get("code")
-        code = code if isinstance(code, int) and not isinstance(code, bool) else 500
+        if not isinstance(code, int) or isinstance(code, bool) or not 400 <= code < 600:
+            code = response.status if response.status >= 400 else 500
         said = str(error.get("exception") or error.get("message") or "no reason given")
-        message = self.redact(f"Mage answered {what} with error {code}: {' '.join(said.split())[:500]}")
+        # A database error goes on with the statement and everything that was to be stored.
+        said = one_line(re.split(r"\[SQL:|\[parameters:|DETAIL:", said)[0], self.redact)
+        message = f"Mage answered {what} with error {code}: {said}"
         kind = str(error.get("type") or "")
         # The text of a "not found" may be left over from somebody's failed login: only code and type count.
         if kind == "record_not_found" or code == 404 or "'type': 'record_not_found'" in said:
-            return NotFound(f"Mage does not know {what} (error 404)", status=404)
+            hint = f"check the id and connection {self.settings.conn_id!r}"
+            return NotFound(f"Mage answered {what} with error 404, not found: {hint}", status=404)
         if code in (401, 403) or "Invalid token for pipeline schedule" in said:
             status = code if code in (401, 403) else 401
             hint = f"check the credentials of connection {self.settings.conn_id!r}"
@@ -295,7 +324,7 @@ class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted):
     def _unusable(self, response: Response, what: str) -> ApiError:
         return ApiError(
             f"Mage answered {what} with {response.status} and a body that cannot be used: "
-            + self.redact(excerpt(response)),
+            + excerpt(response, self.redact),
             status=response.status,
             permanent=False,
         )
@@ -307,17 +336,23 @@ class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted):
         if not named or not isinstance(status, str) or not status:
             raise ApiError("Mage answered with a run without id and status", status=200, permanent=False)
         pipeline = row.get("pipeline_uuid")
-        failures = _failures(row)
-        message = "; ".join(f"block {block}: {_reason(error)}" for block, error in failures)
+        page = f"pipelines/{quote(pipeline, safe='')}/runs/{number}" if isinstance(pipeline, str) else None
+        message = "; ".join(f"block {block}: {self._reason(error)}" for block, error in _failures(row))
         return Run(
             str(number),
             self.statuses.state(status),
             status,
-            f"{self.dashboard_url}/pipelines/{pipeline}/runs/{number}" if isinstance(pipeline, str) else None,
-            self.redact(message)[:1000] or None,
+            f"{self.dashboard_url}/{page}" if page else None,
+            message[:1000] or None,
             _moment(row.get("started_at")),
             _moment(row.get("completed_at")),
         )
+
+    def _reason(self, error: Mapping[str, Any]) -> str:
+        """Return the last line of the traceback, which names the error's type; else the bare error."""
+        lines = [line for line in str(error.get("message") or "").splitlines() if line.strip()]
+        said = lines[-1] if lines else str(error.get("error") or "failed without an error text")
+        return one_line(said, self.redact)
 
 
 def _id(run_id: str) -> int:
@@ -336,15 +371,12 @@ def _failures(row: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return failures
 
 
-def _reason(error: Mapping[str, Any]) -> str:
-    """Return the last line of the traceback, which names the error's type; else the bare error."""
-    lines = [line.strip() for line in str(error.get("message") or "").splitlines() if line.strip()]
-    return (lines[-1] if lines else str(error.get("error") or "failed without an error text"))[:500]
-
-
-def _has_next(response: Response) -> bool:
-    metadata = read_object(response, "Mage").get("metadata")
-    return isinstance(metadata, dict) and metadata.get("next") is True
+def _has_next(response: Response) -> bool | None:
+    """Tell whether a list goes on after this page, None where the answer does not say."""
+    answer = parse_json(response)
+    metadata = answer.get("metadata") if isinstance(answer, dict) else None
+    more = metadata.get("next") if isinstance(metadata, dict) else None
+    return more if isinstance(more, bool) else None
 
 
 def _moment(value: Any) -> DateTime | None:
@@ -370,5 +402,5 @@ def _inner_token(session: Any) -> tuple[str, float | None]:
         value, expires = None, None
     if not isinstance(value, str) or not (value.isascii() and value.isprintable() and value.strip()):
         raise ApiError("Mage answered the login without a usable token", status=200, permanent=False)
-    usable = isinstance(expires, (int, float)) and not isinstance(expires, bool)
-    return value, float(expires) if usable else None
+    known = isinstance(expires, (int, float)) and not isinstance(expires, bool) and -1e12 < expires < 1e12
+    return value, float(expires) if known else None
