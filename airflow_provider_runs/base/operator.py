@@ -19,7 +19,6 @@ from airflow_provider_runs.base.task import RunTask
 from airflow_provider_runs.base.worker import Attended, Killed
 from airflow_provider_runs.core.api import CanCancel
 from airflow_provider_runs.core.errors import RunsError
-from airflow_provider_runs.core.inputs import seconds
 from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
 from airflow_provider_runs.core.progress import UNREACHABLE_TIMEOUT
 from airflow_provider_runs.core.run import Run
@@ -105,6 +104,7 @@ class TriggerRunOperator(RunTask):
         :raises RunsError: if it could not be started or asked about.
         """
         attended = self._attend()
+        limits = self._checked(lambda: self._limits(self.poll_interval, self.timeout))
         start = self._checked(lambda: self._start(context))
         try:
             run = attended.run(start.ensure)
@@ -113,7 +113,13 @@ class TriggerRunOperator(RunTask):
                 return run.id
             if run.state.is_terminal:
                 return self._conclude(Outcome.of(run))
-            trigger = self._checked(lambda: self._wait_trigger(context, run, start))
+            trigger = self._trigger(
+                context,
+                run,
+                limits,
+                cancel_on_kill=self.cancel_on_kill,
+                started_at=start.record.started_at if start.record else None,
+            )
             if self.deferrable:
                 self.defer(trigger=trigger, method_name="execute_complete")
             outcome = self._wait_here(attended, trigger)
@@ -170,23 +176,11 @@ class TriggerRunOperator(RunTask):
 
     def _mapped_fields(self) -> list[str]:
         """Return the run's arguments that differ from one mapped task instance to the next."""
-        original: Any = self.dag.task_dict.get(self.task_id) if self.dag else None
+        original: Any = self.dag.task_dict.get(self.task_id) if self.get_dag() else None
         mapped = getattr(getattr(original, "expand_input", None), "value", None)
         if isinstance(mapped, dict):
             return [name for name in self.run_fields if name in mapped]
         return list(self.run_fields)
-
-    def _wait_trigger(self, context: Any, run: Run, start: DurableStart) -> Any:
-        pace = self.hook_class.api_class.pace
-        return self._trigger(
-            run,
-            poll_interval=seconds("poll_interval", self.poll_interval) or pace.poll_interval,
-            timeout=seconds("timeout", self.timeout),
-            context=context,
-            now=time.time(),
-            cancel_on_kill=self.cancel_on_kill,
-            started_at=start.record.started_at if start.record else None,
-        )
 
     def _conclude(self, outcome: Outcome) -> str:
         """Turn how the wait ended into how the task ends."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, ClassVar, NoReturn
@@ -24,10 +23,9 @@ from airflow_provider_runs.base.exceptions import (
 )
 from airflow_provider_runs.base.own_state import own_state
 from airflow_provider_runs.base.task import RunTask
-from airflow_provider_runs.base.trigger import RunTrigger
 from airflow_provider_runs.base.worker import Killed
 from airflow_provider_runs.core.errors import BadInput, RunsError
-from airflow_provider_runs.core.inputs import required_text, seconds
+from airflow_provider_runs.core.inputs import required_text
 from airflow_provider_runs.core.outcome import BadEvent, Outcome
 from airflow_provider_runs.core.progress import UNREACHABLE_TIMEOUT, Trouble
 from airflow_provider_runs.core.retry import NO_RETRY
@@ -87,11 +85,12 @@ class RunSensor(RunTask, BaseSensorOperator):
             return super().execute(context)
         attended = self._attend()
         try:
+            limits = self._checked(lambda: self._limits(self.poke_interval, self.timeout))
             run = attended.run(lambda: self._checked(self._look))
             self._publish_page(context, run)
             if run.state.is_terminal:
                 return self._conclude(Outcome.of(run))
-            trigger = self._checked(lambda: self._wait_trigger(context, run))
+            trigger = self._trigger(context, run, limits, cancel_on_kill=False, started_at=None)
             if self.deferrable:
                 self.defer(trigger=trigger, method_name="execute_complete")
             outcome = self._wait_here(attended, trigger)
@@ -157,17 +156,6 @@ class RunSensor(RunTask, BaseSensorOperator):
     def _publish_page(self, context: Any, run: Run) -> None:
         if run.url:
             self._publish(context, run)
-
-    def _wait_trigger(self, context: Any, run: Run) -> RunTrigger:
-        return self._trigger(
-            run,
-            poll_interval=float(self.poke_interval),
-            timeout=seconds("timeout", self.timeout),
-            context=context,
-            now=time.time(),
-            cancel_on_kill=False,
-            started_at=None,
-        )
 
     def _conclude(self, outcome: Outcome) -> str:
         """Turn how the wait ended into how the task ends."""

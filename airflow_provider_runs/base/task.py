@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator
 
@@ -26,6 +27,16 @@ from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
 from airflow_provider_runs.core.run import Run
 
 T = TypeVar("T")
+
+
+class Limits(NamedTuple):
+    """A task's durations in seconds, checked."""
+
+    poll_interval: float
+    min_poll_interval: float
+    timeout: float | None
+    unreachable_timeout: float | None
+    no_progress_timeout: float | None
 
 
 class RunTask(BaseOperator):
@@ -78,38 +89,47 @@ class RunTask(BaseOperator):
         self._attended = Attended()
         return self._attended
 
+    def _limits(self, poll_interval: Any, timeout: Any) -> Limits:
+        """
+        Check every duration before anything is started.
+
+        :param poll_interval: what the user gave; None takes the service's.
+        :param timeout: what the user gave; None is no limit.
+        :raises BadInput: if one of them is no duration.
+        """
+        pace = self.hook_class.api_class.pace
+        longest = seconds("poll_interval", poll_interval) or pace.poll_interval
+        shortest = seconds("min_poll_interval", self.min_poll_interval) or pace.min_poll_interval
+        return Limits(
+            poll_interval=longest,
+            min_poll_interval=min(shortest, longest),
+            timeout=seconds("timeout", timeout),
+            unreachable_timeout=seconds("unreachable_timeout", self.unreachable_timeout),
+            no_progress_timeout=seconds("no_progress_timeout", self.no_progress_timeout),
+        )
+
     def _trigger(
-        self,
-        run: Run,
-        *,
-        poll_interval: float,
-        timeout: float | None,
-        context: Any,
-        now: float,
-        cancel_on_kill: bool,
-        started_at: float | None,
+        self, context: Any, run: Run, limits: Limits, *, cancel_on_kill: bool, started_at: float | None
     ) -> RunTrigger:
         """Return the trigger that waits, with this try's deadlines (UTC epoch seconds)."""
+        now = time.time()
         execution_deadline = None
         if self.execution_timeout is not None:
             begun = context["ti"].start_date
             since = begun.timestamp() if begun is not None else now
             execution_deadline = since + self.execution_timeout.total_seconds()
-        least = self.hook_class.api_class.pace.min_poll_interval
-        if self.min_poll_interval is not None:
-            least = seconds("min_poll_interval", self.min_poll_interval) or least
         return self.trigger_class(
             conn_id=self.conn_id,
             run_id=run.id,
             scope=self.scope,
-            poll_interval=poll_interval,
-            min_poll_interval=min(least, poll_interval),
+            poll_interval=limits.poll_interval,
+            min_poll_interval=limits.min_poll_interval,
             execution_deadline=execution_deadline,
-            wait_deadline=None if timeout is None else now + timeout,
+            wait_deadline=None if limits.timeout is None else now + limits.timeout,
             cancel_on_kill=cancel_on_kill,
             started_at=run.started_at.timestamp() if run.started_at else started_at,
-            unreachable_timeout=seconds("unreachable_timeout", self.unreachable_timeout),
-            no_progress_timeout=seconds("no_progress_timeout", self.no_progress_timeout),
+            unreachable_timeout=limits.unreachable_timeout,
+            no_progress_timeout=limits.no_progress_timeout,
         )
 
     def _wait_here(self, attended: Attended, trigger: RunTrigger) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, ClassVar
 
@@ -17,6 +18,13 @@ from airflow_provider_runs.core.outcome import Outcome, Verdict
 from airflow_provider_runs.core.progress import UNREACHABLE_TIMEOUT, Note, Watch
 
 CANCEL_SECONDS = 20.0
+SETTLE_SECONDS = 6.0
+"""
+Shortest time from the start of the trigger to its event. Airflow's worker may notice only after
+``[workers] min_heartbeat_interval`` (5 s) that the process which deferred has ended. If the task is queued again
+by then, the scheduler takes that late notice for the end of a task that never ran and fails it
+(https://github.com/apache/airflow/issues/67287).
+"""
 
 
 class RunTrigger(BaseTrigger):
@@ -87,7 +95,10 @@ class RunTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, telling the task's log what happens, and yield the event."""
+        began = time.monotonic()
         outcome = await self.wait()
+        if self.task_instance is not None:
+            await asyncio.sleep(max(0.0, began + SETTLE_SECONDS - time.monotonic()))
         yield TriggerEvent(outcome.event())  # type: ignore[no-untyped-call]
 
     async def wait(self) -> Outcome:

@@ -50,3 +50,9 @@ def later() -> Iterator[Callable[[float, Callable[[], Any]], None]]:
     for timer in timers:
         timer.cancel()
         timer.join()
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """Return what tasks wrote into their logs: Airflow 3 prints it, Airflow 2 hands it to logging."""
+    return lambda: caplog.text + capsys.readouterr().out

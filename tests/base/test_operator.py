@@ -1,0 +1,518 @@
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, TaskDeferred
+
+from airflow_provider_runs.base import own_state as own_states
+from airflow_provider_runs.base.exceptions import (
+    Interrupted,
+    RunCancelled,
+    RunFailed,
+    RunStatusUnknown,
+    RunTimedOut,
+    RunUnreachable,
+    StartRefused,
+)
+from airflow_provider_runs.core.errors import ConnectionFailed
+from airflow_provider_runs.core.outcome import BadEvent, Limit, Outcome, Verdict
+from tests.base.fakes import FakeTriggerRunOperator, PlainHook, Service
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+Later = Callable[[float, Callable[[], Any]], None]
+
+
+def task(**changes: Any) -> FakeTriggerRunOperator:
+    return FakeTriggerRunOperator(**{"task_id": "task", "job": "j", **changes})
+
+
+def event(verdict: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "v": 1,
+        "outcome": verdict,
+        "run_id": "r1",
+        "status": "going",
+        "message": None,
+        "which": None,
+        **changes,
+    }
+
+
+def ends(service: Service, status: str) -> Callable[[], None]:
+    def end() -> None:
+        for run_id in service.runs:
+            service.runs[run_id] = status
+
+    return end
+
+
+# The same run, waited for in either way
+
+
+def on_the_worker(operator: FakeTriggerRunOperator, context: dict[str, Any]) -> str:
+    operator.deferrable = False
+    return operator.execute(context)
+
+
+def deferred(operator: FakeTriggerRunOperator, context: dict[str, Any]) -> str:
+    import asyncio
+
+    operator.deferrable = True
+    resumed = copy.deepcopy(operator)  # the task is built anew after the pause
+    try:
+        return operator.execute(context)
+    except TaskDeferred as pause:
+        kind, arguments = pause.trigger.serialize()
+        trigger = type(pause.trigger)(**json.loads(json.dumps(arguments)))
+        assert kind == "tests.base.fakes.FakeRunTrigger"
+        assert pause.method_name == "execute_complete"
+        assert pause.timeout is None
+        assert not pause.kwargs
+
+        async def fire() -> Any:
+            return [fired.payload async for fired in trigger.run()]
+
+        (payload,) = asyncio.run(fire())
+        return resumed.execute_complete(context, json.loads(json.dumps(payload)))
+
+
+both_ways = pytest.mark.parametrize("run", [on_the_worker, deferred])
+Way = Callable[[FakeTriggerRunOperator, dict[str, Any]], str]
+
+
+@both_ways
+def test_a_run_that_succeeds_gives_its_id_and_page(
+    service: Service, context: dict[str, Any], later: Later, run: Way
+) -> None:
+    later(0.2, ends(service, "done"))
+    assert run(task(), context) == "r1"
+    assert context["ti"].pushed == {"run_url": "http://fake/r1", "return_value": "r1"}
+    assert len(service.called("trigger")) == 1
+
+
+@both_ways
+def test_a_run_that_fails_fails_the_task_with_the_reason_in_the_log(
+    service: Service, context: dict[str, Any], later: Later, run: Way, told: Callable[[], str]
+) -> None:
+    later(0.2, ends(service, "broken"))
+    with pytest.raises(RunFailed, match=r"Fake run r1 has failed \(broken\)") as failure:
+        run(task(), context)
+    assert not isinstance(failure.value, AirflowFailException)
+    assert service.called("explain") == ["r1"]
+
+
+@both_ways
+def test_a_run_that_somebody_cancelled_is_not_retried(
+    service: Service, context: dict[str, Any], later: Later, run: Way
+) -> None:
+    later(0.2, ends(service, "stopped"))
+    with pytest.raises(RunCancelled) as failure:
+        run(task(), context)
+    assert isinstance(failure.value, AirflowFailException)
+
+
+@both_ways
+@pytest.mark.parametrize("cancel", [False, True])
+def test_a_wait_that_takes_too_long_leaves_the_run_unless_told_otherwise(
+    service: Service, context: dict[str, Any], run: Way, cancel: bool
+) -> None:
+    with pytest.raises(RunTimedOut, match="its last status was going"):
+        run(task(timeout=0.2, cancel_on_timeout=cancel), context)
+    assert service.called("cancel") == (["r1"] if cancel else [])
+
+
+@both_ways
+@pytest.mark.parametrize("cancel", [False, True])
+def test_an_execution_timeout_cancels_the_run_unless_told_otherwise(
+    service: Service, context: dict[str, Any], run: Way, cancel: bool
+) -> None:
+    operator = task(execution_timeout=timedelta(seconds=0.3), cancel_on_kill=cancel)
+    with pytest.raises(AirflowTaskTimeout, match="execution_timeout"):
+        run(operator, context)
+    assert service.called("cancel") == (["r1"] if cancel else [])
+
+
+@both_ways
+def test_a_service_that_cannot_be_asked_is_no_verdict_and_may_be_retried(
+    service: Service, context: dict[str, Any], run: Way
+) -> None:
+    service.errors["r1"] = ConnectionFailed("down", sent=False)
+    with pytest.raises(RunUnreachable, match="no verdict") as failure:
+        run(task(unreachable_timeout=0.2), context)
+    assert not isinstance(failure.value, AirflowFailException)
+    assert service.called("cancel") == []
+
+
+@both_ways
+def test_a_run_that_has_ended_when_it_is_started_is_not_waited_for(
+    service: Service, context: dict[str, Any], run: Way
+) -> None:
+    service.status_of_new = "done"
+    assert run(task(), context) == "r1"
+    assert service.called("get") == []
+    service.status_of_new = "broken"
+    context["ti"].max_tries = 1
+    with pytest.raises(RunFailed):
+        run(task(), context)
+
+
+@both_ways
+def test_a_retry_attaches_in_either_way(
+    service: Service, context: dict[str, Any], later: Later, run: Way
+) -> None:
+    with pytest.raises(RunTimedOut):
+        run(task(timeout=0.1), context)
+    later(0.2, ends(service, "done"))
+    assert run(task(), context) == "r1"
+    assert len(service.called("trigger")) == 1
+
+
+@both_ways
+def test_no_progress_ends_the_wait(service: Service, context: dict[str, Any], run: Way) -> None:
+    service.status_of_new = "waiting"
+    with pytest.raises(RunTimedOut, match="stays 'waiting'"):
+        run(task(no_progress_timeout=timedelta(seconds=0.2)), context)
+
+
+def test_a_task_that_does_not_wait_is_done_when_the_run_is_started(
+    service: Service, context: dict[str, Any]
+) -> None:
+    assert task(wait_for_completion=False, deferrable=True).execute(context) == "r1"
+    assert service.called("get") == []
+    assert context["ti"].pushed["run_url"] == "http://fake/r1"
+
+
+def test_id_and_page_are_known_before_anything_waits(service: Service, context: dict[str, Any]) -> None:
+    with pytest.raises(TaskDeferred):
+        task(deferrable=True).execute(context)
+    assert [call for call, _ in service.calls] == ["store", "trigger", "store", "xcom", "xcom"]
+
+
+def test_no_return_value_is_pushed_where_the_user_wants_none(
+    service: Service, context: dict[str, Any]
+) -> None:
+    task(wait_for_completion=False, do_xcom_push=False).execute(context)
+    assert context["ti"].pushed == {"run_url": "http://fake/r1"}
+
+
+def test_the_trigger_has_the_arguments_that_databases_keep(
+    service: Service, context: dict[str, Any], mocker: Any
+) -> None:
+    mocker.patch("airflow_provider_runs.base.task.time.time", return_value=1000.0)
+    context["ti"].start_date = datetime.fromtimestamp(1000, UTC)
+    operator = task(
+        deferrable=True,
+        zone="eu",
+        poll_interval="30",
+        timeout="600",
+        execution_timeout=timedelta(seconds=100),
+    )
+    with pytest.raises(TaskDeferred) as pause:
+        operator.execute(context)
+    _, arguments = pause.value.trigger.serialize()
+    # The clock is bound where the class is defined, so the start's time is real.
+    arguments["started_at"] = 1000.0
+    assert arguments == json.loads((GOLDEN / "trigger.json").read_text())
+
+
+# What resumes a task
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        None,
+        {},
+        "succeeded",
+        {"outcome": "succeeded", "run_id": "r1"},
+        event("succeeded", v=2),
+        event("succeeded", run_id=None),
+        event("succeeded", run_id=""),
+        event("success"),
+        event("timeout"),
+        event("succeeded", which="timeout"),
+        event("timeout", which="lunch"),
+    ],
+)
+def test_an_event_that_cannot_be_relied_on_is_a_failure(service: Service, odd: Any) -> None:
+    with pytest.raises(BadEvent):
+        task().execute_complete({}, odd)
+
+
+@pytest.mark.parametrize(
+    ("payload", "error"),
+    [
+        (event("failed"), RunFailed),
+        (event("cancelled"), RunCancelled),
+        (event("timeout", which="timeout"), RunTimedOut),
+        (event("timeout", which="no_progress_timeout"), RunTimedOut),
+        (event("timeout", which="execution_timeout"), AirflowTaskTimeout),
+        (event("unreachable"), RunUnreachable),
+        (event("unknown"), RunStatusUnknown),
+    ],
+)
+def test_every_outcome_but_success_fails_the_task(
+    service: Service, payload: dict[str, Any], error: type[BaseException]
+) -> None:
+    service.runs["r1"] = "going"
+    with pytest.raises(error) as failure:
+        task().execute_complete({}, payload)
+    assert type(failure.value) is error
+
+
+def test_a_failed_explanation_hides_no_verdict(service: Service, mocker: Any) -> None:
+    operator = task()
+    mocker.patch.object(operator.hook, "explain_run", side_effect=ConnectionFailed("down", sent=False))
+    with pytest.raises(RunFailed):
+        operator.execute_complete({}, Outcome(Verdict.FAILED, "r1", "broken").event())
+
+
+def test_a_failed_cancellation_hides_no_verdict(service: Service, mocker: Any) -> None:
+    operator = task()
+    mocker.patch.object(operator.hook, "cancel_run", side_effect=ConnectionFailed("down", sent=False))
+    late = Outcome(Verdict.TIMEOUT, "r1", "going", "late", Limit.EXECUTION_TIMEOUT)
+    with pytest.raises(AirflowTaskTimeout):
+        operator.execute_complete({}, late.event())
+
+
+def test_where_nothing_can_cancel_the_log_says_that_the_run_goes_on_and_where(
+    service: Service, monkeypatch: pytest.MonkeyPatch, told: Callable[[], str]
+) -> None:
+    service.runs["r1"] = "going"
+    monkeypatch.setattr(FakeTriggerRunOperator, "hook_class", PlainHook)
+    late = Outcome(Verdict.TIMEOUT, "r1", "going", "late", Limit.EXECUTION_TIMEOUT)
+    with pytest.raises(AirflowTaskTimeout):
+        task().execute_complete({}, late.event())
+    assert "run r1 goes on (Fake cannot cancel): http://fake/r1" in told()
+
+
+# Being told to stop
+
+
+@pytest.fixture
+def states(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], None]:
+    """Say which state the task has when it asks."""
+
+    def say(state: str | None) -> None:
+        from airflow_provider_runs.base import operator
+
+        monkeypatch.setattr(operator, "own_state", lambda ti: state)
+
+    return say
+
+
+BY_PERSON = ["failed", "success", "skipped", "restarting", "removed"]
+NOT_BY_PERSON = ["running", "queued", "scheduled", "up_for_retry", "deferred", own_states.UNREADABLE]
+
+
+@pytest.mark.parametrize("state", BY_PERSON)
+def test_a_task_that_a_person_ended_cancels_its_run(
+    service: Service, context: dict[str, Any], later: Later, states: Any, state: str
+) -> None:
+    operator = task()
+    states(state)
+    later(0.2, operator.on_kill)
+    began = time.monotonic()
+    with pytest.raises(Interrupted, match=state):
+        operator.execute(context)
+    assert service.called("cancel") == ["r1"]
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("state", NOT_BY_PERSON)
+def test_a_process_that_has_to_go_leaves_the_run_and_the_retry_attaches(
+    service: Service, context: dict[str, Any], later: Later, states: Any, state: str
+) -> None:
+    operator = task()
+    states(state)
+    later(0.2, operator.on_kill)
+    with pytest.raises(Interrupted, match="left alone"):
+        operator.execute(context)
+    assert service.called("cancel") == []
+    later(0.2, ends(service, "done"))
+    assert task().execute(context) == "r1"
+    assert len(service.called("trigger")) == 1
+
+
+def test_a_killed_task_sends_no_cancel_where_it_must_not(
+    service: Service, context: dict[str, Any], later: Later, states: Any
+) -> None:
+    operator = task(cancel_on_kill=False)
+    states("failed")
+    later(0.2, operator.on_kill)
+    with pytest.raises(Interrupted):
+        operator.execute(context)
+    assert service.called("cancel") == []
+
+
+def test_a_kill_during_the_start_request_cancels_the_run_that_it_started(
+    service: Service, context: dict[str, Any], later: Later, states: Any
+) -> None:
+    service.before_answer = lambda: time.sleep(0.6)
+    operator = task()
+    states("failed")
+    later(0.2, operator.on_kill)
+    with pytest.raises(Interrupted):
+        operator.execute(context)
+    assert service.called("cancel") == ["r1"]
+
+
+def test_a_kill_during_a_start_that_does_not_answer_finds_the_run_by_its_marker(
+    service: Service, context: dict[str, Any], later: Later, states: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_provider_runs.base import operator as module
+
+    monkeypatch.setattr(module, "KILL_SECONDS", 2.0)
+    service.before_answer = lambda: time.sleep(5)
+    operator = task()
+    states("failed")
+    later(0.2, operator.on_kill)
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        operator.execute(context)
+    assert time.monotonic() - began < 3
+    assert service.called("find_started") != []
+    assert service.called("cancel") == ["r1"]
+
+
+def test_a_kill_before_the_start_request_starts_nothing(
+    service: Service, context: dict[str, Any], later: Later, states: Any, mocker: Any
+) -> None:
+    operator = task()
+    states("failed")
+    original = operator.hook.api.prepare
+    mocker.patch.object(operator.hook.api, "prepare", lambda a: (time.sleep(0.5), original(a)))
+    later(0.2, operator.on_kill)
+    with pytest.raises(Interrupted):
+        operator.execute(context)
+    time.sleep(0.5)
+    assert service.called("trigger") == []
+    assert service.runs == {}
+
+
+def test_airflows_own_alarm_on_the_worker_cancels_the_run(
+    service: Service, context: dict[str, Any]
+) -> None:
+    import signal
+
+    def alarm(number: int, frame: Any) -> None:
+        raise AirflowTaskTimeout("alarm")
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(AirflowTaskTimeout, match="alarm"):
+            task().execute(context)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert service.called("cancel") == ["r1"]
+
+
+def test_airflow_2_raises_after_on_kill_and_the_same_holds(
+    service: Service, context: dict[str, Any], states: Any
+) -> None:
+    import signal
+
+    class Terminated(BaseException):
+        pass
+
+    operator = task()
+    states("failed")
+
+    def terminate(number: int, frame: Any) -> None:
+        operator.on_kill()
+        raise Terminated
+
+    before = signal.signal(signal.SIGALRM, terminate)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(Interrupted):
+            operator.execute(context)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert service.called("cancel") == ["r1"]
+
+
+def test_on_kill_outside_of_execute_does_nothing(service: Service) -> None:
+    task().on_kill()
+    assert service.calls == []
+
+
+def test_a_cancellation_is_read_back(
+    service: Service, mocker: Any, told: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_provider_runs.base import operator as module
+
+    service.runs["r1"] = "going"
+    operator = task()
+    mocker.patch.object(operator.hook, "cancel_run")
+    late = Outcome(Verdict.TIMEOUT, "r1", "going", "late", Limit.EXECUTION_TIMEOUT).event()
+    monkeypatch.setattr(module.TriggerRunOperator._cancel, "__defaults__", (0.1,))
+    with pytest.raises(AirflowTaskTimeout):
+        operator.execute_complete({}, late)
+    assert "run r1 is still going after it was cancelled" in told()
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"job": "bad"},
+        {"fake_conn_id": ""},
+        {"timeout": "soon"},
+        {"poll_interval": -1},
+        {"min_poll_interval": True},
+        {"unreachable_timeout": 0},
+        {"no_progress_timeout": []},
+        {"zone": ""},
+    ],
+)
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_bad_arguments_fail_the_task_before_anything_is_started(
+    service: Service, context: dict[str, Any], changes: dict[str, Any], deferrable: bool
+) -> None:
+    with pytest.raises(StartRefused):
+        task(deferrable=deferrable, **changes).execute(context)
+    assert service.runs == {}
+
+
+def test_a_mapped_task_goes_on_only_with_the_run_of_the_same_item(
+    service: Service, context: dict[str, Any]
+) -> None:
+    context["ti"].map_index = 0
+    assert task(payload={"day": 1}, wait_for_completion=False).execute(context) == "r1"
+    assert task(payload={"day": 1}, wait_for_completion=False).execute(context) == "r1"
+    assert task(payload={"day": 2}, wait_for_completion=False).execute(context) == "r2"
+    assert service.called("cancel") == ["r1"]
+
+
+def test_a_task_that_is_not_mapped_goes_on_with_its_run_though_rendered_times_differ(
+    service: Service, context: dict[str, Any]
+) -> None:
+    assert task(payload={"now": 1}, wait_for_completion=False).execute(context) == "r1"
+    assert task(payload={"now": 2}, wait_for_completion=False).execute(context) == "r1"
+
+
+def test_an_operator_can_be_copied_and_pickled() -> None:
+    operator = task()
+    operator.on_kill()
+    assert copy.deepcopy(operator).job == "j"
+    assert pickle.loads(pickle.dumps(operator)).job == "j"
+
+
+def test_every_argument_of_a_run_is_a_template_field() -> None:
+    wanted = {"job", "payload", "fake_conn_id", "zone", "timeout", "poll_interval"}
+    assert wanted <= set(FakeTriggerRunOperator.template_fields)
+    assert all(hasattr(task(), name) for name in FakeTriggerRunOperator.template_fields)

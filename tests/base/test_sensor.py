@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import (
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    TaskDeferred,
+)
+
+from airflow_provider_runs.base import sensor as module
+from airflow_provider_runs.base.exceptions import (
+    Interrupted,
+    RunCancelled,
+    RunFailed,
+    RunUnreachable,
+    StartRefused,
+)
+from airflow_provider_runs.core import progress
+from airflow_provider_runs.core.errors import ConnectionFailed, Unauthorized
+from airflow_provider_runs.core.outcome import BadEvent
+from tests.base.fakes import FakeRunSensor, Service
+
+try:
+    from airflow.sdk.exceptions import AirflowRescheduleException
+except ImportError:
+    from airflow.exceptions import AirflowRescheduleException
+
+MODES = ("poke", "reschedule", "deferrable")
+Later = Callable[[float, Callable[[], Any]], None]
+
+
+def a_sensor(mode: str, **changes: Any) -> FakeRunSensor:
+    chosen = {"deferrable": True} if mode == "deferrable" else {"mode": mode}
+    return FakeRunSensor(**{"task_id": "task", "run_id": "r1", "poke_interval": 0.05, **chosen, **changes})
+
+
+def run(sensor: FakeRunSensor, context: dict[str, Any], service: Service) -> Any:
+    """Run a sensor as Airflow would, in its mode."""
+    context["ti"].get_first_reschedule_date = lambda context: context["ti"].start_date
+    for _ in range(100):
+        try:
+            return sensor.execute(context)
+        except AirflowRescheduleException:
+            time.sleep(0.05)
+        except TaskDeferred as pause:
+            trigger = pause.trigger
+
+            async def fire() -> Any:
+                return [fired.payload async for fired in trigger.run()]
+
+            (payload,) = asyncio.run(fire())
+            # Airflow turns some errors of a resumed sensor into a skip, so resume as it does.
+            return sensor.resume_execution(
+                "execute_complete", {"event": json.loads(json.dumps(payload))}, context
+            )
+    raise AssertionError("the sensor went on for ever")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_run_that_succeeds_gives_its_id_and_page(
+    service: Service, context: dict[str, Any], later: Later, mode: str
+) -> None:
+    service.runs["r1"] = "going"
+    later(0.2, lambda: service.runs.update(r1="done"))
+    assert run(a_sensor(mode), context, service) == "r1"
+    assert context["ti"].pushed["run_url"] == "http://fake/r1"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_ended_run_ends_the_sensor_at_once(
+    service: Service, context: dict[str, Any], mode: str
+) -> None:
+    service.runs["r1"] = "done"
+    assert run(a_sensor(mode), context, service) == "r1"
+    assert service.called("get") == ["r1"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(
+    ("status", "error"), [("broken", RunFailed), ("stopped", RunCancelled)], ids=["failed", "cancelled"]
+)
+@pytest.mark.parametrize("soft_fail", [False, True])
+def test_a_run_that_ends_badly_fails_or_skips_the_same_in_every_mode(
+    service: Service,
+    context: dict[str, Any],
+    later: Later,
+    mode: str,
+    at_once: bool,
+    status: str,
+    error: type[Exception],
+    soft_fail: bool,
+) -> None:
+    service.runs["r1"] = status if at_once else "going"
+    later(0.1, lambda: service.runs.update(r1=status))
+    sensor = a_sensor(mode, soft_fail=soft_fail)
+    if mode == "reschedule" and not at_once:
+        with pytest.raises(AirflowRescheduleException):
+            sensor.execute({**context, "ti": first_look(context)})
+        service.runs["r1"] = status
+    with pytest.raises(AirflowSkipException if soft_fail else error):
+        run(sensor, context, service)
+    assert service.called("cancel") == []
+
+
+def first_look(context: dict[str, Any]) -> Any:
+    context["ti"].get_first_reschedule_date = lambda context: context["ti"].start_date
+    return context["ti"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("soft_fail", [False, True])
+def test_a_sensor_that_waits_too_long_times_out_or_skips_the_same_in_every_mode(
+    service: Service, context: dict[str, Any], mode: str, soft_fail: bool
+) -> None:
+    service.runs["r1"] = "going"
+    if mode == "reschedule":
+        context["ti"].start_date -= timedelta(seconds=10)
+    with pytest.raises(AirflowSkipException if soft_fail else AirflowSensorTimeout):
+        run(a_sensor(mode, timeout=0.2, soft_fail=soft_fail), context, service)
+
+
+@pytest.mark.parametrize("mode", ["poke", "deferrable"])
+def test_an_execution_timeout_ends_the_sensor_and_leaves_the_run(
+    service: Service, context: dict[str, Any], mode: str
+) -> None:
+    service.runs["r1"] = "going"
+    with pytest.raises(AirflowTaskTimeout):
+        run(a_sensor(mode, execution_timeout=timedelta(seconds=0.2)), context, service)
+    assert service.called("cancel") == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_outage_is_ridden_out_in_every_mode(
+    service: Service, context: dict[str, Any], mode: str
+) -> None:
+    service.runs["r1"] = "done"
+    service.get_errors = [ConnectionFailed("down", sent=False)]
+    assert run(a_sensor(mode), context, service) == "r1"
+
+
+@pytest.mark.parametrize("mode", ["poke", "deferrable"])
+@pytest.mark.parametrize("soft_fail", [False, True])
+def test_a_service_that_cannot_be_asked_is_never_a_skip(
+    service: Service, context: dict[str, Any], mode: str, soft_fail: bool
+) -> None:
+    service.errors["r1"] = ConnectionFailed("down", sent=False)
+    with pytest.raises(RunUnreachable):
+        run(a_sensor(mode, unreachable_timeout=0.2, soft_fail=soft_fail), context, service)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("soft_fail", [False, True])
+def test_wrong_credentials_fail_the_same_in_every_mode(
+    service: Service,
+    context: dict[str, Any],
+    mode: str,
+    soft_fail: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(progress.OWN_TIMEOUTS, progress.Trouble.REFUSED, 0.2)
+    service.errors["r1"] = Unauthorized("wrong password", status=401)
+    with pytest.raises(RunUnreachable, match="wrong password"):
+        run(a_sensor(mode, soft_fail=soft_fail), context, service)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("run_id", ["", "None", None])
+def test_an_empty_run_id_fails_without_a_request(
+    service: Service, context: dict[str, Any], mode: str, run_id: Any
+) -> None:
+    with pytest.raises(StartRefused, match="run_id is empty"):
+        run(a_sensor(mode, run_id=run_id), context, service)
+    assert service.calls == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_never_fail_skips_in_every_mode(service: Service, context: dict[str, Any], mode: str) -> None:
+    with pytest.raises(AirflowSkipException):
+        run(a_sensor(mode, run_id="", never_fail=True), context, service)
+
+
+def test_a_run_id_may_be_a_number(service: Service, context: dict[str, Any]) -> None:
+    service.runs["7"] = "done"
+    assert run(a_sensor("poke", run_id=7), context, service) == "7"
+
+
+def test_a_sensor_never_cancels(
+    service: Service, context: dict[str, Any], later: Later, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.runs["r1"] = "going"
+    monkeypatch.setattr(module, "own_state", lambda ti: "failed")
+    sensor = a_sensor("poke")
+    later(0.2, sensor.on_kill)
+    with pytest.raises(Interrupted):
+        sensor.execute(context)
+    with pytest.raises(TaskDeferred) as pause:
+        a_sensor("deferrable").execute(context)
+    assert pause.value.trigger.serialize()[1]["cancel_on_kill"] is False
+    assert service.called("cancel") == []
+
+
+@pytest.mark.parametrize("soft_fail", [False, True])
+def test_an_event_that_cannot_be_relied_on_is_a_failure(service: Service, soft_fail: bool) -> None:
+    sensor = a_sensor("deferrable", soft_fail=soft_fail)
+    with pytest.raises(BadEvent):
+        sensor.resume_execution("execute_complete", {"event": None}, {})
+
+
+def test_poke_interval_is_the_longest_time_between_two_looks(
+    service: Service, context: dict[str, Any]
+) -> None:
+    service.runs["r1"] = "going"
+    with pytest.raises(TaskDeferred) as pause:
+        a_sensor("deferrable", poke_interval=30, min_poll_interval=5).execute(context)
+    arguments = pause.value.trigger.serialize()[1]
+    assert (arguments["poll_interval"], arguments["min_poll_interval"]) == (30.0, 5.0)

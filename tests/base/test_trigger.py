@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from airflow_provider_runs.base import trigger as module
+from airflow_provider_runs.base.own_state import UNREADABLE, own_state
+from airflow_provider_runs.base.trigger import RunTrigger
+from tests.base.fakes import FakeRunTrigger, FakeTaskInstance, PlainHook, Service
+from tests.base.test_operator import BY_PERSON
+
+
+def a_trigger(**changes: Any) -> RunTrigger:
+    made = FakeRunTrigger(**{"conn_id": "fake_default", "run_id": "r1", **changes})
+    made.task_instance = FakeTaskInstance()  # type: ignore[assignment]
+    return made
+
+
+def test_a_trigger_of_an_older_release_can_still_be_built() -> None:
+    first_release = {
+        "conn_id": "fake_default",
+        "run_id": "r1",
+        "scope": {},
+        "poll_interval": 60.0,
+        "min_poll_interval": 2.0,
+        "execution_deadline": None,
+        "wait_deadline": None,
+        "cancel_on_kill": True,
+    }
+    assert FakeRunTrigger(**first_release).serialize()[1].items() >= first_release.items()
+
+
+def test_a_trigger_survives_its_serialisation() -> None:
+    made = a_trigger(scope={"zone": "eu"}, wait_deadline=12.5, cancel_on_kill=False)
+    _, arguments = made.serialize()
+    assert FakeRunTrigger(**arguments).serialize() == made.serialize()
+
+
+def test_building_a_trigger_reads_no_connection(mocker: Any) -> None:
+    read = mocker.patch("airflow_provider_runs.base.hook.RunHook.get_connection")
+    a_trigger(conn_id="missing")
+    assert not read.called
+
+
+async def test_a_trigger_fires_one_event(service: Service) -> None:
+    service.runs["r1"] = "done"
+    made = a_trigger()
+    made.task_instance = None
+    fired = [event.payload async for event in made.run()]
+    assert [event["outcome"] for event in fired] == ["succeeded"]
+
+
+async def test_a_trigger_leaves_airflow_time_to_notice_that_the_task_has_deferred(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SETTLE_SECONDS", 0.3)
+    service.runs["r1"] = "done"
+    began = time.monotonic()
+    assert [event.payload["outcome"] async for event in a_trigger().run()] == ["succeeded"]
+    assert time.monotonic() - began >= 0.3
+
+
+@pytest.mark.parametrize("state", [None, *BY_PERSON])
+async def test_a_person_who_ends_the_deferred_task_cancels_the_run(
+    service: Service, monkeypatch: pytest.MonkeyPatch, state: str | None
+) -> None:
+    service.runs["r1"] = "going"
+    made = a_trigger()
+    made.task_instance.state = state  # type: ignore[union-attr]
+    await made.on_kill()
+    assert service.called("cancel") == ["r1"]
+
+
+@pytest.mark.parametrize("state", ["deferred", "scheduled", "queued", "running", "up_for_retry"])
+async def test_a_trigger_that_was_moved_cancels_nothing(service: Service, state: str) -> None:
+    service.runs["r1"] = "going"
+    made = a_trigger()
+    made.task_instance.state = state  # type: ignore[union-attr]
+    await made.on_kill()
+    assert service.calls == []
+
+
+async def test_a_state_that_cannot_be_read_cancels_nothing(service: Service, mocker: Any) -> None:
+    service.runs["r1"] = "going"
+    made = a_trigger()
+    mocker.patch.object(FakeTaskInstance, "current_state", side_effect=RuntimeError)
+    assert own_state(made.task_instance) == UNREADABLE
+    await made.on_kill()
+    assert service.calls == []
+
+
+async def test_cancel_on_kill_off_sends_nothing(service: Service) -> None:
+    service.runs["r1"] = "going"
+    made = a_trigger(cancel_on_kill=False)
+    made.task_instance.state = "failed"  # type: ignore[union-attr]
+    await made.on_kill()
+    assert service.calls == []
+
+
+async def test_where_nothing_can_cancel_the_log_says_that_the_run_goes_on_and_where(
+    service: Service, monkeypatch: pytest.MonkeyPatch, mocker: Any
+) -> None:
+    service.runs["r1"] = "going"
+    monkeypatch.setattr(FakeRunTrigger, "hook_class", PlainHook)
+    made = a_trigger()
+    made.task_instance.state = "failed"  # type: ignore[union-attr]
+    log = mocker.patch.object(module.RunTrigger, "log")
+    await made.on_kill()
+    assert log.warning.call_args.args[1:] == ("Fake", "r1", "http://fake/r1")
+
+
+async def test_killing_twice_is_harmless(service: Service) -> None:
+    service.runs["r1"] = "going"
+    made = a_trigger()
+    made.task_instance.state = "failed"  # type: ignore[union-attr]
+    await made.on_kill()
+    await made.on_kill()
+    assert service.runs["r1"] == "stopped"
+
+
+def test_the_state_of_an_airflow_3_task_is_asked_of_its_supervisor(mocker: Any) -> None:
+    runner = pytest.importorskip(
+        "airflow.sdk.execution_time.task_runner", reason="Airflow 2 has no supervisor"
+    )
+
+    class Instance:
+        dag_id, task_id, run_id, map_index = "dag", "task", "manual", 3
+
+    ask = mocker.patch.object(
+        runner.RuntimeTaskInstance, "get_task_states", return_value={"manual": {"task_3": "failed"}}
+    )
+    assert own_state(Instance()) == "failed"
+    assert ask.call_args.kwargs == {
+        "dag_id": "dag",
+        "map_index": 3,
+        "task_ids": ["task"],
+        "run_ids": ["manual"],
+    }
+    ask.return_value = {"manual": {"task_3": None}}
+    assert own_state(Instance()) is None
+    ask.return_value = {}
+    assert own_state(Instance()) == UNREADABLE
