@@ -43,7 +43,7 @@ class Watch:
     :param execution_deadline: when Airflow's ``execution_timeout`` is over.
     :param wait_deadline: when the wait's own ``timeout`` is over.
     :param unreachable_timeout: longest outage; None: until the deadline.
-    :param no_progress_timeout: how long the run may keep its first status; None: for ever.
+    :param no_progress_timeout: how long the run may keep the first status that the wait sees; None: for ever.
     """
 
     run_id: str
@@ -225,11 +225,14 @@ class Progress:
                 yield self._asked_in_vain_since + self.watch.unreachable_timeout, self._unreachable
             if (limit := OWN_TIMEOUTS.get(self._trouble)) is not None:
                 yield self._trouble_since + limit, self._unreachable
+            # The other limits are about what the run says, which nobody knows at present.
+            return
         if self._unknown_since is not None:
             yield self._unknown_since + UNKNOWN_TIMEOUT, self._stays_unknown
         idle = self.watch.no_progress_timeout
         if idle is not None and self.status is not None and self.status == self._first_status:
-            yield self.started_at + idle, self._no_progress
+            # Not from the start: a wait that is taken up again may not have seen the run's first status.
+            yield self.began + idle, self._no_progress
 
     def _note_status(self, run: Run, now: float) -> None:
         if self.status is None:
@@ -277,8 +280,7 @@ class Progress:
             Trouble.OUTAGE: "cannot be asked",
             Trouble.REFUSED: "refuses to be asked",
             Trouble.NOT_FOUND: "does not know the run when asked",
-            None: "cannot be asked",
-        }[self._trouble]
+        }[self._trouble or Trouble.OUTAGE]
         text = (
             f"{self.service} {meaning} about run {self.watch.run_id}: {self._error}. This is no verdict on "
             "the run, which may still go on; a retry of the task goes on waiting for it"

@@ -88,7 +88,7 @@ def retry_after(response: Response, now: datetime | None = None) -> float | None
     except ValueError:
         try:
             moment = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
