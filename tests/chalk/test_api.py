@@ -154,6 +154,11 @@ class TestTokenExchange:
         play(api.authenticate(), answer(sample("chalk/token")))
         assert api.auth_headers()["X-Chalk-Env-Id"] == "env-x"
 
+    def test_space_around_a_primary_environment_is_not_sent(self):
+        api = make_api(token=False)
+        play(api.authenticate(), answer(sample("chalk/token") | {"primary_environment": " env "}))
+        assert api.auth_headers()["X-Chalk-Env-Id"] == "env"
+
     @pytest.mark.parametrize("primary", [None, "", " ", 3, ["e"], "a\nb", "ä"])
     def test_a_primary_environment_that_cannot_be_a_header_is_left_out(self, primary):
         api = make_api(token=False)
