@@ -198,10 +198,10 @@ def _set(value: object) -> str | None:
 
 
 def _read_extra(conn_id: str, extra: object) -> dict[str, Any]:
-    if isinstance(extra, str) and extra.strip():
+    if isinstance(extra, str):
         try:
-            extra = json.loads(extra)
-        except ValueError:
+            extra = json.loads(extra) if extra.strip() else None
+        except (ValueError, RecursionError):
             raise BadInput(f"connection {conn_id!r}: the extra is not valid JSON") from None
     if not extra:
         return {}

@@ -9,9 +9,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow_provider_runs.core.errors import BadInput
+from airflow_provider_runs.core.http import one_line
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,40}")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+def _shown(value: object) -> str:
+    try:
+        return one_line(repr(value), limit=200)
+    except ValueError:  # A number of thousands of digits is not written out.
+        return f"a huge {type(value).__name__}"
 
 
 def unknown_names(what: str, given: Iterable[str], known: Collection[str]) -> None:
@@ -39,7 +47,7 @@ def required_text(name: str, value: Any) -> str:
         raise BadInput(f"{name} must be a text, not {type(value).__name__}")
     text = value.strip()
     if text in ("", "None"):
-        raise BadInput(f"{name} is empty ({value!r}); if it is a template, it rendered to nothing")
+        raise BadInput(f"{name} is empty ({_shown(value)}); if it is a template, it rendered to nothing")
     return text
 
 
@@ -58,9 +66,9 @@ def integer(name: str, value: Any, *, at_least: int) -> int:
     elif isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
         number = int(value)
     if number is None:
-        raise BadInput(f"{name} must be a whole number, not {value!r}")
+        raise BadInput(f"{name} must be a whole number, not {_shown(value)}")
     if number < at_least:
-        raise BadInput(f"{name} must be at least {at_least}, not {number}")
+        raise BadInput(f"{name} must be at least {at_least}, not {_shown(number)}")
     return number
 
 
@@ -76,10 +84,10 @@ def seconds(name: str, value: Any) -> float | None:
         return None
     try:
         number = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = value.total_seconds() if isinstance(value, timedelta) else float("nan")
     if not 0 < number < float("inf"):
-        raise BadInput(f"{name} must be a number of seconds above 0 or a timedelta, not {value!r}")
+        raise BadInput(f"{name} must be a number of seconds above 0 or a timedelta, not {_shown(value)}")
     return number
 
 
@@ -93,7 +101,7 @@ def one_of(name: str, value: Any, choices: Collection[str]) -> str:
     :raises BadInput: if it is something else.
     """
     if not isinstance(value, str) or value not in choices:
-        raise BadInput(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+        raise BadInput(f"{name} must be one of {', '.join(choices)}, not {_shown(value)}")
     return value
 
 
@@ -145,7 +153,7 @@ def iso_utc(name: str, value: Any) -> str | None:
     try:
         return moment.astimezone(UTC).isoformat()
     except OverflowError:
-        raise BadInput(f"{name} is out of range: {value!r}") from None
+        raise BadInput(f"{name} is out of range: {_shown(value)}") from None
 
 
 def _parse(name: str, text: str) -> datetime:
@@ -153,8 +161,8 @@ def _parse(name: str, text: str) -> datetime:
 
     try:
         parsed = pendulum.parse(text) if _DATE.match(text) else None
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, TypeError):
         parsed = None
     if not isinstance(parsed, datetime):
-        raise BadInput(f"{name} must be a date and time in ISO 8601, not {text!r}")
+        raise BadInput(f"{name} must be a date and time in ISO 8601, not {_shown(text)}")
     return parsed

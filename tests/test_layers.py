@@ -1,0 +1,145 @@
+"""What may import what, and what importing costs."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_runs.provider_info import SYSTEMS
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "airflow_provider_runs"
+NAME = PACKAGE.name
+IO = {"requests", "aiohttp", "tenacity"}
+
+
+def paths(folder: str) -> list[Path]:
+    return sorted((PACKAGE / folder).glob("*.py"))
+
+
+def shown(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+def module_level(tree: ast.AST) -> Iterator[ast.stmt]:
+    """Yield the statements that run on import, those for type checkers apart."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.stmt):
+            yield node
+        yield from module_level(node)
+
+
+def imported(statements: Iterator[ast.AST]) -> set[str]:
+    names: set[str] = set()
+    for node in statements:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def on_import(path: Path) -> set[str]:
+    return imported(module_level(ast.parse(path.read_text())))
+
+
+def ever(path: Path) -> set[str]:
+    return imported(ast.walk(ast.parse(path.read_text())))
+
+
+def top(names: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+def parts(names: set[str]) -> set[str]:
+    """Return the parts of this package that are imported."""
+    return {name.split(".")[1] for name in names if name.startswith(f"{NAME}.")}
+
+
+PURE = [*paths("core"), *(PACKAGE / system / "api.py" for system in SYSTEMS)]
+
+
+def test_the_list_of_systems_names_every_folder_with_an_api() -> None:
+    assert set(SYSTEMS) == {path.parent.name for path in PACKAGE.glob("*/api.py")} - {"core"}
+
+
+@pytest.mark.parametrize("path", PURE, ids=shown)
+def test_what_is_pure_knows_nothing_of_airflow(path: Path) -> None:
+    assert "airflow" not in top(ever(path))
+
+
+@pytest.mark.parametrize("path", PURE, ids=shown)
+def test_what_is_pure_loads_no_http_library(path: Path) -> None:
+    assert not top(on_import(path)) & IO
+
+
+@pytest.mark.parametrize("path", [path for path in PURE if path.name != "drive.py"], ids=shown)
+def test_only_the_drivers_do_io(path: Path) -> None:
+    assert not top(ever(path)) & {*IO, "urllib3", "socket", "http", "httpx"}
+    assert "urllib.request" not in {name.rpartition(".")[0] for name in ever(path)}
+
+
+@pytest.mark.parametrize("path", paths("core"), ids=shown)
+def test_core_knows_nothing_above_it(path: Path) -> None:
+    assert parts(ever(path)) <= {"core", "__version__"}
+
+
+@pytest.mark.parametrize("path", paths("base"), ids=shown)
+def test_base_knows_no_system(path: Path) -> None:
+    assert parts(ever(path)) <= {"core", "base", "__version__"}
+
+
+@pytest.mark.parametrize(
+    "path", [path for system in SYSTEMS for path in paths(system) if path.name != "simulator.py"], ids=shown
+)
+def test_a_system_knows_no_other(path: Path) -> None:
+    assert parts(ever(path)) <= {"core", "base", path.parent.name}
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_systems_description_needs_core_only(system: str) -> None:
+    assert parts(ever(PACKAGE / system / "api.py")) == {"core"}
+
+
+def loads(before: str, code: str) -> list[str]:
+    """Return the modules that code loads in a new interpreter, beyond those that came before it."""
+    script = (
+        f"import json, sys\nsys.path.insert(0, {str(ROOT)!r})\n{before}\nloaded = set(sys.modules)\n{code}\n"
+        "print(json.dumps(sorted(set(sys.modules) - loaded)))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    loaded: list[str] = json.loads(ended.stdout.splitlines()[-1])
+    return loaded
+
+
+AIRFLOW = "try:\n    import airflow.sdk\nexcept ImportError:\n    import airflow.models"
+
+
+def test_importing_what_dags_import_loads_no_http_library() -> None:
+    modules = [f"{NAME}.provider_info"] + [
+        f"{NAME}.{system}.{kind}" for system in SYSTEMS for kind in ("operators", "sensors", "triggers")
+    ]
+    loaded = loads(AIRFLOW, "import " + ", ".join(modules))
+    assert set(modules) <= set(loaded)
+    assert not top(set(loaded)) & {"requests", "aiohttp", "urllib3"}
+
+
+def test_the_providers_metadata_loads_neither_a_hook_nor_an_http_library() -> None:
+    loaded = set(loads("", f"from {NAME}.provider_info import get_provider_info\nget_provider_info()"))
+    assert {f"{NAME}.{system}.api" for system in SYSTEMS} <= loaded
+    assert not loaded & {f"{NAME}.{system}.{kind}" for system in SYSTEMS for kind in ("hooks", "operators")}
+    assert not top(loaded) & {"airflow", "requests", "aiohttp", "tenacity", "urllib3", "pendulum"}
