@@ -360,6 +360,8 @@ def _requests_session() -> requests.Session:
     class SecurePool(HTTPSConnectionPool):
         ConnectionCls = ConnectingSecurely
 
+    marking: dict[type, type] = {HTTPConnectionPool: Pool, HTTPSConnectionPool: SecurePool}
+
     class Adapter(HTTPAdapter):
         def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
             super().init_poolmanager(*args, socket_options=_keepalive_options(), **kwargs)
@@ -371,7 +373,10 @@ def _requests_session() -> requests.Session:
             return manager
 
         def _prepare(self, manager: PoolManager) -> None:
-            manager.pool_classes_by_scheme = {"http": Pool, "https": SecurePool}
+            # Those of a SOCKS proxy stay: ours would pass it by.
+            manager.pool_classes_by_scheme = {
+                scheme: marking.get(kind, kind) for scheme, kind in manager.pool_classes_by_scheme.items()
+            }
 
     session = requests.Session()
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))

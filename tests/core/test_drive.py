@@ -736,6 +736,18 @@ async def test_a_proxy_that_cannot_be_reached_was_sent_nothing(
     assert "hushhush" not in str(await _fails_unsent(connect, "http://testing.invalid"))
 
 
+@pytest.mark.parametrize(
+    "proxy", ["socks5://127.0.0.1:9", "nonsense://127.0.0.1:9", "http://[", "http://a b"]
+)
+async def test_a_proxy_that_cannot_be_used_is_not_passed_by(
+    wire: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    server = wire()
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    await _fails_unsent(connect, server.url)
+    assert server.connections == 0
+
+
 async def test_a_proxy_that_refuses_the_tunnel_sent_nothing_on(
     wire: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -754,6 +766,25 @@ async def test_a_proxy_that_resets_after_the_request_may_have_sent_it_on(
         await connect("http://testing.invalid").drive(once("POST", to="http://testing.invalid", safe=False))
     assert caught.value.sent
     assert len(proxy.asked) == 1
+
+
+async def test_a_socks_proxys_own_connections_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    import requests.adapters
+    import urllib3
+
+    class SocksPool(urllib3.HTTPConnectionPool):
+        pass
+
+    class SocksManager(urllib3.PoolManager):
+        def __init__(self, proxy: str, **kwargs: Any) -> None:
+            kwargs.pop("username"), kwargs.pop("password")
+            super().__init__(**kwargs)
+            self.pool_classes_by_scheme = {"http": SocksPool, "https": SocksPool}
+
+    monkeypatch.setattr(requests.adapters, "SOCKSProxyManager", SocksManager)
+    with drive._requests_session() as session:
+        manager = session.get_adapter("http://host").proxy_manager_for("socks5://127.0.0.1:9")
+    assert manager.pool_classes_by_scheme == {"http": SocksPool, "https": SocksPool}
 
 
 # The connection itself
