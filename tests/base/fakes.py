@@ -225,7 +225,7 @@ class Store(dict[str, Any]):
 class FakeTaskInstance:
     """As much of a task instance as our code touches."""
 
-    dag_id, task_id, run_id = "dag", "task", "manual"
+    dag_id, task_id, run_id, try_number = "dag", "task", "manual", 1
 
     def __init__(self, max_tries: int = 0, map_index: int = -1) -> None:
         self.max_tries = max_tries

@@ -31,7 +31,7 @@ Later = Callable[[float, Callable[[], Any]], None]
 
 
 def task(**changes: Any) -> FakeTriggerRunOperator:
-    return FakeTriggerRunOperator(**{"task_id": "task", "job": "j", **changes})
+    return FakeTriggerRunOperator(**{"task_id": "task", "job": "j", "timeout": 20, **changes})
 
 
 def event(verdict: str, **changes: Any) -> dict[str, Any]:
@@ -47,7 +47,12 @@ def event(verdict: str, **changes: Any) -> dict[str, Any]:
 
 
 def ends(service: Service, status: str) -> Callable[[], None]:
+    """Return what ends the run, as soon as there is one."""
+
     def end() -> None:
+        until = time.monotonic() + 10
+        while not service.runs and time.monotonic() < until:
+            time.sleep(0.01)
         for run_id in service.runs:
             service.runs[run_id] = status
 
