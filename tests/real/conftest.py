@@ -1,0 +1,35 @@
+"""What the tests against a real Mage share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.real.target import Mage, real_mage
+
+
+@pytest.fixture(scope="session")
+def mage_python() -> Path:
+    """The interpreter of the environment that has mage-ai. Without one these tests fail: they prove nothing."""
+    named = os.environ.get("MAGE_PYTHON")
+    if not named:
+        pytest.fail("MAGE_PYTHON must name the Python of an environment with mage-ai: run make mage", False)
+    python = Path(named)
+    if not python.is_file():
+        pytest.fail(f"MAGE_PYTHON names {named}, which does not exist: run make mage", False)
+    return python
+
+
+@pytest.fixture(scope="session", params=[False, True], ids=["auth_off", "auth_on"])
+def mage(
+    request: pytest.FixtureRequest, mage_python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mage]:
+    """A real Mage, without and with user authentication.
+
+    `@pytest.mark.parametrize("mage", [True], indirect=True)` takes the one with.
+    """
+    with real_mage(mage_python, tmp_path_factory.mktemp("mage"), auth=request.param) as server:
+        yield server

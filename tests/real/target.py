@@ -1,0 +1,181 @@
+"""A Mage to test against, real or simulated: the same project, the same words."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from airflow_provider_runs.core.api import Token
+from airflow_provider_runs.core.connection import Settings, read_settings
+from airflow_provider_runs.core.drive import Driver
+from airflow_provider_runs.core.run import Run
+from airflow_provider_runs.mage.api import MageRunApi
+from airflow_provider_runs.mage.simulator import Pipeline
+from airflow_provider_runs.mage.simulator import Schedule as SimulatedSchedule
+from airflow_provider_runs.simulator import Simulator
+from tools.mage_server import MageServer, Schedule
+
+USERNAME = "admin"
+
+
+@dataclass
+class Mage:
+    """
+    A running Mage.
+
+    :param url: its address.
+    :param auth: whether it wants a login for everything but starting runs.
+    :param schedules: its triggers by name.
+    :param loop: seconds between two loops of its scheduler.
+    :param expire_sessions: lets all sessions expire.
+    """
+
+    url: str
+    auth: bool
+    schedules: Mapping[str, Schedule]
+    loop: float
+    expire_sessions: Callable[[], None]
+    email: str = MageServer.email
+    username: str = USERNAME
+    password: str = MageServer.password
+    _session: Token | None = field(default=None, repr=False)
+
+    def connection(self, trigger: str | None = "example", **fields: Any) -> dict[str, Any]:
+        """Return an Airflow connection's fields: a trigger's token, and a login where Mage wants one."""
+        extra = {"trigger_token": self.schedules[trigger].token} if trigger else {}
+        given = {"conn_type": "mage", "host": self.url, "extra": {**extra, **fields.pop("extra", {})}}
+        if self.auth:
+            given |= {"login": self.email, "password": self.password}
+        return {**given, **fields}
+
+    def connection_json(self, trigger: str | None = "example", **fields: Any) -> str:
+        """Return the same as the text of an environment variable ``AIRFLOW_CONN_...``."""
+        return json.dumps(self.connection(trigger, **fields))
+
+    def settings(self, trigger: str | None = "example", **fields: Any) -> Settings:
+        """Return the same as read from such a connection."""
+        given = self.connection(trigger, **fields)
+        given.pop("conn_type")
+        return read_settings(MageRunApi.connection, conn_id="mage_default", **given)
+
+    def api(self, trigger: str | None = "example", **fields: Any) -> MageRunApi:
+        """Return the description of Mage's API for one trigger, not logged in."""
+        return MageRunApi(self.settings(trigger, **fields))
+
+    def driver(self, trigger: str | None = "example") -> Driver:
+        """Return a driver with the session that all tests share: a login takes Mage seconds."""
+        driver = Driver(self.api(trigger))
+        if self.auth and self._session is None:
+            driver.drive(driver.api.authenticate())
+            self._session = driver.api.token
+        driver.api.token = self._session
+        return driver
+
+    def start(self, trigger: str = "example", key: str | None = None, **arguments: Any) -> Run:
+        """Start a run through a trigger."""
+        driver = self.driver(trigger)
+        arguments = {"pipeline_schedule_id": self.schedules[trigger].id, **arguments}
+        run = driver.drive(driver.api.trigger(arguments, key))
+        driver.close()
+        return run
+
+    def get(self, run: Run) -> Run:
+        """Ask about a run."""
+        driver = self.driver()
+        found = driver.drive(driver.api.get(run.id))
+        driver.close()
+        return found
+
+    def watch(self, run: Run, seconds: float = 45.0) -> Iterator[Run]:
+        """Yield what Mage says about a run, again and again until it has ended."""
+        driver = self.driver()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            seen = driver.drive(driver.api.get(run.id))
+            yield seen
+            if seen.state.is_terminal:
+                driver.close()
+                return
+            time.sleep(self.loop / 10)
+        raise AssertionError(f"run {run.id} is still {seen.status} after {seconds} s")
+
+    def wait(self, run: Run, *statuses: str) -> Run:
+        """Return a run as it is once it has one of these statuses, or has ended."""
+        for seen in self.watch(run):
+            if seen.status in statuses:
+                break
+        return seen
+
+    def call(self, path: str, **params: str) -> Any:
+        """Return what Mage answers to a plain GET."""
+        driver = self.driver()
+        answer = requests.get(
+            self.url + path,
+            params={"_http_error_codes": "1", **params},
+            headers=driver.api.auth_headers(),
+            timeout=30,
+        )
+        return answer.json()
+
+    def row(self, run: Run) -> dict[str, Any]:
+        """Return a run as Mage shows it."""
+        row: dict[str, Any] = self.call(f"/api/pipeline_runs/{run.id}")["pipeline_run"]
+        return row
+
+    def count(self) -> int:
+        """Return how many runs Mage has."""
+        return int(self.call("/api/pipeline_runs", _limit="0")["metadata"]["count"])
+
+
+@contextmanager
+def real_mage(python: Path, folder: Path, *, auth: bool, base_path: str | None = None) -> Iterator[Mage]:
+    """Serve `tools/mage_project` with the real Mage."""
+    loop = 1.0
+    with MageServer(
+        python, auth=auth, scheduler_interval=loop, workdir=folder, base_path=base_path
+    ) as server:
+        (database,) = folder.glob("data/**/mage-ai.db")
+
+        def expire_sessions() -> None:
+            with sqlite3.connect(database, timeout=30) as connection:
+                connection.execute("UPDATE oauth2_access_token SET expires = '2020-01-01 00:00:00.000000'")
+            connection.close()
+
+        yield Mage(server.url, auth, server.schedules, loop, expire_sessions)
+
+
+LOAD = ("load", "data_loader")
+PIPELINES = (
+    Pipeline("example", (LOAD, ("transform", "transformer"))),
+    Pipeline("broken", (LOAD, ("bang", "transformer")), failing="bang"),
+    Pipeline("slow", (("wait", "data_loader"),)),
+    Pipeline("empty"),
+)
+SCHEDULES = (
+    SimulatedSchedule(1, "broken", "broken", "broken_token"),
+    SimulatedSchedule(2, "empty", "empty", "empty_token"),
+    SimulatedSchedule(3, "example", "example", "example_token"),
+    SimulatedSchedule(4, "example", "inactive", "inactive_token", status="inactive"),
+    SimulatedSchedule(5, "example", "nightly", "nightly_token", type="time"),
+    SimulatedSchedule(6, "slow", "slow", "slow_token"),
+)
+
+
+@contextmanager
+def simulated_mage(*, auth: bool) -> Iterator[Mage]:
+    """Serve the same project with the simulator."""
+    speed = 50
+    options = {"auth": auth, "pipelines": PIPELINES, "schedules": SCHEDULES}
+    with Simulator(system="mage", speed=speed, duration=5, options={"mage": options}) as simulator:
+        simulator.plan(resource="broken", outcome="failed", message="ValueError: bang in transform")
+        simulator.plan(resource="slow", duration=120)
+        schedules = {each.name: Schedule(each.id, each.pipeline_uuid, each.token) for each in SCHEDULES}
+        yield Mage(simulator.url_of("mage"), auth, schedules, 10 / speed, simulator.expire_tokens)
