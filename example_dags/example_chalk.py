@@ -18,7 +18,7 @@ with DAG(
     start_date=pendulum.datetime(2024, 1, 1, tz="UTC"),
     catchup=False,
     tags=["example", "chalk"],
-):
+) as dag:
     load = ChalkTriggerRunOperator(
         task_id="load_transactions",
         resolver_fqn="neobank.resolvers.offline_get_transactions",

@@ -18,7 +18,7 @@ with DAG(
     start_date=pendulum.datetime(2024, 1, 1, tz="UTC"),
     catchup=False,
     tags=["example", "mage"],
-):
+) as dag:
     MageTriggerRunOperator(
         task_id="run_pipeline",
         pipeline_schedule_id="{{ var.value.mage_schedule_example }}",

@@ -18,7 +18,7 @@ with DAG(
     start_date=pendulum.datetime(2024, 1, 1, tz="UTC"),
     catchup=False,
     tags=["example", "mage", "expect:failed"],
-):
+) as dag:
     MageTriggerRunOperator(
         task_id="run_broken_pipeline",
         mage_conn_id="mage_broken",

@@ -21,7 +21,6 @@ from airflow_provider_runs.core.api import CanCancel
 from airflow_provider_runs.core.errors import RunsError
 from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
 from airflow_provider_runs.core.progress import UNREACHABLE_TIMEOUT
-from airflow_provider_runs.core.run import Run
 
 WEEK = timedelta(days=7)
 KILL_SECONDS = 4.0

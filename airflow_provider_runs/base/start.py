@@ -89,7 +89,7 @@ class StartRecord:
 
         :param value: what the store returned.
         :return: the record, or None where there is none.
-        :raises StartUncertain: if there is one that cannot be read; to start a run beside it would be a guess.
+        :raises StartUncertain: if there is one that cannot be read; a run beside it would be a guess.
         """
         if value is None:
             return None

@@ -20,9 +20,9 @@ from airflow_provider_runs.core.progress import UNREACHABLE_TIMEOUT, Note, Watch
 CANCEL_SECONDS = 20.0
 SETTLE_SECONDS = 6.0
 """
-Shortest time from the start of the trigger to its event. Airflow's worker may notice only after
-``[workers] min_heartbeat_interval`` (5 s) that the process which deferred has ended. If the task is queued again
-by then, the scheduler takes that late notice for the end of a task that never ran and fails it
+Shortest time in seconds from the start of the trigger to its event. Airflow's worker may notice only after
+``[workers] min_heartbeat_interval`` (5 s) that the process which deferred has ended. If the task is queued
+again by then, the scheduler takes that late notice for the end of a task that never ran and fails it
 (https://github.com/apache/airflow/issues/67287).
 """
 

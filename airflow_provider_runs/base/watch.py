@@ -86,18 +86,12 @@ class Watcher:
 
     :param connect: reads the connection and returns the service's description for it.
     :param on_close: called when the last waiter has left.
-    :param clock: UTC epoch seconds.
     """
 
-    def __init__(
-        self,
-        connect: Connect,
-        on_close: Callable[[Watcher], None] = lambda watcher: None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, connect: Connect, on_close: Callable[[Watcher], None] = lambda watcher: None) -> None:
         self._connect = connect
         self._on_close = on_close
-        self._clock = clock
+        self._epoch = time.time() - time.monotonic()
         self._runs: dict[str, Watched] = {}
         self._dues: list[tuple[float, int, Watched]] = []
         self._limits: list[tuple[float, int, Waiter]] = []
@@ -142,6 +136,10 @@ class Watcher:
                 tell(said)
         finally:
             await self._leave(waiter)
+
+    def _clock(self) -> float:
+        """Return UTC epoch seconds that never go back: a clock set back must not stop the looks."""
+        return self._epoch + time.monotonic()
 
     # Who waits
 

@@ -3,7 +3,7 @@ Work in a helper thread, so that the task's main thread hears a signal at once.
 
 Airflow calls ``on_kill`` in the main thread, wherever that stands, and goes on afterwards. A blocking request
 would swallow the call for as long as the request takes; an exception out of Airflow's alarm signal could end
-up inside an event loop. So the main thread does nothing but wait for word from the helper or from ``on_kill``.
+up inside an event loop. So the main thread only waits for word from the helper or from ``on_kill``.
 """
 
 from __future__ import annotations

@@ -18,11 +18,19 @@ class ChalkRunSensor(RunSensor):
     :param run_id: the run's id.
     :param chalk_conn_id: the Airflow connection.
     :param environment: environment ID of the run; None takes the connection's, else the token's primary one.
+    :param preview_deployment_id: preview deployment ID; None takes the connection's.
+    :param deployment_tag: deployment tag; None takes the connection's.
     """
 
     hook_class = ChalkHook
     trigger_class = ChalkRunTrigger
-    template_fields = (*RunSensor.shared_template_fields, "chalk_conn_id", "environment")
+    template_fields = (
+        *RunSensor.shared_template_fields,
+        "chalk_conn_id",
+        "environment",
+        "preview_deployment_id",
+        "deployment_tag",
+    )
     ui_color = "#e6f4ea"
 
     def __init__(

@@ -14,8 +14,8 @@ class MageTriggerRunOperator(TriggerRunOperator):
     """
     Start a Mage pipeline run through an API trigger and wait for it.
 
-    Further arguments: :class:`~airflow_provider_runs.base.operator.TriggerRunOperator`. The trigger's token is
-    a secret and stands in the connection. The blocks find the start's marker in their variables as
+    Further arguments: :class:`~airflow_provider_runs.base.operator.TriggerRunOperator`. The trigger's token
+    is a secret and stands in the connection. The blocks find the start's marker in their variables as
     ``airflow_run_key``.
 
     :param pipeline_schedule_id: the trigger's id.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -64,9 +66,7 @@ class FakeApi(RunApi):
     """A service that can do nothing but start and be asked, and knows no key."""
 
     service = "Fake"
-    connection = ConnectionSpec(
-        "fake", "Fake", None, "http", {}, {}, (), (MAX_REQUESTS_PER_MINUTE,)
-    )
+    connection = ConnectionSpec("fake", "Fake", None, "http", {}, {}, (), (MAX_REQUESTS_PER_MINUTE,))
     statuses = StatusTable(WORDS)
     pace = Pace(min_poll_interval=0.01, poll_interval=0.05, max_requests_per_minute=100_000)
     scope_fields = ("zone",)
@@ -240,3 +240,13 @@ class FakeTaskInstance:
 
     def current_state(self) -> str:
         return self.state
+
+
+def fire(trigger: RunTrigger) -> Any:
+    """Run a trigger as dag.test() does and return its event's payload as the database gives it back."""
+
+    async def collect() -> list[Any]:
+        return [fired.payload async for fired in trigger.run()]
+
+    (payload,) = asyncio.run(collect())
+    return json.loads(json.dumps(payload))

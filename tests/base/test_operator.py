@@ -24,7 +24,7 @@ from airflow_provider_runs.base.exceptions import (
 )
 from airflow_provider_runs.core.errors import ConnectionFailed
 from airflow_provider_runs.core.outcome import BadEvent, Limit, Outcome, Verdict
-from tests.base.fakes import FakeTriggerRunOperator, PlainHook, Service
+from tests.base.fakes import FakeTriggerRunOperator, PlainHook, Service, fire
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 Later = Callable[[float, Callable[[], Any]], None]
@@ -68,25 +68,18 @@ def on_the_worker(operator: FakeTriggerRunOperator, context: dict[str, Any]) -> 
 
 
 def deferred(operator: FakeTriggerRunOperator, context: dict[str, Any]) -> str:
-    import asyncio
-
     operator.deferrable = True
     resumed = copy.deepcopy(operator)  # the task is built anew after the pause
     try:
         return operator.execute(context)
     except TaskDeferred as pause:
-        kind, arguments = pause.trigger.serialize()
-        trigger = type(pause.trigger)(**json.loads(json.dumps(arguments)))
-        assert kind == "tests.base.fakes.FakeRunTrigger"
-        assert pause.method_name == "execute_complete"
-        assert pause.timeout is None
-        assert not pause.kwargs
-
-        async def fire() -> Any:
-            return [fired.payload async for fired in trigger.run()]
-
-        (payload,) = asyncio.run(fire())
-        return resumed.execute_complete(context, json.loads(json.dumps(payload)))
+        pausing = pause
+    kind, arguments = pausing.trigger.serialize()
+    assert kind == "tests.base.fakes.FakeRunTrigger"
+    assert (pausing.method_name, pausing.timeout) == ("execute_complete", None)
+    assert not pausing.kwargs
+    trigger = type(pausing.trigger)(**json.loads(json.dumps(arguments)))
+    return resumed.execute_complete(context, fire(trigger))
 
 
 both_ways = pytest.mark.parametrize("run", [on_the_worker, deferred])
@@ -403,9 +396,7 @@ def test_a_kill_before_the_start_request_starts_nothing(
     assert service.runs == {}
 
 
-def test_airflows_own_alarm_on_the_worker_cancels_the_run(
-    service: Service, context: dict[str, Any]
-) -> None:
+def test_airflows_own_alarm_on_the_worker_cancels_the_run(service: Service, context: dict[str, Any]) -> None:
     import signal
 
     def alarm(number: int, frame: Any) -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import asyncio
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +25,7 @@ from airflow_provider_runs.base.exceptions import (
 from airflow_provider_runs.core import progress
 from airflow_provider_runs.core.errors import ConnectionFailed, Unauthorized
 from airflow_provider_runs.core.outcome import BadEvent
-from tests.base.fakes import FakeRunSensor, Service
+from tests.base.fakes import FakeRunSensor, Service, fire
 
 try:
     from airflow.sdk.exceptions import AirflowRescheduleException
@@ -60,16 +58,8 @@ def run(sensor: FakeRunSensor, context: dict[str, Any], service: Service) -> Any
         except AirflowRescheduleException:
             time.sleep(0.05)
         except TaskDeferred as pause:
-            trigger = pause.trigger
-
-            async def fire() -> Any:
-                return [fired.payload async for fired in trigger.run()]
-
-            (payload,) = asyncio.run(fire())
             # Airflow turns some errors of a resumed sensor into a skip, so resume as it does.
-            return sensor.resume_execution(
-                "execute_complete", {"event": json.loads(json.dumps(payload))}, context
-            )
+            return sensor.resume_execution("execute_complete", {"event": fire(pause.trigger)}, context)
     raise AssertionError("the sensor went on for ever")
 
 
@@ -84,9 +74,7 @@ def test_a_run_that_succeeds_gives_its_id_and_page(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_ended_run_ends_the_sensor_at_once(
-    service: Service, context: dict[str, Any], mode: str
-) -> None:
+def test_an_ended_run_ends_the_sensor_at_once(service: Service, context: dict[str, Any], mode: str) -> None:
     service.runs["r1"] = "done"
     assert run(a_sensor(mode), context, service) == "r1"
     assert service.called("get") == ["r1"]
@@ -148,9 +136,7 @@ def test_an_execution_timeout_ends_the_sensor_and_leaves_the_run(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_outage_is_ridden_out_in_every_mode(
-    service: Service, context: dict[str, Any], mode: str
-) -> None:
+def test_an_outage_is_ridden_out_in_every_mode(service: Service, context: dict[str, Any], mode: str) -> None:
     service.runs["r1"] = "done"
     service.get_errors = [ConnectionFailed("down", sent=False)]
     assert run(a_sensor(mode), context, service) == "r1"

@@ -155,9 +155,7 @@ async def test_a_cancelled_wait_leaves_the_others_alone(service: Service, connec
 
 async def test_keys_have_watchers_of_their_own(service: Service, connections: Connections) -> None:
     service.runs |= {"r1": "done", "r2": "done"}
-    await asyncio.gather(
-        wait(connections, a_watch("r1"), key="a"), wait(connections, a_watch("r2"), key="b")
-    )
+    await asyncio.gather(wait(connections, a_watch("r1"), key="a"), wait(connections, a_watch("r2"), key="b"))
     assert connections.reads == 2
 
 
