@@ -130,7 +130,7 @@ AIRFLOW = "try:\n    import airflow.sdk\nexcept ImportError:\n    import airflow
 
 
 def test_importing_what_dags_import_loads_no_http_library() -> None:
-    modules = [f"{NAME}.provider_info"] + [
+    modules = [
         f"{NAME}.{system}.{kind}" for system in SYSTEMS for kind in ("operators", "sensors", "triggers")
     ]
     loaded = loads(AIRFLOW, "import " + ", ".join(modules))

@@ -14,6 +14,7 @@ from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.own_state import aown_state, ended_by_person
 from airflow_provider_runs.base.watch import wait_for_run
 from airflow_provider_runs.core.api import CanCancel
+from airflow_provider_runs.core.errors import RunsError
 from airflow_provider_runs.core.outcome import Outcome, Verdict
 from airflow_provider_runs.core.progress import UNREACHABLE_TIMEOUT, Note, Watch
 
@@ -126,17 +127,26 @@ class RunTrigger(BaseTrigger):
         if not ended_by_person(state):
             self.log.info("The task is %s: run %s is not cancelled", state, self.run_id)
             return
-        hook = self.hook_class.for_scope(self.conn_id, self.scope)
-        async with hook, asyncio.timeout(CANCEL_SECONDS):
+        self.log.info("The task was ended (%s)", state or "cleared")
+        try:
+            async with asyncio.timeout(CANCEL_SECONDS):
+                await self._cancel()
+        except (RunsError, TimeoutError) as error:
+            self.log.warning("Run %s may go on: %s", self.run_id, str(error) or "no end seen in time")
+
+    async def _cancel(self) -> None:
+        """Cancel the run and read back that it has ended, with a client of its own."""
+        async with self.hook_class.for_scope(self.conn_id, self.scope) as hook:
+            service = hook.api_class.service
             if not issubclass(hook.api_class, CanCancel):
                 url = (await hook.aget_run(self.run_id)).url
-                self.log.warning(
-                    "%s cannot cancel: run %s goes on: %s", hook.api_class.service, self.run_id, url
-                )
+                self.log.warning("%s cannot cancel: run %s goes on: %s", service, self.run_id, url)
                 return
-            self.log.info("The task was ended (%s): cancelling run %s", state or "cleared", self.run_id)
+            self.log.info("Cancelling %s run %s", service, self.run_id)
             await hook.acancel_run(self.run_id)
-            self.log.info("Cancelled run %s", self.run_id)
+            while not (run := await hook.aget_run(self.run_id)).state.is_terminal:
+                await asyncio.sleep(0.5)
+            self.log.info("%s run %s has ended: %s", service, self.run_id, run.status)
 
     def _watch(self) -> Watch:
         return Watch(

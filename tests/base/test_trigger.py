@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_runs.base import trigger as module
+from airflow_provider_runs.base.hook import CannotCancel
 from airflow_provider_runs.base.own_state import UNREADABLE, own_state
 from airflow_provider_runs.base.trigger import RunTrigger
 from tests.base.fakes import FakeRunTrigger, FakeTaskInstance, PlainHook, Service
@@ -109,6 +110,22 @@ async def test_where_nothing_can_cancel_the_log_says_that_the_run_goes_on_and_wh
     log = mocker.patch.object(module.RunTrigger, "log")
     await made.on_kill()
     assert log.warning.call_args.args[1:] == ("Fake", "r1", "http://fake/r1")
+
+
+async def test_a_cancellation_that_is_not_seen_to_work_is_said(
+    service: Service, monkeypatch: pytest.MonkeyPatch, mocker: Any
+) -> None:
+    service.runs["r1"] = "going"
+    made = a_trigger()
+    made.task_instance.state = "failed"  # type: ignore[union-attr]
+    monkeypatch.setattr(module, "CANCEL_SECONDS", 0.2)
+    mocker.patch("tests.base.fakes.FakeHook.acancel_run")
+    log = mocker.patch.object(module.RunTrigger, "log")
+    await made.on_kill()
+    assert log.warning.call_args.args[1:] == ("r1", "no end seen in time")
+    mocker.patch("tests.base.fakes.FakeHook.acancel_run", side_effect=CannotCancel("refused"))
+    await made.on_kill()
+    assert log.warning.call_args.args[1:] == ("r1", "refused")
 
 
 async def test_killing_twice_is_harmless(service: Service) -> None:
