@@ -27,6 +27,8 @@ from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
 from airflow_provider_runs.core.run import Run
 
 T = TypeVar("T")
+EXPLANATION_LIMIT = 10_000
+"""Characters of a service's explanation that go into the log: the last ones."""
 
 
 class Limits(NamedTuple):
@@ -166,6 +168,8 @@ class RunTask(BaseOperator):
             self.log.warning("%s cannot explain run %s: %s", self.service, run_id, error)
             return
         if text:
+            if len(text) > EXPLANATION_LIMIT:
+                text = f"[{len(text) - EXPLANATION_LIMIT} characters before this]\n{text[-EXPLANATION_LIMIT:]}"
             self.log.error("%s about run %s:\n%s", self.service, run_id, text)
 
     def _error(self, outcome: Outcome) -> BaseException:

@@ -266,6 +266,19 @@ def test_every_outcome_but_success_fails_the_task(
     assert type(failure.value) is error
 
 
+def test_a_long_explanation_is_cut_to_its_end(
+    service: Service, mocker: Any, told: Callable[[], str]
+) -> None:
+    operator = task()
+    mocker.patch.object(operator.hook, "explain_run", return_value="x" * 50_000 + "the end")
+    with pytest.raises(RunFailed):
+        operator.execute_complete({}, Outcome(Verdict.FAILED, "r1", "broken").event())
+    said = told()
+    assert "the end" in said
+    assert "[40007 characters before this]" in said
+    assert len(said) < 15_000
+
+
 def test_a_failed_explanation_hides_no_verdict(service: Service, mocker: Any) -> None:
     operator = task()
     mocker.patch.object(operator.hook, "explain_run", side_effect=ConnectionFailed("down", sent=False))
