@@ -1,0 +1,211 @@
+"""What the README says about the code."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import textwrap
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_provider_runs.base import exceptions
+from airflow_provider_runs.base.operator import TriggerRunOperator
+from airflow_provider_runs.base.sensor import RunSensor
+from airflow_provider_runs.core import errors
+from airflow_provider_runs.core.api import RunApi
+from airflow_provider_runs.core.connection import ConnectionSpec, read_settings
+from airflow_provider_runs.core.errors import RunsError
+from airflow_provider_runs.core.run import RunState
+from airflow_provider_runs.provider_info import SYSTEMS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.rst").read_text()
+STANDARD_LABELS = {"host": "Host", "port": "Port", "login": "Login", "password": "Password"}
+
+
+def table(title: str) -> list[list[str]]:
+    """Return the rows of a list-table below its header, without markup."""
+    (body,) = re.findall(
+        rf"^\.\. list-table:: {re.escape(title)}\n(?: +:.*\n)*\n((?:(?: +.*)?\n)+)", README, re.MULTILINE
+    )
+    rows: list[list[str]] = []
+    for line in textwrap.dedent(body).rstrip().splitlines():
+        if line.startswith("* - "):
+            rows.append([line[4:]])
+        elif line.startswith("  - "):
+            rows[-1].append(line[4:])
+        else:
+            rows[-1][-1] += " " + line.strip()
+    assert len({len(row) for row in rows}) == 1
+    return [[cell.replace("``", "").strip() for cell in row] for row in rows[1:]]
+
+
+def code(language: str) -> list[str]:
+    """Return the README's code blocks of a language."""
+    found = re.findall(rf"^\.\. code-block:: {language}\n\n((?:(?:   .*)?\n)+)", README, re.MULTILINE)
+    return [textwrap.dedent(block) for block in found]
+
+
+PYTHON = code("python")
+CONNECTIONS = [
+    (name.lower(), json.loads(value))
+    for block in code("shell")
+    for name, value in re.findall(r"AIRFLOW_CONN_(\w+)='([^']*)'", block)
+]
+
+
+def module(system: str) -> ModuleType:
+    return import_module(f"airflow_provider_runs.{system}.api")
+
+
+def api_class(system: str) -> type[RunApi]:
+    (found,) = [
+        kind
+        for kind in vars(module(system)).values()
+        if inspect.isclass(kind) and issubclass(kind, RunApi) and kind.__module__ == module(system).__name__
+    ]
+    return found
+
+
+def spec(system: str) -> ConnectionSpec:
+    return api_class(system).connection
+
+
+@pytest.fixture(params=SYSTEMS)
+def system(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def test_the_status_words_are_those_of_the_code(system: str) -> None:
+    told = {(word, state) for word, state in table(f"{spec(system).hook_name} status words")}
+    meant = {(word, state.value) for state in RunState for word in api_class(system).statuses.words(state)}
+    assert told == meant
+
+
+def test_the_connections_fields_are_those_of_the_form(system: str) -> None:
+    rows = table(f"{spec(system).hook_name} connection")
+    own = [(label, name.removeprefix("extra.")) for label, name, _ in rows if name.startswith("extra.")]
+    assert own == [(field.label, field.name) for field in spec(system).fields]
+    standard = {name: label for label, name, _ in rows if not name.startswith("extra.")}
+    shown = {name: label for name, label in STANDARD_LABELS.items() if name not in spec(system).hidden}
+    assert standard == shown | dict(spec(system).relabeling)
+
+
+def test_the_table_says_which_fields_are_secret(system: str) -> None:
+    told = {
+        name for _, name, text in table(f"{spec(system).hook_name} connection") if text.startswith("Secret")
+    }
+    assert told == {f"extra.{field.name}" for field in spec(system).fields if field.secret}
+
+
+def test_every_system_has_an_example_connection() -> None:
+    assert {connection["conn_type"] for _, connection in CONNECTIONS} == {
+        spec(system).conn_type for system in SYSTEMS
+    }
+
+
+@pytest.mark.parametrize(("name", "connection"), CONNECTIONS)
+def test_the_example_connections_are_accepted(name: str, connection: dict[str, Any]) -> None:
+    fields = {field: value for field, value in connection.items() if field != "conn_type"}
+    (system,) = [one for one in SYSTEMS if spec(one).conn_type == connection["conn_type"]]
+    assert name == f"{system}_default"
+    assert set(fields.get("extra", {})) <= {field.name for field in spec(system).fields}
+    settings = read_settings(spec(system), conn_id=name, **fields)
+    assert api_class(system)(settings).settings.base_url
+
+
+@pytest.mark.parametrize(("title", "kind"), [("Operator", TriggerRunOperator), ("Sensor", RunSensor)])
+def test_the_shared_arguments_are_those_of_the_code(title: str, kind: type) -> None:
+    known = {name: one for name, one in inspect.signature(kind.__init__).parameters.items() if name != "self"}
+    rows = table(f"{title} arguments")
+    told = [name for name, _, _ in rows]
+    assert told == [name for name, one in known.items() if one.kind is one.KEYWORD_ONLY]
+    for name, default, _ in rows:
+        if default in ("True", "False", "None"):
+            assert str(known[name].default) == default
+        if name == "min_poll_interval":
+            paces = [f"{spec(one).hook_name} {api_class(one).pace.min_poll_interval:g} s" for one in SYSTEMS]
+            assert default == ", ".join(paces)
+
+
+def test_the_operators_arguments_are_named(system: str) -> None:
+    for kind in ("operators", "sensors"):
+        for name, found in vars(import_module(f"airflow_provider_runs.{system}.{kind}")).items():
+            if inspect.isclass(found) and found.__module__.endswith(f"{system}.{kind}"):
+                assert name in README
+                for argument in getattr(found, "run_fields", ()):
+                    assert argument in README
+
+
+def test_every_error_has_a_row_that_says_whether_it_is_retried() -> None:
+    rows = {name: retried for name, retried, _, _ in table("Errors")}
+    raised: dict[str, type] = {}
+    for source in (exceptions, errors):
+        raised |= {
+            name: kind
+            for name, kind in vars(source).items()
+            if inspect.isclass(kind) and issubclass(kind, RunsError) and kind.__module__ == source.__name__
+        }
+    assert set(rows) == set(raised) - {"RunsError"}
+    for name, kind in raised.items():
+        if kind.__module__ == exceptions.__name__:
+            assert rows[name] == ("no" if issubclass(kind, AirflowFailException) else "yes")
+
+
+def test_make_has_every_target_that_is_named() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY: (.*)", makefile, re.MULTILINE)
+    assert set(re.findall(r"make ([a-z]+)\b", " ".join(re.findall(r"``[^`]*``", README)))) <= set(
+        phony.split()
+    )
+    told = {target.removeprefix("make ") for target, _ in table("Make targets")}
+    assert told == set(phony.split()) - {"help"}
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
+def test_the_python_code_can_be_run(block: str) -> None:
+    found: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(block, "README.rst", "exec"), found)
+
+
+def examples() -> Iterator[tuple[str, Any]]:
+    for block in PYTHON:
+        if "\ndef test_" in block:
+            found: dict[str, Any] = {"__name__": "readme"}
+            exec(compile(block, "README.rst", "exec"), found)
+            yield from ((name, one) for name, one in found.items() if name.startswith("test_"))
+
+
+@pytest.mark.parametrize(("name", "example"), list(examples()))
+def test_the_example_test_passes(name: str, example: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    example(monkeypatch)
+
+
+def test_the_simulators_examples_are_accepted() -> None:
+    from airflow_provider_runs.simulator.world import Fault, Plan, read_rule
+
+    posted = [
+        (kind, json.loads(body))
+        for block in code("shell")
+        for kind, body in re.findall(r"/_(plans|faults) -d \\\n *'([^']*)'", block)
+    ]
+    assert len(posted) == 3
+    for kind, body in posted:
+        read_rule(Plan, body) if kind == "plans" else read_rule(Fault, body)
+
+
+@pytest.mark.parametrize("name", ["README.rst", "CHANGELOG.rst"])
+def test_it_is_valid_restructuredtext(name: str) -> None:
+    core = pytest.importorskip("docutils.core")
+    core.publish_doctree(
+        (ROOT / name).read_text(),
+        settings_overrides={"report_level": 2, "halt_level": 2, "syntax_highlight": "none"},
+    )
