@@ -1,0 +1,131 @@
+"""A real Airflow beside the simulator, for the whole session.
+
+Most DAGs are started together; each test looks at its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from airflow_provider_runs.mage.simulator import Schedule
+from airflow_provider_runs.simulator import Simulator
+from tools.airflow_stack import AirflowStack
+
+DAGS = Path(__file__).parent / "dags"
+SECRETS = {
+    "client_secret": "canary-chalk-client-secret",
+    "password": "canary-mage-password",
+    "trigger_token": "canarymagetriggertoken",
+}
+MAGE_EMAIL = "engineer@example.com"
+STUCK = ("marked_failed", "marked_success", "marked_on_worker")
+SURVIVORS = ("outlives_sigterm", "outlives_sigkill", "killed_on_worker")
+TRIGGERS = (*STUCK, *SURVIVORS, "cleared", "broken", "broken_item", "mapped", "mapped_kwargs", "watched")
+SCHEDULES = {name: number for number, name in enumerate(TRIGGERS, start=1)}
+AT_ONCE = (*STUCK, "cleared", "broken", "mapped", "watched")
+
+
+class Service(NamedTuple):
+    """The simulated services."""
+
+    simulator: Simulator
+
+    def mage_runs(self, name: str) -> list[dict[str, Any]]:
+        """Return the runs of a trigger, in the order of their start."""
+        scope = {"pipeline_schedule_id": SCHEDULES[name]}
+        return sorted(
+            (run for run in self.simulator.runs("mage") if run["scope"] == scope), key=lambda run: run["id"]
+        )
+
+    def chalk_runs(self, resolver: str) -> list[dict[str, Any]]:
+        """Return the runs of a resolver."""
+        return [run for run in self.simulator.runs("chalk") if run["resource"] == resolver]
+
+    def tokens(self) -> set[str]:
+        """Return the access tokens that have been issued."""
+        systems = self.simulator._server.systems
+        return {*systems["chalk"]._tokens, *systems["mage"]._sessions}  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[Service]:
+    schedules = tuple(
+        Schedule(number, "broken" if name.startswith("broken") else "example", name, SECRETS["trigger_token"])
+        for name, number in SCHEDULES.items()
+    )
+    options = {
+        "chalk": {"client_secret": SECRETS["client_secret"]},
+        "mage": {
+            "auth": True,
+            "email": MAGE_EMAIL,
+            "password": SECRETS["password"],
+            "loop_interval": 0.2,
+            "schedules": schedules,
+        },
+    }
+    with Simulator(options=options, duration=2) as simulator:
+        for name in STUCK:
+            simulator.plan(system="mage", resource=name, outcome="stuck")
+        simulator.plan(system="mage", resource="cleared", outcome="stuck", times=1)
+        for name in SURVIVORS:
+            simulator.plan(system="mage", resource=name, duration=20)
+        simulator.plan(system="chalk", resource="shop.load", duration=12)
+        simulator.plan(system="chalk", resource="shop.watched", duration=25)
+        simulator.plan(system="mage", resource="watched", duration=25)
+        yield Service(simulator)
+
+
+@pytest.fixture(scope="session")
+def connections(service: Service) -> dict[str, dict[str, Any]]:
+    return {
+        "chalk_default": {
+            "conn_type": "chalk",
+            "host": service.simulator.url_of("chalk"),
+            "login": "token-simulator",
+            "password": SECRETS["client_secret"],
+            "extra": {"dashboard_url": "https://chalk.example.com"},
+        },
+        "mage_default": {
+            "conn_type": "mage",
+            "host": service.simulator.url_of("mage"),
+            "login": MAGE_EMAIL,
+            "password": SECRETS["password"],
+            "extra": {"trigger_token": SECRETS["trigger_token"]},
+        },
+    }
+
+
+@pytest.fixture(scope="session")
+def stack(
+    connections: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[AirflowStack]:
+    env = {
+        "AIRFLOW_VAR_SCHEDULES": json.dumps(SCHEDULES),
+        "AIRFLOW__CORE__PARALLELISM": "8",
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
+    }
+    with AirflowStack(tmp_path_factory.mktemp("airflow"), DAGS, connections=connections, env=env) as stack:
+        yield stack
+
+
+def returned(stack: AirflowStack, dag_id: str, run_id: str, task_id: str = "run", map_index: int = -1) -> Any:
+    """Return what a task returned. ``AirflowStack.xcom`` does not tell a text of digits from a number."""
+    path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
+    return stack.get(path, map_index=map_index)["value"]
+
+
+def wait_for_log(stack: AirflowStack, dag_id: str, run_id: str, text: str) -> None:
+    """Wait until the log of the task ``run`` holds a text."""
+    stack.wait_for_task(dag_id, run_id, "run", "running", "deferred")
+    stack.wait_for(lambda: text in stack.task_log(dag_id, run_id, "run"), 60, f"{text!r} in {dag_id}'s log")
+
+
+@pytest.fixture(scope="session")
+def runs(stack: AirflowStack) -> dict[str, str]:
+    """The DAG runs that are started together, by DAG."""
+    return {dag_id: stack.trigger_dag(dag_id) for dag_id in AT_ONCE}

@@ -1,0 +1,142 @@
+"""How the end of a run, or a person, ends a task, as real Airflow processes see it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from tests.system.conftest import Service, returned, wait_for_log
+from tools.airflow_stack import AirflowStack
+
+Runs = dict[str, str]
+DEFERRED = "Pausing task as DEFERRED"
+
+
+def wait_until_cancelled(
+    stack: AirflowStack, service: Service, name: str, timeout: float = 30
+) -> dict[str, Any]:
+    stack.wait_for(
+        lambda: service.mage_runs(name)[0]["cancelled"], timeout, f"the run of {name} to be cancelled"
+    )
+    return service.mage_runs(name)[0]
+
+
+def test_a_chalk_run_succeeds_while_its_task_is_deferred(stack: AirflowStack, service: Service) -> None:
+    run_id = stack.trigger_dag("chalk")
+    stack.wait_for_task("chalk", run_id, "run", "deferred")
+    (run,) = service.chalk_runs("shop.load")
+    url = f"https://chalk.example.com/runs/{run['id']}"
+    assert stack.links("chalk", run_id, "run") == {"Remote run": url}
+    assert stack.xcom("chalk", run_id, "run", "run_url") == url
+    assert stack.task_instance("chalk", run_id, "run")["state"] == "deferred"
+
+    assert stack.wait_for_dag_run("chalk", run_id) == "success"
+
+    assert returned(stack, "chalk", run_id) == run["id"]
+    assert stack.xcom("chalk", run_id, "run", "run_url") == url
+    assert stack.links("chalk", run_id, "run") == {"Remote run": url}
+    log = stack.task_log("chalk", run_id, "run")
+    assert f"INFO Chalk run {run['id']}: {url}" in log
+    assert f"INFO Run {run['id']} is received" in log
+    assert f"INFO Run {run['id']} is succeeded" in log
+    assert DEFERRED in log
+    assert len(service.chalk_runs("shop.load")) == 1
+
+
+@pytest.mark.parametrize("task_id", ["deferred", "on_worker"])
+def test_a_failed_mage_run_brings_its_blocks_error_into_the_task_log(
+    stack: AirflowStack, service: Service, runs: Runs, task_id: str
+) -> None:
+    run_id = runs["broken"]
+    assert stack.wait_for_task("broken", run_id, task_id, "failed", "success", timeout=120) == "failed"
+    log = stack.task_log("broken", run_id, task_id)
+    assert "ERROR Mage about run" in log
+    assert "block bang_y: RuntimeError: bang in y" in log
+    (error,) = (line for line in log.splitlines() if line.startswith("ERROR RunFailed: "))
+    assert "has failed (failed): block bang_y:" in error
+    assert (DEFERRED in log) == (task_id == "deferred")
+    assert [run["status"] for run in service.mage_runs("broken")] == ["failed", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [("marked_failed", "failed"), ("marked_success", "success"), ("marked_on_worker", "failed")],
+)
+def test_marking_a_waiting_task_cancels_its_run(
+    stack: AirflowStack, service: Service, runs: Runs, name: str, state: str
+) -> None:
+    wait_for_log(stack, name, runs[name], "Waiting for Mage run")
+    assert stack.task_instance(name, runs[name], "run")["state"] == (
+        "running" if name == "marked_on_worker" else "deferred"
+    )
+    assert service.mage_runs(name)[0]["cancels"] == 0
+
+    began = time.monotonic()
+    stack.set_task_state(name, runs[name], "run", state)
+    wait_until_cancelled(stack, service, name)
+    assert time.monotonic() - began < 10
+
+    assert stack.wait_for_dag_run(name, runs[name]) == state
+    (run,) = service.mage_runs(name)
+    assert (run["status"], run["cancels"]) == ("cancelled", 1)
+    assert stack.task_instance(name, runs[name], "run")["state"] == state
+
+
+def test_clearing_a_deferred_task_cancels_its_run_and_starts_another(
+    stack: AirflowStack, service: Service, runs: Runs
+) -> None:
+    wait_for_log(stack, "cleared", runs["cleared"], "Waiting for Mage run")
+
+    stack.clear("cleared", runs["cleared"], "run")
+
+    stack.wait_for(lambda: len(service.mage_runs("cleared")) == 2, 60, "a second run")
+    assert stack.wait_for_dag_run("cleared", runs["cleared"]) == "success"
+    first, second = service.mage_runs("cleared")
+    assert first["status"] == "cancelled"
+    assert (second["status"], second["cancels"]) == ("completed", 0)
+    assert returned(stack, "cleared", runs["cleared"]) == str(second["id"])
+
+
+def test_mapped_tasks_each_have_a_run_of_their_own(stack: AirflowStack, service: Service, runs: Runs) -> None:
+    run_id = runs["mapped"]
+    assert stack.wait_for_dag_run("mapped", run_id) == "failed"
+    tasks = {
+        (one["task_id"], one["map_index"]): one["state"] for one in stack.task_instances("mapped", run_id)
+    }
+    assert tasks == {
+        ("expand", 0): "success",
+        ("expand", 1): "failed",
+        ("expand_kwargs", 0): "success",
+        ("expand_kwargs", 1): "success",
+    }
+    (good,) = service.mage_runs("mapped")
+    (bad,) = service.mage_runs("broken_item")
+    assert returned(stack, "mapped", run_id, "expand", map_index=0) == str(good["id"])
+    assert "bang in y" in stack.task_log("mapped", run_id, "expand", map_index=1)
+    for index, (run, pipeline) in enumerate([(good, "example"), (bad, "broken")]):
+        page = f"{service.simulator.url_of('mage')}/pipelines/{pipeline}/runs/{run['id']}"
+        assert stack.links("mapped", run_id, "expand", map_index=index) == {"Remote run": page}
+    items = {
+        str(run["id"]): run["body"]["pipeline_run"]["variables"]["item"]
+        for run in service.mage_runs("mapped_kwargs")
+    }
+    started = [returned(stack, "mapped", run_id, "expand_kwargs", map_index=index) for index in (0, 1)]
+    assert [items[run] for run in started] == ["a", "b"] and len(items) == 2
+
+
+@pytest.mark.parametrize("system", ["chalk", "mage"])
+def test_a_deferred_sensor_waits_for_the_run_of_another_task(
+    stack: AirflowStack, service: Service, runs: Runs, system: str
+) -> None:
+    run_id = runs["watched"]
+    assert stack.wait_for_task("watched", run_id, system, "success", "failed", timeout=120) == "success"
+    found = service.chalk_runs("shop.watched") if system == "chalk" else service.mage_runs("watched")
+    (run,) = found
+    assert returned(stack, "watched", run_id, f"start_{system}") == str(run["id"])
+    assert returned(stack, "watched", run_id, system) == str(run["id"])
+    log = stack.task_log("watched", run_id, system)
+    assert DEFERRED in log
+    assert f"Run {run['id']} is {run['status']}" in log
+    assert (run["status"], run["cancels"]) == ("succeeded" if system == "chalk" else "completed", 0)
