@@ -66,6 +66,7 @@ MAX_LOG_FILES = 20
 REPO_PATH = "/home/src/demo"
 TRIGGER_CALL = re.compile(r"(/api/pipeline_schedules/[^/]+/)(pipeline_runs/.*|api_trigger/?)")
 NOT_FOUND = "Record not found."
+RAISED = re.compile(r"(?P<kind>[A-Za-z_]\w*(?:Error|Exception)): (?P<text>.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -485,16 +486,30 @@ class MageSimulator(System):
         options = self.options
         # Each login, also one that succeeds, spoils the shared "not found" text until the server restarts.
         self._not_found = "Email/username and/or password invalid."
-        name, password = asked.get("email") or asked.get("username"), asked.get("password")
-        if not name or not password:
+        email, username, password = asked.get("email"), asked.get("username"), asked.get("password")
+        if not (email or username) or not password:
             self._not_found = "Email/username and password are required."
             raise self._missing()
-        if name not in (options.email, options.username) or password != options.password:
+        known = email == options.email if email else username == options.username
+        if not known or password != options.password:
             raise self._missing()
         inner = secrets.token_urlsafe(32)
         expires = time.time() + options.session_seconds
         self._sessions[inner] = expires
-        user = {"id": 1, "email": options.email, "username": options.username, "owner": True}
+        made = self._time(self._started, whole=True)
+        role = {"id": 1, "name": "Owner", "created_at": made, "updated_at": made, "user_id": None}
+        user = {
+            "id": 1,
+            "avatar": None,
+            "first_name": None,
+            "last_name": None,
+            "owner": True,
+            "project_access": 1,
+            "roles": None,
+            "roles_display": "Owner",
+            "roles_new": [role],
+            "username": options.username,
+        }
         session = {"expires": self._time(expires), "token": jwt_of(inner, expires), "user": user}
         return {"session": session, "metadata": None}
 
@@ -860,7 +875,7 @@ def next_block(run: MageRun) -> BlockRun | None:
 def bearer(request: web.Request) -> str | None:
     """Return the bearer token of a request."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token if scheme == "Bearer" and token else None
+    return token if scheme.lower() == "bearer" and token else None
 
 
 def parse(body: bytes) -> Any:
@@ -965,10 +980,13 @@ def uncaught(error: Exception, parameters: dict[str, str]) -> web.Response:
 
 
 def block_error(block: str, message: str | None) -> dict[str, Json]:
-    """Return the metrics of a block that raised."""
+    """Return the metrics of a block that raised; a message may begin with the type of the error."""
     text = message or "simulated failure"
-    own = f'  File "{REPO_PATH}/blocks/{block}.py", line 7, in {block}\n    raise RuntimeError({text!r})\n'
-    trace = "Traceback (most recent call last):\n" + "".join(stack(6)) + own + f"RuntimeError: {text}\n"
+    kind = "RuntimeError"
+    if named := RAISED.fullmatch(text):
+        kind, text = named["kind"], named["text"]
+    own = f'  File "{REPO_PATH}/blocks/{block}.py", line 7, in {block}\n    raise {kind}({text!r})\n'
+    trace = "Traceback (most recent call last):\n" + "".join(stack(6)) + own + f"{kind}: {text}\n"
     return {"error": {"error": text, "errors": stack(), "message": trace}}
 
 

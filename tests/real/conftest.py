@@ -13,7 +13,7 @@ from tests.real.target import Mage, real_mage
 
 @pytest.fixture(scope="session")
 def mage_python() -> Path:
-    """The interpreter of the environment that has mage-ai. Without one these tests fail: they prove nothing."""
+    """The interpreter of the environment that has mage-ai; without one these tests fail."""
     named = os.environ.get("MAGE_PYTHON")
     if not named:
         pytest.fail("MAGE_PYTHON must name the Python of an environment with mage-ai: run make mage", False)

@@ -35,14 +35,14 @@ class Mage:
     :param auth: whether it wants a login for everything but starting runs.
     :param schedules: its triggers by name.
     :param loop: seconds between two loops of its scheduler.
-    :param expire_sessions: lets all sessions expire.
+    :param end_sessions: lets all sessions expire.
     """
 
     url: str
     auth: bool
     schedules: Mapping[str, Schedule]
     loop: float
-    expire_sessions: Callable[[], None]
+    end_sessions: Callable[[], None]
     email: str = MageServer.email
     username: str = USERNAME
     password: str = MageServer.password
@@ -79,6 +79,11 @@ class Mage:
         driver.api.token = self._session
         return driver
 
+    def expire_sessions(self) -> None:
+        """Let all sessions expire, the shared one too."""
+        self.end_sessions()
+        self._session = None
+
     def start(self, trigger: str = "example", key: str | None = None, **arguments: Any) -> Run:
         """Start a run through a trigger."""
         driver = self.driver(trigger)
@@ -114,25 +119,22 @@ class Mage:
                 break
         return seen
 
-    def call(self, path: str, **params: str) -> Any:
-        """Return what Mage answers to a plain GET."""
-        driver = self.driver()
-        answer = requests.get(
-            self.url + path,
-            params={"_http_error_codes": "1", **params},
-            headers=driver.api.auth_headers(),
-            timeout=30,
+    def call(self, method: str, path: str, body: Any = None, **params: str) -> requests.Response:
+        """Return Mage's answer to a plain request with the shared session."""
+        headers = self.driver().api.auth_headers()
+        return requests.request(
+            method, self.url + path, params=params, json=body, headers=headers, timeout=30
         )
-        return answer.json()
 
     def row(self, run: Run) -> dict[str, Any]:
         """Return a run as Mage shows it."""
-        row: dict[str, Any] = self.call(f"/api/pipeline_runs/{run.id}")["pipeline_run"]
+        answer = self.call("GET", f"/api/pipeline_runs/{run.id}")
+        row: dict[str, Any] = answer.json()["pipeline_run"]
         return row
 
     def count(self) -> int:
         """Return how many runs Mage has."""
-        return int(self.call("/api/pipeline_runs", _limit="0")["metadata"]["count"])
+        return int(self.call("GET", "/api/pipeline_runs", _limit="0").json()["metadata"]["count"])
 
 
 @contextmanager
@@ -144,12 +146,12 @@ def real_mage(python: Path, folder: Path, *, auth: bool, base_path: str | None =
     ) as server:
         (database,) = folder.glob("data/**/mage-ai.db")
 
-        def expire_sessions() -> None:
+        def end_sessions() -> None:
             with sqlite3.connect(database, timeout=30) as connection:
                 connection.execute("UPDATE oauth2_access_token SET expires = '2020-01-01 00:00:00.000000'")
             connection.close()
 
-        yield Mage(server.url, auth, server.schedules, loop, expire_sessions)
+        yield Mage(server.url, auth, server.schedules, loop, end_sessions)
 
 
 LOAD = ("load", "data_loader")

@@ -1,0 +1,17 @@
+"""The simulated Mage keeps the contract that `tests/real` asks of a real one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.real.target import Mage, simulated_mage
+from tests.real.test_contract import *  # noqa: F403
+
+
+@pytest.fixture(scope="session", params=[False, True], ids=["auth_off", "auth_on"])
+def mage(request: pytest.FixtureRequest) -> Iterator[Mage]:
+    """A simulated Mage, without and with user authentication."""
+    with simulated_mage(auth=request.param) as server:
+        yield server

@@ -1,0 +1,110 @@
+"""A real Mage behind a real Airflow: its runs succeed, fail and are cancelled as tasks of a DAG.
+
+Needs processes of both, and so takes the server with authentication only.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_runs.core.run import RunState
+from tests.real.target import Mage
+from tools.airflow_stack import AirflowStack
+
+PIPELINES = ("example", "broken", "slow")
+DAG_FILE = """
+import pendulum
+from airflow.providers.common.compat.sdk import DAG, Variable
+from airflow_provider_runs.mage.operators import MageTriggerRunOperator
+
+for name, schedule in Variable.get("schedules", deserialize_json=True).items():
+    with DAG(dag_id=name, schedule=None, start_date=pendulum.datetime(2024, 1, 1, tz="UTC"), catchup=False):
+        MageTriggerRunOperator(
+            task_id="run", mage_conn_id=f"mage_{name}", pipeline_schedule_id=schedule,
+            deferrable=True, min_poll_interval=0.5,
+        )
+"""
+
+pytestmark = pytest.mark.parametrize("mage", [True], indirect=True, ids=["auth_on"])
+
+
+@pytest.fixture(scope="module")
+def stack(mage: Mage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowStack]:
+    dags: Path = tmp_path_factory.mktemp("dags")
+    (dags / "mage_dags.py").write_text(DAG_FILE)
+    connections: dict[str, dict[str, Any]] = {f"mage_{name}": mage.connection(name) for name in PIPELINES}
+    schedules = {name: mage.schedules[name].id for name in PIPELINES}
+    env = {"AIRFLOW_VAR_SCHEDULES": json.dumps(schedules)}
+    with AirflowStack(
+        tmp_path_factory.mktemp("airflow"),
+        dags,
+        connections=connections,
+        env=env,
+        python=Path(sys.executable),
+    ) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def runs(stack: AirflowStack) -> dict[str, str]:
+    """The DAG runs, started together."""
+    return {name: stack.trigger_dag(name) for name in PIPELINES}
+
+
+def remote_run(stack: AirflowStack, name: str, run_id: str) -> str:
+    """Return the id of the Mage run, which is the last part of its page's address."""
+    return str(stack.xcom(name, run_id, "run", "run_url")).rpartition("/")[2]
+
+
+def test_a_deferred_task_cancels_its_run_on_the_server_when_a_person_marks_it_failed(
+    mage: Mage, stack: AirflowStack, runs: dict[str, str]
+) -> None:
+    stack.wait_for_task("slow", runs["slow"], "run", "deferred", timeout=120)
+    driver = mage.driver()
+    run = remote_run(stack, "slow", runs["slow"])
+    stack.wait_for(lambda: driver.drive(driver.api.get(run)).status == "running", 60, "the run to go")
+    stack.wait_for(
+        lambda: f"Run {run} is running" in stack.task_log("slow", runs["slow"], "run"), 60, "it to be seen"
+    )
+
+    stack.set_task_state("slow", runs["slow"], "run", "failed")
+
+    stack.wait_for(
+        lambda: driver.drive(driver.api.get(run)).state is RunState.CANCELLED, 30, "the run to be cancelled"
+    )
+    assert driver.drive(driver.api.get(run)).status == "cancelled"
+    assert stack.wait_for_dag_run("slow", runs["slow"]) == "failed"
+
+
+def test_a_pipeline_succeeds_while_its_task_is_deferred(
+    mage: Mage, stack: AirflowStack, runs: dict[str, str]
+) -> None:
+    assert stack.wait_for_dag_run("example", runs["example"], timeout=180) == "success"
+    driver = mage.driver()
+    run = remote_run(stack, "example", runs["example"])
+    assert driver.drive(driver.api.get(run)).status == "completed"
+    log = stack.task_log("example", runs["example"], "run")
+    page = f"{mage.url}/pipelines/example/runs/{run}"
+    assert f"INFO Mage run {run}: {page}" in log
+    assert "Pausing task as DEFERRED" in log
+    assert f"Run {run} is completed" in log
+    assert stack.links("example", runs["example"], "run") == {"Remote run": page}
+
+
+def test_a_failed_pipeline_brings_its_blocks_error_into_the_task_log(
+    mage: Mage, stack: AirflowStack, runs: dict[str, str]
+) -> None:
+    assert stack.wait_for_dag_run("broken", runs["broken"], timeout=180) == "failed"
+    driver = mage.driver()
+    run = remote_run(stack, "broken", runs["broken"])
+    assert driver.drive(driver.api.get(run)).status == "failed"
+    log = stack.task_log("broken", runs["broken"], "run")
+    assert "block bang: ValueError: bang in transform" in log
+    (error,) = (line for line in log.splitlines() if line.startswith("ERROR RunFailed: "))
+    assert f"Mage run {run} has failed (failed): block bang: ValueError: bang in transform" in error

@@ -1,0 +1,503 @@
+"""What this provider relies on in Mage, asked of a real server; `tests/mage` asks the simulator the same."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import timedelta
+from typing import Any
+
+import pendulum
+import pytest
+
+from airflow_provider_runs.core.connection import read_settings
+from airflow_provider_runs.core.drive import AsyncDriver, Driver
+from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed, NotFound, Unauthorized
+from airflow_provider_runs.core.retry import NO_RETRY
+from airflow_provider_runs.core.run import Run, RunState
+from airflow_provider_runs.mage import api as mage_api
+from airflow_provider_runs.mage.api import MageRunApi
+from airflow_provider_runs.mage.hooks import MageHook
+from tests.real.target import Mage
+
+UNKNOWN = 987654
+ROW = {
+    "backfill_id",
+    "completed_at",
+    "created_at",
+    "event_variables",
+    "execution_date",
+    "executor_type",
+    "id",
+    "metrics",
+    "passed_sla",
+    "pipeline_schedule_id",
+    "pipeline_uuid",
+    "started_at",
+    "status",
+    "updated_at",
+    "variables",
+}
+LIST_ROW = ROW | {
+    "block_runs",
+    "block_runs_count",
+    "completed_block_runs_count",
+    "pipeline_schedule_name",
+    "pipeline_schedule_token",
+    "pipeline_schedule_type",
+    "pipeline_tags",
+    "pipeline_type",
+    "repo_path",
+}
+BLOCK_ROW = {
+    "block_uuid",
+    "completed_at",
+    "created_at",
+    "id",
+    "metrics",
+    "pipeline_run_id",
+    "pipeline_schedule_id",
+    "pipeline_schedule_name",
+    "started_at",
+    "status",
+    "updated_at",
+}
+with_login = pytest.mark.parametrize("mage", [True], indirect=True, ids=["auth_on"])
+
+
+def as_dict(row: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: row[name] for name in names}
+
+
+def as_given(mage: Mage, **fields: Any) -> tuple[Driver, list[str]]:
+    """Return a driver for a connection that is not logged in, and the list of the tokens that it will get."""
+    tokens: list[str] = []
+    connection = mage.connection(**fields)
+    connection.pop("conn_type")
+    settings = read_settings(MageRunApi.connection, conn_id="mage_default", **connection)
+    return Driver(MageRunApi(settings, keep_secret=tokens.append)), tokens
+
+
+@pytest.fixture(scope="module")
+def completed(mage: Mage) -> tuple[list[str], Run]:
+    """A run that went well, and the status words on its way."""
+    run = mage.start("example", key="key-of-completed", variables={"sleep": 0.1})
+    words = [run.status]
+    for seen in mage.watch(run):
+        if seen.status != words[-1]:
+            words.append(seen.status)
+    return words, seen
+
+
+@pytest.fixture(scope="module")
+def failed(mage: Mage) -> Run:
+    """A run whose second block raised."""
+    return mage.wait(mage.start("broken"))
+
+
+@pytest.fixture
+def hook(mage: Mage, monkeypatch: pytest.MonkeyPatch) -> MageHook:
+    """A hook that finds its connection in the environment."""
+    monkeypatch.setenv("AIRFLOW_CONN_MAGE_DEFAULT", mage.connection_json())
+    return MageHook()
+
+
+# Starting
+
+
+@pytest.mark.parametrize(
+    ("arguments", "event"),
+    [
+        ({"variables": {"number": 7, "deep": {"list": [1, None, "ä"]}}}, {}),
+        ({"event_variables": {"file": "a.csv", "rows": 3}}, {"file": "a.csv", "rows": 3}),
+        ({"variables": {"number": 7}, "event_variables": {"file": "a.csv"}}, {"file": "a.csv"}),
+        ({}, {}),
+    ],
+    ids=["variables", "event_variables", "both", "nothing"],
+)
+def test_trigger_keeps_what_was_given_and_the_marker(
+    mage: Mage, arguments: dict[str, Any], event: dict[str, Any]
+) -> None:
+    run = mage.start("empty", key="key-of-this-try", **arguments)
+    assert run.id.isdigit() and run.status == "initial" and run.state is RunState.PENDING
+    assert run.url == f"{mage.url}/pipelines/empty/runs/{run.id}"
+    row = mage.row(run)
+    partition = row["variables"].pop("execution_partition")
+    assert row["variables"] == {**arguments.get("variables", {}), "airflow_run_key": "key-of-this-try"}
+    assert partition.startswith(f"{mage.schedules['empty'].id}/")
+    assert row["event_variables"] == event
+    assert as_dict(row, "id", "pipeline_schedule_id", "pipeline_uuid") == {
+        "id": int(run.id),
+        "pipeline_schedule_id": mage.schedules["empty"].id,
+        "pipeline_uuid": "empty",
+    }
+
+
+def test_trigger_without_key_leaves_no_marker(mage: Mage) -> None:
+    row = mage.row(mage.start("empty"))
+    assert set(row["variables"]) == {"execution_partition"}
+
+
+def test_inactive_trigger_is_started_and_becomes_active(mage: Mage) -> None:
+    assert mage.wait(mage.start("inactive")).status == "completed"
+    schedule = mage.call("GET", f"/api/pipeline_schedules/{mage.schedules['inactive'].id}").json()
+    assert schedule["pipeline_schedule"]["status"] == "active"
+
+
+@pytest.mark.parametrize("token", ["wrong", "with-dash", "wrong token"])
+def test_wrong_trigger_token_is_refused_for_good_and_starts_nothing(mage: Mage, token: str) -> None:
+    before = mage.count()
+    driver, _ = as_given(mage, extra={"trigger_token": token})
+    with pytest.raises(Unauthorized, match="connection 'mage_default'") as caught:
+        driver.drive(driver.api.trigger({"pipeline_schedule_id": mage.schedules["example"].id}))
+    assert caught.value.permanent and caught.value.status == 401
+    assert token not in str(caught.value) or token == "wrong"
+    assert mage.count() == before
+
+
+def test_unknown_trigger_is_not_found_and_starts_nothing(mage: Mage) -> None:
+    before = mage.count()
+    driver = mage.driver()
+    with pytest.raises(NotFound, match=f"trigger {UNKNOWN}") as caught:
+        driver.drive(driver.api.trigger({"pipeline_schedule_id": UNKNOWN}))
+    assert caught.value.permanent
+    assert mage.count() == before
+
+
+def test_time_trigger_is_refused_for_good_and_starts_nothing(mage: Mage) -> None:
+    before = mage.count()
+    with pytest.raises(ApiError, match="only supported for API trigger") as caught:
+        mage.start("nightly")
+    assert caught.value.permanent and not isinstance(caught.value, (NotFound, Unauthorized))
+    assert mage.count() == before
+
+
+def test_without_a_trigger_token_nothing_is_sent(mage: Mage) -> None:
+    before = mage.count()
+    driver = Driver(mage.api(trigger=None))
+    with pytest.raises(BadInput, match="trigger_token"):
+        driver.drive(driver.api.trigger({"pipeline_schedule_id": mage.schedules["example"].id}))
+    assert mage.count() == before
+
+
+# Watching
+
+
+def test_run_goes_from_initial_over_running_to_completed(completed: tuple[list[str], Run]) -> None:
+    words, run = completed
+    assert words == ["initial", "running", "completed"]
+    assert run.state is RunState.SUCCEEDED and run.message is None
+
+
+def test_times_are_aware_and_in_utc(completed: tuple[list[str], Run]) -> None:
+    _, run = completed
+    assert run.started_at and run.finished_at
+    assert run.started_at.utcoffset() == run.finished_at.utcoffset() == timedelta(0)
+    assert run.started_at < run.finished_at
+    assert abs(pendulum.now("UTC") - run.finished_at) < timedelta(minutes=10)
+
+
+def test_pipeline_without_blocks_completes(mage: Mage) -> None:
+    run = mage.start("empty")
+    assert mage.wait(run).state is RunState.SUCCEEDED
+    assert mage.row(run)["block_runs"] == []
+
+
+def test_failed_run_names_the_block_and_the_last_line_of_its_error(mage: Mage, failed: Run) -> None:
+    assert (failed.state, failed.status) == (RunState.FAILED, "failed")
+    assert failed.message == "block bang: ValueError: bang in transform"
+    assert failed.started_at is not None and failed.finished_at is None
+
+
+def test_explain_gives_the_traceback_of_the_failed_block(mage: Mage, failed: Run) -> None:
+    driver = mage.driver()
+    said = driver.drive(driver.api.explain(failed.id))
+    assert said is not None
+    lines = said.splitlines()
+    assert lines[0] == "block bang: ValueError: bang in transform"
+    assert lines[1].startswith(("Traceback", "  ")) and lines[-1] == "ValueError: bang in transform"
+    assert "block load" not in said
+
+
+def test_explain_has_nothing_to_say_about_a_good_run(mage: Mage, completed: tuple[list[str], Run]) -> None:
+    driver = mage.driver()
+    assert driver.drive(driver.api.explain(completed[1].id)) is None
+
+
+def test_unknown_run_is_not_found(mage: Mage) -> None:
+    driver = mage.driver()
+    for flow in (driver.api.get, driver.api.cancel, driver.api.explain):
+        with pytest.raises(NotFound, match=f"run {UNKNOWN}") as caught:
+            driver.drive(flow(str(UNKNOWN)))
+        assert caught.value.permanent and caught.value.status == 404
+
+
+def test_errors_have_their_http_status_only_where_that_is_asked_for(mage: Mage) -> None:
+    plain = mage.call("GET", f"/api/pipeline_runs/{UNKNOWN}")
+    asked = mage.call("GET", f"/api/pipeline_runs/{UNKNOWN}", _http_error_codes="1")
+    assert (plain.status_code, asked.status_code) == (200, 404)
+    assert (plain.json()["status"], asked.json()["status"]) == (200, 404)
+    for answer in (plain, asked):
+        error = answer.json()["error"]
+        assert error.pop("message")
+        assert error == {"code": 404, "type": "record_not_found"}
+
+
+# Cancelling
+
+
+def test_run_is_cancelled_before_it_begins(mage: Mage) -> None:
+    driver = mage.driver()
+    for _ in range(5):
+        run = mage.start("example")
+        driver.drive(driver.api.cancel(run.id))
+        cancelled = mage.get(run)
+        assert cancelled.state is RunState.CANCELLED
+        if cancelled.started_at is None:
+            break
+    time.sleep(3 * mage.loop)
+    assert mage.get(run) == cancelled
+    assert {block["status"] for block in mage.row(run)["block_runs"]} == {"cancelled"}
+    assert cancelled.started_at is None and cancelled.finished_at is None and cancelled.message is None
+
+
+def test_run_is_cancelled_while_it_works(mage: Mage) -> None:
+    driver = mage.driver()
+    run = mage.start("slow")
+    assert mage.wait(run, "running").state is RunState.RUNNING
+    driver.drive(driver.api.cancel(run.id))
+    driver.drive(driver.api.cancel(run.id))
+    cancelled = mage.get(run)
+    assert (cancelled.state, cancelled.status) == (RunState.CANCELLED, "cancelled")
+    time.sleep(2 * mage.loop)
+    assert mage.get(run) == cancelled
+    assert [block["status"] for block in mage.row(run)["block_runs"]] == ["cancelled"]
+
+
+def test_cancelling_an_ended_run_changes_nothing(
+    mage: Mage, completed: tuple[list[str], Run], failed: Run
+) -> None:
+    driver = mage.driver()
+    for run in (completed[1], failed):
+        before = mage.row(run)
+        driver.drive(driver.api.cancel(run.id))
+        assert mage.get(run) == run
+        assert mage.row(run) == before
+
+
+# Finding a run whose start got no answer
+
+
+def test_run_is_found_again_among_others_by_its_marker(mage: Mage) -> None:
+    since = time.time()
+    runs = {key: mage.start("empty", key=key) for key in ("find-1", "find-2", "find-3")}
+    other = mage.start("example", key="find-2")
+    driver = mage.driver("empty")
+    arguments = {"pipeline_schedule_id": mage.schedules["empty"].id}
+    for key, run in runs.items():
+        found = driver.drive(driver.api.find_started(arguments, key, since))
+        assert found is not None and found.id == run.id != other.id
+    assert driver.drive(driver.api.find_started(arguments, "find", since)) is None
+
+
+def test_run_is_found_on_a_later_page(mage: Mage, monkeypatch: pytest.MonkeyPatch) -> None:
+    since = time.time()
+    monkeypatch.setattr(mage_api, "PAGE", 2)
+    runs = [mage.start("empty", key=f"page-{number}") for number in range(5)]
+    driver = mage.driver("empty")
+    arguments = {"pipeline_schedule_id": str(mage.schedules["empty"].id)}
+    for number, run in enumerate(runs):
+        found = driver.drive(driver.api.find_started(arguments, f"page-{number}", since))
+        assert found is not None and found.id == run.id
+    assert driver.drive(driver.api.find_started(arguments, "page-5", since)) is None
+
+
+def test_no_run_is_found_for_a_trigger_that_does_not_exist(
+    mage: Mage, completed: tuple[list[str], Run]
+) -> None:
+    listed = mage.call(
+        "GET", f"/api/pipeline_schedules/{UNKNOWN}/pipeline_runs", disable_retries_grouping="1"
+    )
+    assert listed.json()["pipeline_runs"], "Mage is known to list the runs of all triggers"
+    driver = mage.driver()
+    arguments = {"pipeline_schedule_id": UNKNOWN}
+    assert driver.drive(driver.api.find_started(arguments, "key-of-completed", 0.0)) is None
+
+
+def test_the_first_of_two_runs_with_one_marker_is_found(mage: Mage) -> None:
+    run = mage.start("empty", key="key-of-retried")
+    row = mage.row(run)
+    retry = {"pipeline": {"status": "retry", "pipeline_runs": [row]}}
+    before = mage.count()
+    assert "error" not in mage.call("PUT", "/api/pipelines/empty", retry).json()
+    assert mage.count() == before + 1
+    driver = mage.driver("empty")
+    arguments = {"pipeline_schedule_id": mage.schedules["empty"].id}
+    found = driver.drive(driver.api.find_started(arguments, "key-of-retried", time.time()))
+    assert found is not None and found.id == run.id
+
+
+# Connecting
+
+
+def test_check_names_the_server_and_its_scheduler(mage: Mage) -> None:
+    driver = mage.driver()
+    assert driver.drive(driver.api.check()) == f"Connected to Mage at {mage.url}, scheduler running"
+
+
+def test_check_tells_a_wrong_path_prefix(mage: Mage) -> None:
+    driver, _ = as_given(mage, host=f"{mage.url}/elsewhere")
+    with pytest.raises(ApiError, match="path prefix") as caught:
+        driver.drive(driver.api.check())
+    assert caught.value.permanent and caught.value.status == 404
+
+
+def test_check_tells_that_nobody_answers(mage: Mage) -> None:
+    driver, _ = as_given(mage, host="http://127.0.0.1:1")
+    with pytest.raises(ConnectionFailed, match=r"http://127\.0\.0\.1:1\b") as caught:
+        driver.drive(driver.api.check(), NO_RETRY)
+    assert not caught.value.sent
+
+
+@with_login
+@pytest.mark.parametrize("by", ["email", "username"])
+def test_login_by_email_and_by_username(mage: Mage, by: str) -> None:
+    driver, tokens = as_given(mage, login=getattr(mage, by))
+    assert driver.drive(driver.api.check()).startswith("Connected")
+    assert len(tokens) == 1
+    assert driver.api.token is not None and driver.api.token.lifetime > 86400
+
+
+@with_login
+def test_wrong_password_is_refused_and_leaves_other_errors_what_they_are(mage: Mage) -> None:
+    driver, tokens = as_given(mage, password="planted-wrong-password")
+    with pytest.raises(Unauthorized, match="check login and password") as caught:
+        driver.drive(driver.api.check())
+    assert caught.value.permanent and "planted" not in str(caught.value)
+    assert tokens == []
+    logged_in = mage.driver()
+    with pytest.raises(NotFound):
+        logged_in.drive(logged_in.api.get(str(UNKNOWN)))
+    with pytest.raises(NotFound):
+        logged_in.drive(logged_in.api.trigger({"pipeline_schedule_id": UNKNOWN}))
+
+
+@with_login
+def test_without_login_runs_can_be_started_but_not_read(mage: Mage) -> None:
+    driver, _ = as_given(mage, login=None, password=None)
+    run = driver.drive(driver.api.trigger({"pipeline_schedule_id": mage.schedules["example"].id}))
+    arguments = {"pipeline_schedule_id": mage.schedules["example"].id}
+    for flow in (
+        driver.api.get(run.id),
+        driver.api.cancel(run.id),
+        driver.api.check(),
+        driver.api.find_started(arguments, "key", 0.0),
+    ):
+        with pytest.raises(Unauthorized, match="login") as caught:
+            driver.drive(flow)
+        assert caught.value.permanent
+    assert mage.wait(run).status == "completed"
+
+
+@with_login
+def test_expired_session_is_renewed_once(mage: Mage, completed: tuple[list[str], Run]) -> None:
+    driver, tokens = as_given(mage)
+    driver.drive(driver.api.get(completed[1].id))
+    assert len(tokens) == 1
+    mage.expire_sessions()
+    assert driver.drive(driver.api.get(completed[1].id)) == completed[1]
+    assert driver.drive(driver.api.get(completed[1].id)) == completed[1]
+    assert len(tokens) == 2 and tokens[0] != tokens[1]
+
+
+@with_login
+def test_session_that_mage_never_gave_is_renewed(mage: Mage, completed: tuple[list[str], Run]) -> None:
+    driver, tokens = as_given(mage)
+    driver.api.token = mage_api.Token("x" * 43, time.time(), 3600.0)
+    assert driver.drive(driver.api.get(completed[1].id)) == completed[1]
+    assert len(tokens) == 1
+
+
+async def test_ten_reads_at_once_log_in_once(mage: Mage, completed: tuple[list[str], Run]) -> None:
+    tokens: list[str] = []
+    driver = AsyncDriver(MageRunApi(mage.settings(), keep_secret=tokens.append))
+    try:
+        runs = await asyncio.gather(*(driver.drive(driver.api.get(completed[1].id)) for _ in range(10)))
+    finally:
+        await driver.close()
+    assert runs == [completed[1]] * 10
+    assert len(tokens) == (1 if mage.auth else 0)
+
+
+async def test_asynchronous_driver_tells_the_same_errors(mage: Mage) -> None:
+    driver = AsyncDriver(mage.driver().api)
+    before = mage.count()
+    try:
+        with pytest.raises(NotFound):
+            await driver.drive(driver.api.get(str(UNKNOWN)))
+        with pytest.raises(NotFound):
+            await driver.drive(driver.api.trigger({"pipeline_schedule_id": UNKNOWN}))
+        with pytest.raises(Unauthorized):
+            await driver.drive(driver.api.trigger({"pipeline_schedule_id": mage.schedules["slow"].id}))
+    finally:
+        await driver.close()
+    assert mage.count() == before
+
+
+async def test_hook_starts_watches_and_cancels(mage: Mage, hook: MageHook) -> None:
+    run = hook.trigger_run(str(mage.schedules["example"].id), variables='{"sleep": 30}', run_key="hook")
+    assert hook.find_started({"pipeline_schedule_id": mage.schedules["example"].id}, "hook", 0.0) is not None
+    assert hook.get_run(run.id).state in (RunState.PENDING, RunState.RUNNING)
+    async with hook:
+        await hook.acancel_run(run.id)
+        assert (await hook.aget_run(run.id)).state is RunState.CANCELLED
+    assert hook.explain_run(run.id) is None
+    worked, said = hook.test_connection()
+    assert worked and said.endswith("scheduler running")
+
+
+# The shapes of the answers
+
+
+def test_answers_have_just_the_fields_that_are_known(mage: Mage, failed: Run) -> None:
+    schedule = mage.schedules["empty"]
+    started = mage.call(
+        "POST",
+        f"/api/pipeline_schedules/{schedule.id}/pipeline_runs/{schedule.token}",
+        {"pipeline_run": {"variables": {}}},
+    ).json()
+    assert set(started) == {"pipeline_run"} and set(started["pipeline_run"]) == ROW
+    assert started["pipeline_run"]["event_variables"] == {}
+    detail = mage.call("GET", f"/api/pipeline_runs/{failed.id}").json()
+    assert set(detail) == {"pipeline_run", "metadata"} and set(detail["pipeline_run"]) == ROW | {"block_runs"}
+    load, bang = detail["pipeline_run"]["block_runs"]
+    assert set(load) == set(bang) == BLOCK_ROW
+    assert (load["status"], load["metrics"], bang["status"]) == ("completed", {}, "failed")
+    assert set(bang["metrics"]) == {"error"}
+    assert set(bang["metrics"]["error"]) == {"error", "errors", "message"}
+    assert bang["metrics"]["error"]["error"] == "bang in transform"
+    listed = mage.call("GET", "/api/pipeline_runs", _limit="1").json()
+    assert set(listed) == {"pipeline_runs", "metadata"} and set(listed["metadata"]) == {"count", "next"}
+    assert set(listed["pipeline_runs"][0]) == LIST_ROW
+    changed = mage.call("PUT", f"/api/pipeline_runs/{failed.id}", {"pipeline_run": {"status": "cancelled"}})
+    assert set(changed.json()) == {"pipeline_run", "metadata"} and set(changed.json()["pipeline_run"]) == ROW
+
+
+def test_refused_start_has_the_shape_of_an_error_that_mage_does_not_handle(mage: Mage) -> None:
+    schedule = mage.schedules["example"]
+    answer = mage.call("POST", f"/api/pipeline_schedules/{schedule.id}/api_trigger", {})
+    assert answer.status_code == 200
+    assert set(answer.json()) == {"error", "url_parameters"}
+    error = answer.json()["error"]
+    assert set(error) == {"code", "errors", "exception", "message"}
+    assert (error["code"], error["exception"]) == (
+        500,
+        f"Invalid token for pipeline schedule ID {schedule.id}.",
+    )
+    assert answer.json()["url_parameters"] == {"pipeline_schedule_id": str(schedule.id)}
+
+
+def test_status_says_whether_a_login_is_needed(mage: Mage) -> None:
+    (status,) = mage.call("GET", "/api/status").json()["statuses"]
+    assert status["require_user_authentication"] is mage.auth
+    assert status["scheduler_status"] == "running"
