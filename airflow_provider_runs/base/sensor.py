@@ -129,6 +129,9 @@ class RunSensor(RunTask, BaseSensorOperator):
         """
         try:
             run = self._checked(self._look)
+        except StartRefused as error:
+            # Airflow's own loop would turn an error that is not to be retried into a skip under soft_fail.
+            self._raise(BadInput(str(error)) if self.soft_fail else error)
         except RunsError as error:
             self._raise(error)
         self._publish_page(context, run)

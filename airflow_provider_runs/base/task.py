@@ -169,7 +169,9 @@ class RunTask(BaseOperator):
             return
         if text:
             if len(text) > EXPLANATION_LIMIT:
-                text = f"[{len(text) - EXPLANATION_LIMIT} characters before this]\n{text[-EXPLANATION_LIMIT:]}"
+                text = (
+                    f"[{len(text) - EXPLANATION_LIMIT} characters before this]\n{text[-EXPLANATION_LIMIT:]}"
+                )
             self.log.error("%s about run %s:\n%s", self.service, run_id, text)
 
     def _error(self, outcome: Outcome) -> BaseException:

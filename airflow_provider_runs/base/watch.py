@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 
 from airflow_provider_runs.core.api import CanGetMany, RunApi
 from airflow_provider_runs.core.drive import AsyncDriver
-from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, RunsError, Unauthorized
+from airflow_provider_runs.core.errors import ConnectionFailed, RunsError, Unauthorized
 from airflow_provider_runs.core.outcome import Outcome
 from airflow_provider_runs.core.progress import Note, Progress, Trouble, Watch
 from airflow_provider_runs.core.retry import NO_RETRY, backoff_seconds
@@ -327,9 +327,7 @@ class Watcher:
         if self._failures == 0:
             self._failing_since = now
         self._failures += 1
-        pause = 0.0
-        if isinstance(error, ApiError) and error.retry_after is not None:
-            pause = error.retry_after
+        pause = error.retry_after or 0.0
         if self._failures >= OUTAGE_AFTER:
             pause = max(pause, backoff_seconds(self._failures - OUTAGE_AFTER + 1, BACKOFF_BASE, BACKOFF_CAP))
             if self._outage is None:

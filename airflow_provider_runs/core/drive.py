@@ -412,7 +412,11 @@ def _failed(api: RunApi, request: Request, error: BaseException, *, sent: bool) 
 
 def _unsent(error: RunsError) -> RunsError:
     """Return why no token was got, as it counts for the request that needs one: that never left."""
-    return ConnectionFailed(str(error), sent=False) if isinstance(error, ConnectionFailed) else error
+    if not isinstance(error, ConnectionFailed) and not (isinstance(error, ApiError) and not error.permanent):
+        return error
+    failed = ConnectionFailed(str(error), sent=False)
+    failed.retry_after = error.retry_after
+    return failed
 
 
 def _requests_not_sent(error: BaseException) -> bool:

@@ -6,6 +6,9 @@ from __future__ import annotations
 class RunsError(Exception):
     """Base of every error that this package raises on its own account."""
 
+    retry_after: float | None = None
+    """Seconds that the service asked to wait, set by the driver."""
+
 
 class BadInput(RunsError, ValueError):
     """An argument or a connection field is wrong; nothing was sent."""
@@ -38,8 +41,6 @@ class ApiError(RunsError):
     def __init__(self, message: str, *, status: int, permanent: bool | None = None) -> None:
         super().__init__(message)
         self.status = status
-        self.retry_after: float | None = None
-        """Seconds that the service asked to wait, set by the driver."""
         if permanent is None:
             permanent = 400 <= status < 500 and status not in {408, 425, 429}
         self.permanent = permanent

@@ -266,9 +266,7 @@ def test_every_outcome_but_success_fails_the_task(
     assert type(failure.value) is error
 
 
-def test_a_long_explanation_is_cut_to_its_end(
-    service: Service, mocker: Any, told: Callable[[], str]
-) -> None:
+def test_a_long_explanation_is_cut_to_its_end(service: Service, mocker: Any, told: Callable[[], str]) -> None:
     operator = task()
     mocker.patch.object(operator.hook, "explain_run", return_value="x" * 50_000 + "the end")
     with pytest.raises(RunFailed):

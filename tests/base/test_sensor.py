@@ -23,7 +23,7 @@ from airflow_provider_runs.base.exceptions import (
     StartRefused,
 )
 from airflow_provider_runs.core import progress
-from airflow_provider_runs.core.errors import ConnectionFailed, Unauthorized
+from airflow_provider_runs.core.errors import BadInput, ConnectionFailed, Unauthorized
 from airflow_provider_runs.core.outcome import BadEvent
 from tests.base.fakes import FakeRunSensor, Service, fire
 
@@ -175,6 +175,12 @@ def test_an_empty_run_id_fails_without_a_request(
     with pytest.raises(StartRefused, match="run_id is empty"):
         run(a_sensor(mode, run_id=run_id), context, service)
     assert service.calls == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_soft_fail_hides_no_empty_run_id(service: Service, context: dict[str, Any], mode: str) -> None:
+    with pytest.raises((StartRefused, BadInput), match="run_id is empty"):
+        run(a_sensor(mode, run_id="", soft_fail=True), context, service)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -654,9 +654,10 @@ async def test_a_start_whose_token_request_got_no_answer_was_not_sent(wire: Star
 async def test_the_wait_that_the_token_request_was_told_of_is_kept(wire: Start, connect: Connect) -> None:
     server = wire(reply(429, {}, Retry_After="90"))
     driver = connect(server.url, TokenService)
-    with pytest.raises(ApiError, match="no token") as caught:
+    with pytest.raises(ConnectionFailed, match="no token") as caught:
         await driver.drive(driver.api.get("r1"), NO_RETRY)
     assert caught.value.retry_after == 90
+    assert not caught.value.sent
     assert server.targets == ["/token"]
 
 
