@@ -244,7 +244,8 @@ class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted):
         except NotFound:
             # Mage answers a wrong password as "not found".
             raise Unauthorized(
-                f"Mage refuses the login of connection {self.settings.conn_id!r}: check login and password",
+                f"Mage refuses the login of connection {self.settings.conn_id!r}: check login and password, "
+                "and leave both empty where the server has user authentication off",
                 status=401,
             ) from None
         value, expires = _inner_token(session)
@@ -317,6 +318,8 @@ class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted):
         if code in (401, 403) or "Invalid token for pipeline schedule" in said:
             status = code if code in (401, 403) else 401
             hint = f"check the credentials of connection {self.settings.conn_id!r}"
+            if not self.authenticates() and "Invalid token for pipeline schedule" not in said:
+                hint = f"connection {self.settings.conn_id!r} needs login and password for all but starting"
             return Unauthorized(f"{message}; {hint}", status=status)
         refused = any(text in said for text in REFUSED)
         return ApiError(message, status=code, permanent=True if refused else None)

@@ -1,6 +1,6 @@
 """A simulated Mage server: API triggers, runs and their blocks, lists, logs, login.
 
-As in the real one, a scheduler works in loops: a run leaves ``initial`` at a loop, starts one block per loop
+As in the real one, a scheduler works in loops: a run leaves ``initial`` at a loop, queues one block per loop
 and ends at a later one. The loops are worked off when somebody asks, so an idle simulator does nothing.
 
 Triggers of the default project (id, pipeline, name, token):
@@ -63,9 +63,11 @@ RUN_COLUMNS = (
 CREATE_KEYS = frozenset(RUN_COLUMNS) | {"create_block_runs", "prevent_duplicates"}
 DEFAULT_LIMIT = 40
 MAX_LOG_FILES = 20
+QUEUED = 0.05  # of the time between two scheduler loops, until a worker takes a block
 REPO_PATH = "/home/src/demo"
-TRIGGER_CALL = re.compile(r"(/api/pipeline_schedules/[^/]+/)(pipeline_runs/.*|api_trigger/?)")
+TRIGGER_CALL = re.compile(r"(/api/pipeline_schedules/\w+/)(pipeline_runs/.*|api_trigger/?)")
 NOT_FOUND = "Record not found."
+UNAUTHENTICATED = "mage_ai.server.api.errors.UnauthenticatedRequestException"
 RAISED = re.compile(r"(?P<kind>[A-Za-z_]\w*(?:Error|Exception)): (?P<text>.+)", re.DOTALL)
 
 
@@ -192,6 +194,14 @@ class ApiError(Exception):
         self.code, self.message, self.kind, self.http = code, message, kind, http
 
 
+class Uncaught(Exception):
+    """Carry an exception that Mage does not handle, by the name that its traceback gives it."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
 class MageSimulator(System):
     """Simulate a Mage server."""
 
@@ -222,7 +232,7 @@ class MageSimulator(System):
         one_run = "/api/pipeline_runs/{id}"
         return (
             Route("POST", schedule_runs + r"/{token:\w+}", "trigger", self._trigger),
-            Route("POST", "/api/pipeline_schedules/{schedule}/api_trigger", "trigger", self._trigger),
+            Route("POST", r"/api/pipeline_schedules/{schedule:\w+}/api_trigger", "trigger", self._trigger),
             Route("GET", schedule_runs, "list", self._api("list", self._list)),
             Route("GET", "/api/pipeline_runs", "list", self._api("list", self._list)),
             Route("GET", one_run, "get", self._api("detail", self._get)),
@@ -260,9 +270,11 @@ class MageSimulator(System):
         return web.Response(status=status, text=page, content_type="text/html")
 
     async def fallback(self, request: web.Request, path: str) -> web.StreamResponse:
-        """Answer 405 for what looks like a trigger call, else a 404 page."""
+        """Answer 405 for what looks like a trigger call, Mage's error for other calls, else a 404 page."""
         if TRIGGER_CALL.fullmatch(path):
             return web.Response(status=405, content_type="application/json")
+        if path.startswith("/api/"):
+            return await self._api("detail", self._unknown_call)(request)
         page = "<html><title>404: Not Found</title><body>404: Not Found</body></html>"
         return web.Response(status=404, text=page, content_type="text/html")
 
@@ -286,12 +298,13 @@ class MageSimulator(System):
         schedule_id = request.match_info["schedule"]
         schedule = self._schedules.get(int(schedule_id))
         if schedule is None:
-            raise LookupError({"code": 404, "message": self._not_found, "type": "record_not_found"})
+            details = {"code": 404, "message": self._not_found, "type": "record_not_found"}
+            raise Uncaught("mage_ai.api.errors.ApiError", str(details))
         token = request.match_info.get("token") or bearer(request)
         if schedule.type != "api":
-            raise PermissionError("This endpoint is only supported for API trigger.")
+            raise Uncaught(UNAUTHENTICATED, "This endpoint is only supported for API trigger.")
         if token != schedule.token:
-            raise PermissionError(f"Invalid token for pipeline schedule ID {schedule_id}.")
+            raise Uncaught(UNAUTHENTICATED, f"Invalid token for pipeline schedule ID {schedule_id}.")
         asked = parse(body)
         given = parse(body).get("pipeline_run", {})
         if "variables" not in given:
@@ -490,7 +503,8 @@ class MageSimulator(System):
         if not (email or username) or not password:
             self._not_found = "Email/username and password are required."
             raise self._missing()
-        known = email == options.email if email else username == options.username
+        # The first user is made where authentication is on; without, there is nobody who could log in.
+        known = options.auth and (email == options.email if email else username == options.username)
         if not known or password != options.password:
             raise self._missing()
         inner = secrets.token_urlsafe(32)
@@ -537,6 +551,13 @@ class MageSimulator(System):
         page = "<!doctype html><title>Mage</title><div id='__next'></div>"
         return web.Response(text=page, content_type="text/html")
 
+    async def _unknown_call(self, request: web.Request) -> Json:
+        parts = request.path.partition("/api/")[2].split("/")
+        words = (parts[2] if len(parts) > 2 else parts[0]).removesuffix("s").split("_")
+        name = "".join(word.capitalize() for word in words)
+        module = f"policies.{name}Policy" if len(parts) == 1 else f"resources.{name}Resource"
+        raise ModuleNotFoundError(f"No module named 'mage_ai.api.{module}'")
+
     # The generic API: authentication and errors
 
     def _api(
@@ -564,11 +585,11 @@ class MageSimulator(System):
             key = body.get("api_key") if in_body and isinstance(body, dict) else request.query.get("api_key")
         if key != self.options.api_key:
             raise ApiError(401, "Invalid API key.", "invalid_api_key", 401)
-        if action == "login":
+        token = request.headers.get("OAUTH-TOKEN") or bearer(request)
+        if action == "login" and not token:
             return
         if "HTTP_AUTHORIZATION" in request.query:
             raise TypeError("a bytes-like object is required, not 'list'")
-        token = request.headers.get("OAUTH-TOKEN") or bearer(request)
         if not token and "oauth_token" in request.cookies:
             token = inner_token(request.cookies["oauth_token"])
         if not token:
@@ -581,6 +602,9 @@ class MageSimulator(System):
             raise ApiError(401, "Invalid OAuth token.", "invalid_oauth_token", 401)
         if time.time() >= expires:
             raise ApiError(401, "Expired OAuth token.", "expired_oauth_token", 401)
+        if action == "login":
+            text = "Public access for create only, invalid scope."
+            raise ApiError(403, text, "unauthorized_access")
 
     def _missing(self) -> ApiError:
         return ApiError(404, self._not_found, "record_not_found")
@@ -634,7 +658,7 @@ class MageSimulator(System):
             run.picked_up = at
         self._work(run, at)
         while (block := next_block(run)) is not None:
-            block.status, block.started, block.updated, block.completed = "running", at, at, None
+            block.status, block.started, block.updated, block.completed = "queued", None, at, None
             if not run.plan.ends_at_once:
                 break
             self._work(run, at)
@@ -664,9 +688,14 @@ class MageSimulator(System):
 
     def _work(self, run: MageRun, until: float) -> None:
         """Let the block that runs end, if its time has come."""
-        block = next((block for block in run.blocks if block.status == "running"), None)
-        if block is None or block.started is None:
+        block = next((block for block in run.blocks if block.status in ("queued", "running")), None)
+        if block is None:
             return
+        if block.started is None:
+            begins = block.updated + (0 if run.plan.ends_at_once else self._loop_seconds * QUEUED)
+            if begins > until:
+                return
+            block.status, block.started, block.updated = "running", begins, begins
         ends = block.started + run.duration / len(run.blocks)
         endless = block is run.blocks[-1] and run.plan.outcome in ("stuck", "cancelled")
         if endless or ends > until:
@@ -867,7 +896,7 @@ class MageSimulator(System):
 
 
 def next_block(run: MageRun) -> BlockRun | None:
-    """Return the block that a scheduler loop may start: all before it are completed."""
+    """Return the block that a scheduler loop may queue: all before it are completed."""
     block = next((block for block in run.blocks if block.status != "completed"), None)
     return block if block is not None and block.status == "initial" else None
 
@@ -970,12 +999,11 @@ def answer(body: Json, status: int = 200) -> web.Response:
 def uncaught(error: Exception, parameters: dict[str, str]) -> web.Response:
     """Return Mage's answer to an exception that it does not handle: HTTP 200, with the URL's parts."""
     text = str(error)
-    details = {
-        "code": 500,
-        "errors": stack(),
-        "exception": text,
-        "message": traceback_of(type(error).__name__, text),
-    }
+    module, name = type(error).__module__, type(error).__name__
+    kind = name if module == "builtins" else f"{module}.{name}"
+    if isinstance(error, Uncaught):
+        kind = error.kind
+    details = {"code": 500, "errors": stack(), "exception": text, "message": traceback_of(kind, text)}
     return answer({"error": details, "url_parameters": parameters})
 
 

@@ -15,3 +15,11 @@ def mage(request: pytest.FixtureRequest) -> Iterator[Mage]:
     """A simulated Mage, without and with user authentication."""
     with simulated_mage(auth=request.param) as server:
         yield server
+
+
+def test_host_with_path_prefix_reaches_mage() -> None:
+    with simulated_mage(auth=False, alone=False) as server:
+        assert server.url.endswith("/mage")
+        run = server.start("empty")
+        assert run.url == f"{server.url}/pipelines/empty/runs/{run.id}"
+        assert server.wait(run).status == "completed"

@@ -36,6 +36,23 @@ def refused(call, response):
     return error.value
 
 
+def test_a_read_without_login_says_what_is_missing():
+    api = make_api(login=None, password=None)
+    with pytest.raises(Unauthorized) as error:
+        play(api.get("5"), answer(sample("mage/error_handled")))
+    assert "connection 'mage_default' needs login and password for all but starting" in str(error.value)
+    with pytest.raises(Unauthorized) as error:
+        play(api.trigger(SCHEDULE), uncaught("Invalid token for pipeline schedule ID 1."))
+    assert "check the credentials of connection 'mage_default'" in str(error.value)
+
+
+def test_a_refused_login_says_that_mage_without_authentication_has_no_users():
+    response = handled(404, "Email/username and/or password invalid.", "record_not_found", 404)
+    with pytest.raises(Unauthorized) as error:
+        play(make_api(token=False).authenticate(), response)
+    assert "leave both empty where the server has user authentication off" in str(error.value)
+
+
 def handled(code, message, kind, status=200):
     return answer({"error": {"code": code, "message": message, "type": kind}, "status": status}, status)
 

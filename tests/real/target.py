@@ -172,11 +172,12 @@ SCHEDULES = (
 
 
 @contextmanager
-def simulated_mage(*, auth: bool) -> Iterator[Mage]:
-    """Serve the same project with the simulator."""
+def simulated_mage(*, auth: bool, alone: bool = True) -> Iterator[Mage]:
+    """Serve the same project with the simulator, alone at the root or beside others under a prefix."""
     speed = 50
     options = {"auth": auth, "pipelines": PIPELINES, "schedules": SCHEDULES}
-    with Simulator(system="mage", speed=speed, duration=5, options={"mage": options}) as simulator:
+    settings = {"speed": speed, "duration": 5, "options": {"mage": options}}
+    with Simulator(system="mage" if alone else None, **settings) as simulator:
         simulator.plan(resource="broken", outcome="failed", message="ValueError: bang in transform")
         simulator.plan(resource="slow", duration=120)
         schedules = {each.name: Schedule(each.id, each.pipeline_uuid, each.token) for each in SCHEDULES}

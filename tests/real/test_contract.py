@@ -9,6 +9,7 @@ from typing import Any
 
 import pendulum
 import pytest
+import requests
 
 from airflow_provider_runs.core.connection import read_settings
 from airflow_provider_runs.core.drive import AsyncDriver, Driver
@@ -63,6 +64,7 @@ BLOCK_ROW = {
     "updated_at",
 }
 with_login = pytest.mark.parametrize("mage", [True], indirect=True, ids=["auth_on"])
+without_login = pytest.mark.parametrize("mage", [False], indirect=True, ids=["auth_off"])
 
 
 def as_dict(row: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -139,9 +141,17 @@ def test_trigger_without_key_leaves_no_marker(mage: Mage) -> None:
 
 
 def test_inactive_trigger_is_started_and_becomes_active(mage: Mage) -> None:
-    assert mage.wait(mage.start("inactive")).status == "completed"
-    schedule = mage.call("GET", f"/api/pipeline_schedules/{mage.schedules['inactive'].id}").json()
-    assert schedule["pipeline_schedule"]["status"] == "active"
+    driver = mage.driver()
+    path = f"/api/pipeline_schedules/{mage.schedules['inactive'].id}"
+    for _ in range(5):
+        run = mage.start("inactive")
+        time.sleep(2 * mage.loop)
+        if mage.call("GET", path).json()["pipeline_schedule"]["status"] == "active":
+            break
+        # Mage was just reading the trigger's file and switched it off again: such a run never begins.
+        assert mage.get(run).status == "initial"
+        driver.drive(driver.api.cancel(run.id))
+    assert mage.wait(run).status == "completed"
 
 
 @pytest.mark.parametrize("token", ["wrong", "with-dash", "wrong token"])
@@ -153,6 +163,13 @@ def test_wrong_trigger_token_is_refused_for_good_and_starts_nothing(mage: Mage, 
     assert caught.value.permanent and caught.value.status == 401
     assert token not in str(caught.value) or token == "wrong"
     assert mage.count() == before
+
+
+def test_scheme_of_the_trigger_token_is_read_in_any_case(mage: Mage) -> None:
+    schedule = mage.schedules["empty"]
+    headers = {"Authorization": f"bearer {schedule.token}"}
+    path = f"/api/pipeline_schedules/{schedule.id}/api_trigger"
+    assert requests.post(mage.url + path, headers=headers, timeout=30).json()["pipeline_run"]
 
 
 def test_unknown_trigger_is_not_found_and_starts_nothing(mage: Mage) -> None:
@@ -383,6 +400,30 @@ def test_wrong_password_is_refused_and_leaves_other_errors_what_they_are(mage: M
 
 
 @with_login
+@pytest.mark.parametrize("name", ["email", "username"])
+def test_email_and_username_do_not_stand_for_each_other(mage: Mage, name: str) -> None:
+    other = {"email": mage.username, "username": mage.email}[name]
+    body = {"api_key": mage_api.API_KEY, "session": {name: other, "password": mage.password}}
+    answer = requests.post(f"{mage.url}/api/sessions", json=body, timeout=30)
+    assert answer.json()["error"]["code"] == 404
+
+
+@with_login
+def test_login_is_refused_to_whoever_is_logged_in(mage: Mage) -> None:
+    body = {"api_key": mage_api.API_KEY, "session": {"email": mage.email, "password": mage.password}}
+    error = mage.call("POST", "/api/sessions", body).json()["error"]
+    assert (error["code"], error["type"]) == (403, "unauthorized_access")
+
+
+@without_login
+def test_login_is_refused_where_nobody_can_log_in(mage: Mage) -> None:
+    driver, tokens = as_given(mage, login=mage.email, password=mage.password)
+    with pytest.raises(Unauthorized, match="leave both empty where the server has user authentication off"):
+        driver.drive(driver.api.check())
+    assert tokens == []
+
+
+@with_login
 def test_without_login_runs_can_be_started_but_not_read(mage: Mage) -> None:
     driver, _ = as_given(mage, login=None, password=None)
     run = driver.drive(driver.api.trigger({"pipeline_schedule_id": mage.schedules["example"].id}))
@@ -393,7 +434,7 @@ def test_without_login_runs_can_be_started_but_not_read(mage: Mage) -> None:
         driver.api.check(),
         driver.api.find_started(arguments, "key", 0.0),
     ):
-        with pytest.raises(Unauthorized, match="login") as caught:
+        with pytest.raises(Unauthorized, match="'mage_default' needs login and password") as caught:
             driver.drive(flow)
         assert caught.value.permanent
     assert mage.wait(run).status == "completed"
@@ -495,6 +536,22 @@ def test_refused_start_has_the_shape_of_an_error_that_mage_does_not_handle(mage:
         f"Invalid token for pipeline schedule ID {schedule.id}.",
     )
     assert answer.json()["url_parameters"] == {"pipeline_schedule_id": str(schedule.id)}
+
+
+def test_block_waits_for_a_worker_then_runs(mage: Mage) -> None:
+    run = mage.start("slow")
+    words = []
+    for _ in mage.watch(run):
+        (block,) = mage.row(run)["block_runs"]
+        if block["status"] not in words[-1:]:
+            words.append(block["status"])
+        if block["status"] == "running":
+            break
+        assert block["started_at"] is None
+    assert block["started_at"] is not None
+    assert words in (["initial", "queued", "running"], ["initial", "running"])
+    driver = mage.driver()
+    driver.drive(driver.api.cancel(run.id))
 
 
 def test_status_says_whether_a_login_is_needed(mage: Mage) -> None:
