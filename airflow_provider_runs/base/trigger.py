@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -26,6 +27,9 @@ Shortest time in seconds from the start of the trigger to its event. Airflow's w
 again by then, the scheduler takes that late notice for the end of a task that never ran and fails it
 (https://github.com/apache/airflow/issues/67287).
 """
+
+_settling: set[asyncio.Task[None]] = set()
+"""Strong references: an event loop keeps only weak ones to its tasks."""
 
 
 class RunTrigger(BaseTrigger):
@@ -120,16 +124,28 @@ class RunTrigger(BaseTrigger):
         Airflow (3.3 and later) also calls this for a trigger that was moved to another process while its own
         stood still. The task's state tells the two apart.
         """
+        # Airflow 3.3 sends its cancellation again every second until the trigger has ended, which cuts this
+        # call short. What is owed to the run goes on in a task of its own, within CANCEL_SECONDS.
+        task = asyncio.create_task(self._settle())
+        _settling.add(task)
+        task.add_done_callback(_settling.discard)
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.shield(task)
+        task.result()
+
+    async def _settle(self) -> None:
+        """Cancel the run if a person ended the task."""
         if not self.cancel_on_kill:
             self.log.info("cancel_on_kill is off: run %s goes on", self.run_id)
             return
-        state = await aown_state(self.task_instance)
-        if not ended_by_person(state):
-            self.log.info("The task is %s: run %s is not cancelled", state, self.run_id)
-            return
-        self.log.info("The task was ended (%s)", state or "cleared")
         try:
             async with asyncio.timeout(CANCEL_SECONDS):
+                state = await aown_state(self.task_instance)
+                if not ended_by_person(state):
+                    self.log.info("The task is %s: run %s is not cancelled", state, self.run_id)
+                    return
+                self.log.info("The task was ended (%s)", state or "cleared")
                 await self._cancel()
         except (RunsError, TimeoutError) as error:
             self.log.warning("Run %s may go on: %s", self.run_id, str(error) or "no end seen in time")
