@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import warnings
 from datetime import timedelta
 from typing import Any
 
@@ -100,6 +101,10 @@ def failed(mage: Mage) -> Run:
 @pytest.fixture
 def hook(mage: Mage, monkeypatch: pytest.MonkeyPatch) -> MageHook:
     """A hook that finds its connection in the environment."""
+    # As in every real task: Airflow 2.11 reads a connection only once its tables of DAGs are known.
+    with warnings.catch_warnings(action="ignore"):
+        import airflow_provider_runs.mage.operators  # noqa: F401
+
     monkeypatch.setenv("AIRFLOW_CONN_MAGE_DEFAULT", mage.connection_json())
     return MageHook()
 
