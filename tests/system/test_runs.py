@@ -75,12 +75,13 @@ def test_marking_a_waiting_task_cancels_its_run(
 
     if name != "marked_on_worker":
         # Longer than the second for which Airflow 3.3 lets a trigger's on_kill work undisturbed.
-        service.simulator.fault("slow", system="mage", operation="login", seconds=3, times=1)
+        service.simulator.fault("slow", system="mage", operation="login", seconds=3)
 
     began = time.monotonic()
     stack.set_task_state(name, runs[name], "run", state)
     wait_until_cancelled(stack, service, name)
     assert time.monotonic() - began < 10
+    service.simulator.clear_faults()
 
     assert stack.wait_for_dag_run(name, runs[name]) == state
     (run,) = service.mage_runs(name)
