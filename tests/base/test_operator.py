@@ -274,7 +274,8 @@ def test_a_long_explanation_is_cut_to_its_end(service: Service, mocker: Any, tol
     said = told()
     assert "the end" in said
     assert "[40007 characters before this]" in said
-    assert len(said) < 15_000
+    # Airflow 2 says it twice to a test: to logging and to the screen.
+    assert said.count("x" * 1000) <= 2 * 10
 
 
 def test_a_failed_explanation_hides_no_verdict(service: Service, mocker: Any) -> None:

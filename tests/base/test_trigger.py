@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -9,7 +10,7 @@ from airflow_provider_runs.base import trigger as module
 from airflow_provider_runs.base.hook import CannotCancel
 from airflow_provider_runs.base.own_state import UNREADABLE, own_state
 from airflow_provider_runs.base.trigger import RunTrigger
-from tests.base.fakes import FakeRunTrigger, FakeTaskInstance, PlainHook, Service
+from tests.base.fakes import FakeHook, FakeRunTrigger, FakeTaskInstance, PlainHook, Service
 from tests.base.test_operator import BY_PERSON
 
 
@@ -110,6 +111,28 @@ async def test_where_nothing_can_cancel_the_log_says_that_the_run_goes_on_and_wh
     log = mocker.patch.object(module.RunTrigger, "log")
     await made.on_kill()
     assert log.warning.call_args.args[1:] == ("Fake", "r1", "http://fake/r1")
+
+
+async def test_a_slow_cancellation_survives_that_airflow_cancels_the_trigger_again_and_again(
+    service: Service, mocker: Any
+) -> None:
+    service.runs["r1"] = "going"
+    made = a_trigger()
+    made.task_instance.state = "failed"  # type: ignore[union-attr]
+    cancel = FakeHook.acancel_run
+
+    async def slow(self: FakeHook, run_id: str) -> None:
+        await asyncio.sleep(0.3)
+        await cancel(self, run_id)
+
+    mocker.patch.object(FakeHook, "acancel_run", slow)
+    killing = asyncio.create_task(made.on_kill())
+    for _ in range(5):
+        await asyncio.sleep(0.03)
+        killing.cancel("user-action")
+    await killing
+    assert service.called("cancel") == ["r1"]
+    assert service.runs["r1"] == "stopped"
 
 
 async def test_a_cancellation_that_is_not_seen_to_work_is_said(

@@ -554,7 +554,9 @@ def test_block_waits_for_a_worker_then_runs(mage: Mage) -> None:
             break
         assert block["started_at"] is None
     assert block["started_at"] is not None
-    assert words in (["initial", "queued", "running"], ["initial", "running"])
+    # A slow look may miss an early word, but none comes again.
+    assert words == [word for word in ("initial", "queued", "running") if word in words]
+    assert words[-1] == "running"
     driver = mage.driver()
     driver.drive(driver.api.cancel(run.id))
 
