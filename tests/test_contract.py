@@ -248,6 +248,23 @@ def test_airflow_finds_the_provider() -> None:
     assert "airflow_provider_runs.base.link.RunLink" in found.extra_links_class_names
 
 
+def test_the_command_line_lists_the_whole_provider() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "airflow", "providers", "get", "airflow-provider-runs"]
+        + ["--full", "--output", "json"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    (entry,) = json.loads(shown.stdout[shown.stdout.index("[{") :])
+    listed = json.dumps(entry)
+    for system in SYSTEMS:
+        for kind in ("operators", "sensors", "hooks", "triggers"):
+            assert f"airflow_provider_runs.{system}.{kind}" in listed
+    assert "airflow_provider_runs.base.link.RunLink" in listed
+
+
 @each_system
 def test_secrets_in_the_form_are_masked(system: str) -> None:
     entry = next(

@@ -13,7 +13,7 @@ from airflow_provider_runs.base.forms import add_form_methods
 from airflow_provider_runs.core.api import CanCancel, CanExplain, CanFindStarted, RunApi
 from airflow_provider_runs.core.connection import Settings, read_settings
 from airflow_provider_runs.core.drive import DEFAULT_RETRY, AsyncDriver, Driver
-from airflow_provider_runs.core.errors import RunsError
+from airflow_provider_runs.core.errors import ConnectionUnreadable, RunsError
 from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.retry import RetryPolicy
 from airflow_provider_runs.core.run import Run
@@ -112,20 +112,21 @@ class RunHook(BaseHook):
         :param run_id: the service's id.
         :raises RunsError: if the service cannot be asked.
         """
-        if not isinstance(self.api, CanExplain):
-            return None
         return self.drive(lambda api: api.explain(run_id) if isinstance(api, CanExplain) else _nothing())
 
-    def start(self, arguments: Mapping[str, Any], key: str | None) -> Run:
+    def start(
+        self, arguments: Mapping[str, Any], key: str | None, stopped: Callable[[], bool] = lambda: False
+    ) -> Run:
         """
         Start a run.
 
         :param arguments: the service's own arguments.
         :param key: idempotency key or marker.
+        :param stopped: asked before each attempt; once it says so, nothing is sent any more.
         :raises BadInput: if an argument is wrong; nothing was sent.
         :raises RunsError: if the service refuses or does not answer.
         """
-        return self.drive(lambda api: api.trigger(arguments, key))
+        return self.drive(lambda api: api.trigger(arguments, key), RetryPolicy(stopped=stopped))
 
     def find_started(self, arguments: Mapping[str, Any], key: str, since: float) -> Run | None:
         """
@@ -194,11 +195,32 @@ class RunHook(BaseHook):
         """Read the connection, off the event loop, and return the service's description for it."""
         from airflow.providers.common.compat.connection import get_async_connection
 
-        return self._describe(await get_async_connection(self.conn_id, hook=type(self)))
+        try:
+            connection = await get_async_connection(self.conn_id, hook=type(self))
+        except Exception as error:
+            raise self._unreadable(error) from error
+        return self._describe(connection)
+
+    def read_api(self) -> RunApi:
+        """
+        Read the connection and return the service's description for it.
+
+        :raises ConnectionUnreadable: if Airflow does not hand it out.
+        :raises BadInput: if a field of it is wrong.
+        """
+        try:
+            connection = self.get_connection(self.conn_id)
+        except Exception as error:
+            raise self._unreadable(error) from error
+        return self._describe(connection)
+
+    def _unreadable(self, error: Exception) -> ConnectionUnreadable:
+        text = f"connection {self.conn_id!r} cannot be read: {type(error).__name__}: {error}"
+        return ConnectionUnreadable(text)
 
     @cached_property
     def _driver(self) -> Driver:
-        return Driver(self._describe(self.get_connection(self.conn_id)))
+        return Driver(self.read_api())
 
     def _describe(self, connection: Any) -> RunApi:
         api = self.api_class(self._settings(connection), self.scope, keep_secret=mask_secret)

@@ -33,7 +33,8 @@ class TriggerRunOperator(RunTask):
     Start a run, wait until it has ended and fail if it ended badly.
 
     On Airflow 3.3 and later a retry goes on with the run that an earlier try started, and a cleared task
-    starts anew. The task returns the run's id and pushes its page as ``run_url``.
+    starts anew. The task returns the run's id and pushes its page as ``run_url``; both are there as soon as
+    the run is started, also if the task fails later.
 
     :param wait_for_completion: whether to wait; else the task is done as soon as the run is started.
     :param deferrable: whether to wait in the triggerer, which needs no worker slot. Default: Airflow's
@@ -108,6 +109,8 @@ class TriggerRunOperator(RunTask):
         try:
             run = attended.run(start.ensure)
             self._publish(context, run)
+            if attended.killed:
+                raise Killed
             if not self.wait_for_completion:
                 return run.id
             if run.state.is_terminal:
@@ -118,10 +121,11 @@ class TriggerRunOperator(RunTask):
                 limits,
                 cancel_on_kill=self.cancel_on_kill,
                 started_at=start.record.started_at if start.record else None,
+                deferrable=self.deferrable,
             )
             if self.deferrable:
                 self.defer(trigger=trigger, method_name="execute_complete")
-            outcome = self._wait_here(attended, trigger)
+            return self._conclude(self._wait_here(attended, trigger))
         except Killed:
             self._killed(context, attended, start)
         except AirflowTaskTimeout:
@@ -132,7 +136,6 @@ class TriggerRunOperator(RunTask):
             if attended.killed:
                 self._killed(context, attended, start)
             raise
-        return self._conclude(outcome)
 
     def execute_complete(self, context: Any, event: Any) -> str:
         """
@@ -200,9 +203,10 @@ class TriggerRunOperator(RunTask):
         if ended_by_person(state):
             self._cancel_begun(attended, start, f"the task was ended ({state})")
             raise Interrupted(f"the task was ended ({state})")
+        retry = "goes on with it" if start.store is not None else "starts another"
         raise Interrupted(
             f"the task's process was told to stop while the task was {state}. The {self.service} run "
-            f"{start.run.id if start.run else '(maybe started)'} is left alone; a retry goes on with it"
+            f"{start.run.id if start.run else '(maybe started)'} is left alone; a retry {retry}"
         )
 
     def _cancel_begun(self, attended: Attended, start: DurableStart, why: str) -> None:

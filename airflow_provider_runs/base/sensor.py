@@ -51,7 +51,12 @@ class RunSensor(RunTask, BaseSensorOperator):
     """
 
     timeout_error = AirflowSensorTimeout
-    shared_template_fields: ClassVar[tuple[str, ...]] = ("run_id",)
+    shared_template_fields: ClassVar[tuple[str, ...]] = (
+        "run_id",
+        "min_poll_interval",
+        "unreachable_timeout",
+        "no_progress_timeout",
+    )
     template_fields: Sequence[str] = shared_template_fields
 
     def __init__(
@@ -90,7 +95,9 @@ class RunSensor(RunTask, BaseSensorOperator):
             self._publish_page(context, run)
             if run.state.is_terminal:
                 return self._conclude(Outcome.of(run))
-            trigger = self._trigger(context, run, limits, cancel_on_kill=False, started_at=None)
+            trigger = self._trigger(
+                context, run, limits, cancel_on_kill=False, started_at=None, deferrable=self.deferrable
+            )
             if self.deferrable:
                 self.defer(trigger=trigger, method_name="execute_complete")
             outcome = self._wait_here(attended, trigger)

@@ -105,6 +105,7 @@ class StartRecord:
             isinstance(value, Mapping)
             and value.get("v") == RECORD_VERSION
             and all(name in value and isinstance(value[name], kind) for name, kind in wanted.items())
+            and not any(isinstance(value[name], bool) or value[name] == "" for name in wanted)
         ):
             return cls(**{name: value[name] for name in wanted})
         raise StartUncertain(
@@ -122,7 +123,10 @@ def fingerprint(where: Any, what: Any) -> str:
     """
 
     def digest(value: Any) -> str:
-        text = json.dumps(value, sort_keys=True, default=str)
+        try:
+            text = json.dumps(value, sort_keys=True, default=str)
+        except (TypeError, ValueError):
+            text = repr(value)  # keys of several types; such arguments are refused before anything is sent
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     return f"{digest(where)}.{digest(what)}"
@@ -193,11 +197,7 @@ class DurableStart:
         """Return the run of this try for somebody who must cancel it, also if its answer never came."""
         if self.run is not None or self.record is None:
             return self.run
-        if self.record.run_id is not None:
-            return self.hook.get_run(self.record.run_id)
-        if isinstance(self.hook.api, CanFindStarted):
-            return self.hook.find_started(self.arguments, self.record.key, self.record.started_at)
-        return None
+        return self._begun(self.record)
 
     def _ensure(self) -> Run:
         old = StartRecord.from_json(self.store.get(RECORD_KEY)) if self.store is not None else None
@@ -257,7 +257,9 @@ class DurableStart:
         # A request that is still under way may land after one look, so look again when none can be.
         found = self._find(record)
         settled_at = record.started_at + api.request_timeout
-        if found is None and (wait := settled_at - self.clock()) > 0:
+        # Another worker's clock wrote the record: its lead must not become a wait.
+        wait = min(settled_at - self.clock(), api.request_timeout)
+        if found is None and wait > 0:
             self.log.info("An earlier try may have started a run; looking for it again in %.0f s", wait)
             self.sleep(wait)
             found = self._find(record)
@@ -273,8 +275,10 @@ class DurableStart:
     def _send(self, record: StartRecord) -> Run:
         if self.stopped:
             raise StartUncertain("the task was told to stop before it started a run")
+        api = self.hook.api
+        self.log.info("Starting a %s run; the answer may take up to %.0f s", api.service, api.trigger_timeout)
         try:
-            run = self.hook.start(self.arguments, record.key)
+            run = self.hook.start(self.arguments, record.key, lambda: self.stopped)
         except ConnectionFailed as error:
             if not error.sent:
                 raise
@@ -297,7 +301,11 @@ class DurableStart:
             if found is not None:
                 self.log.warning("%s; found it: run %s", reason, found.id)
                 return found
-        raise StartUncertain(f"{reason}; a retry of the task finds out before it starts another") from None
+        if self.store is None:
+            advice = "nothing keeps a retry from starting another: look for it first"
+        else:
+            advice = "a retry of the task finds out before it starts another"
+        raise StartUncertain(f"{reason}; {advice}") from None
 
     def _find(self, record: StartRecord) -> Run | None:
         return self.hook.find_started(self.arguments, record.key, record.started_at)
@@ -312,10 +320,7 @@ class DurableStart:
             return
         api = self.hook.api
         try:
-            if old.run_id is not None:
-                run: Run | None = self.hook.get_run(old.run_id)
-            else:
-                run = self._find(old) if isinstance(api, CanFindStarted) else None
+            run = self._begun(old)
         except NotFound:
             return
         except RunsError as error:
@@ -323,6 +328,12 @@ class DurableStart:
                 f"run {old.run_id or '(id unknown)'} of this task before it was cleared may still go on, and "
                 f"cannot be asked about: {error}"
             ) from None
+        if run is None and old.run_id is None and not isinstance(api, CanFindStarted):
+            self.log.warning(
+                "A %s run may have been started before the task was cleared. Its answer never came, so its "
+                "id is not known and it is left alone",
+                api.service,
+            )
         if run is None or run.state.is_terminal:
             return
         if not self.cancel_superseded or not isinstance(api, CanCancel):
@@ -336,6 +347,17 @@ class DurableStart:
             return
         self.log.info("Cancelling run %s, which was started before the task was cleared", run.id)
         self.hook.cancel_run(run.id)
+
+    def _begun(self, record: StartRecord) -> Run | None:
+        """Return the run of a record, also if the answer to its start was lost; None if it has none."""
+        api = self.hook.api
+        if record.run_id is not None:
+            return self.hook.get_run(record.run_id)
+        if isinstance(api, CanFindStarted):
+            return self._find(record)
+        if api.takes_key and isinstance(api, CanCancel) and record.fingerprint == self.mark:
+            return self.hook.start(self.arguments, record.key)
+        return None
 
     def _complete(self, record: StartRecord, run: Run) -> None:
         self.run = run

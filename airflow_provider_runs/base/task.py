@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -111,12 +112,23 @@ class RunTask(BaseOperator):
         )
 
     def _trigger(
-        self, context: Any, run: Run, limits: Limits, *, cancel_on_kill: bool, started_at: float | None
+        self,
+        context: Any,
+        run: Run,
+        limits: Limits,
+        *,
+        cancel_on_kill: bool,
+        started_at: float | None,
+        deferrable: bool,
     ) -> RunTrigger:
-        """Return the trigger that waits, with this try's deadlines (UTC epoch seconds)."""
+        """
+        Return the trigger that waits, with this try's deadlines (UTC epoch seconds).
+
+        On a worker Airflow's own alarm keeps ``execution_timeout``; two of them would disturb each other.
+        """
         now = time.time()
         execution_deadline = None
-        if self.execution_timeout is not None:
+        if deferrable and self.execution_timeout is not None:
             begun = context["ti"].start_date
             since = begun.timestamp() if begun is not None else now
             execution_deadline = since + self.execution_timeout.total_seconds()
@@ -135,20 +147,25 @@ class RunTask(BaseOperator):
         )
 
     def _wait_here(self, attended: Attended, trigger: RunTrigger) -> Outcome:
-        """Wait on the worker as the triggerer would."""
+        """
+        Wait on the worker as the triggerer would.
+
+        The connection is read by Airflow's synchronous call in a thread of its own. To cancel the
+        asynchronous one would leave half an answer in the pipe to the task's supervisor.
+        """
         waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
 
         async def wait() -> Outcome:
             task = asyncio.current_task()
             assert task is not None
             waiting.append((asyncio.get_running_loop(), task))
-            return await trigger.wait()
+            return await trigger.wait(lambda: asyncio.to_thread(self.hook.read_api))
 
         try:
             return attended.run(lambda: asyncio.run(wait()))
         except BaseException:
             for loop, task in waiting:
-                if not loop.is_closed():
+                with suppress(RuntimeError):  # the loop has just ended by itself
                     loop.call_soon_threadsafe(task.cancel)
             raise
 

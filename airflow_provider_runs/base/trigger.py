@@ -13,7 +13,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.own_state import aown_state, ended_by_person
-from airflow_provider_runs.base.watch import wait_for_run
+from airflow_provider_runs.base.watch import Connect, wait_for_run
 from airflow_provider_runs.core.api import CanCancel
 from airflow_provider_runs.core.errors import RunsError
 from airflow_provider_runs.core.outcome import Outcome, Verdict
@@ -101,18 +101,21 @@ class RunTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, telling the task's log what happens, and yield the event."""
         began = time.monotonic()
-        outcome = await self.wait()
+        outcome = await self.wait(self._hook().aread_api)
         if self.task_instance is not None:
             await asyncio.sleep(max(0.0, began + SETTLE_SECONDS - time.monotonic()))
         yield TriggerEvent(outcome.event())  # type: ignore[no-untyped-call]
 
-    async def wait(self) -> Outcome:
-        """Wait for the run and return how the wait ended."""
-        hook = self.hook_class.for_scope(self.conn_id, self.scope)
+    async def wait(self, connect: Connect) -> Outcome:
+        """
+        Wait for the run and return how the wait ended.
+
+        :param connect: reads the connection and returns the service's description for it.
+        """
         service = self.hook_class.api_class.service
         self.log.info("Waiting for %s run %s", service, self.run_id)
         key = (self.hook_class, self.conn_id, json.dumps(self.scope, sort_keys=True))
-        outcome = await wait_for_run(key, hook.aread_api, self._watch(), service, self._tell)
+        outcome = await wait_for_run(key, connect, self._watch(), service, self._tell)
         level = self.log.info if outcome.verdict is Verdict.SUCCEEDED else self.log.warning
         level("The wait for %s run %s is over: %s", service, self.run_id, outcome.verdict.value)
         return outcome
@@ -152,7 +155,7 @@ class RunTrigger(BaseTrigger):
 
     async def _cancel(self) -> None:
         """Cancel the run and read back that it has ended, with a client of its own."""
-        async with self.hook_class.for_scope(self.conn_id, self.scope) as hook:
+        async with self._hook() as hook:
             service = hook.api_class.service
             if not issubclass(hook.api_class, CanCancel):
                 url = (await hook.aget_run(self.run_id)).url
@@ -163,6 +166,9 @@ class RunTrigger(BaseTrigger):
             while not (run := await hook.aget_run(self.run_id)).state.is_terminal:
                 await asyncio.sleep(0.5)
             self.log.info("%s run %s has ended: %s", service, self.run_id, run.status)
+
+    def _hook(self) -> RunHook:
+        return self.hook_class.for_scope(self.conn_id, self.scope)
 
     def _watch(self) -> Watch:
         return Watch(

@@ -17,11 +17,12 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 from airflow_provider_runs.core.api import CanGetMany, RunApi
-from airflow_provider_runs.core.drive import AsyncDriver
-from airflow_provider_runs.core.errors import ConnectionFailed, RunsError, Unauthorized
+from airflow_provider_runs.core.drive import AsyncDriver, load_libraries
+from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, RunsError
 from airflow_provider_runs.core.outcome import Outcome
 from airflow_provider_runs.core.progress import Note, Progress, Trouble, Watch
 from airflow_provider_runs.core.retry import NO_RETRY, backoff_seconds
@@ -31,12 +32,18 @@ from airflow_provider_runs.core.schedule import RateCap, next_delay
 CONCURRENCY = 8
 REREAD_SECONDS = 600.0
 REREAD_AGAIN_SECONDS = 30.0
+MOST_STALE = 64
+"""Limits of waiters that have left which are kept at most, beside as many as there are waiters."""
 OUTAGE_AFTER = 3
-"""Looks in a row that must fail, over all runs, before the connection counts as broken."""
+"""
+Requests in a row that must fail before the connection counts as broken; also so many different runs, if there
+are as many. One run that the service cannot answer for says nothing about the others.
+"""
 BACKOFF_BASE = 1.0
 BACKOFF_CAP = 30.0
 SINGLY = 3
 """Up to so many runs that are due together are asked about singly, where a batch would be no cheaper."""
+SOON = 2.0
 DRAW_SHARE = 0.2
 """A batch takes along the runs that are due within this share of their interval."""
 
@@ -96,6 +103,7 @@ class Watcher:
         self._dues: list[tuple[float, int, Watched]] = []
         self._limits: list[tuple[float, int, Waiter]] = []
         self._order = itertools.count()
+        self._waiting = 0
         self._ready: deque[Watched] = deque()
         self._alone: deque[Watched] = deque()
         self._asking: set[asyncio.Task[None]] = set()
@@ -107,6 +115,8 @@ class Watcher:
         self._reread = False
         self._cap: RateCap | None = None
         self._failures = 0
+        self._failing: set[str] = set()
+        """Runs that were asked about in vain since anything was answered."""
         self._failing_since = 0.0
         self._outage: RunsError | None = None
         """Why the connection counts as broken."""
@@ -124,7 +134,7 @@ class Watcher:
         :param tell: called, in the caller's own context, with what belongs in its log.
         :raises WatcherDied: if the common task ended by an error.
         """
-        waiter = Waiter(Progress(watch, service, self._clock()))
+        waiter = Waiter(Progress(self._on_own_clock(watch), service, self._clock()))
         self._join(waiter)
         try:
             while True:
@@ -141,6 +151,16 @@ class Watcher:
         """Return UTC epoch seconds that never go back: a clock set back must not stop the looks."""
         return self._epoch + time.monotonic()
 
+    def _on_own_clock(self, watch: Watch) -> Watch:
+        """Return the watch with its moments, which the wall clock of today gave, on this watcher's clock."""
+        ahead = self._clock() - time.time()
+        moments = {
+            name: moment + ahead
+            for name in ("started_at", "execution_deadline", "wait_deadline")
+            if (moment := getattr(watch, name)) is not None
+        }
+        return replace(watch, **moments)
+
     # Who waits
 
     def _join(self, waiter: Waiter) -> None:
@@ -149,6 +169,7 @@ class Watcher:
         if watched is None:
             watched = self._runs[run_id] = Watched(run_id)
         watched.waiters.append(waiter)
+        self._waiting += 1
         if len(watched.waiters) == 1 or watched.due is not None:
             self._look_at(watched, self._clock())
         if self._outage is not None:
@@ -174,17 +195,27 @@ class Watcher:
         watched = self._runs.get(run_id)
         if watched is not None and waiter in watched.waiters:
             watched.waiters.remove(waiter)
+            self._waiting -= 1
             if not watched.waiters:
                 del self._runs[run_id]
+            if len(self._limits) > 2 * self._waiting + MOST_STALE:
+                self._limits = [entry for entry in self._limits if self._waits(entry[2])]
+                heapq.heapify(self._limits)
+
+    def _waits(self, waiter: Waiter) -> bool:
+        watched = self._runs.get(waiter.progress.watch.run_id)
+        return watched is not None and waiter in watched.waiters
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled():
-            return
+        self._die("it was cancelled" if task.cancelled() else _named(task.exception()))
+
+    def _die(self, reason: str) -> None:
+        """Tell whoever still waits that nobody watches any more."""
         self._on_close(self)
-        reason = task.exception()
+        self._task.cancel()
         for watched in self._runs.values():
             for waiter in watched.waiters:
-                waiter.queue.put_nowait(WatcherDied(f"the watcher ended: {type(reason).__name__}: {reason}"))
+                waiter.queue.put_nowait(WatcherDied(f"the watcher ended: {reason}"))
 
     # The loop
 
@@ -212,8 +243,7 @@ class Watcher:
         while self._limits and self._limits[0][0] <= now:
             waiter = heapq.heappop(self._limits)[2]
             waiter.limit = None
-            watched = self._runs.get(waiter.progress.watch.run_id)
-            if watched is None or waiter not in watched.waiters:
+            if not self._waits(waiter):
                 continue
             outcome = waiter.progress.expired(now)
             if outcome is not None:
@@ -277,20 +307,27 @@ class Watcher:
     def _asked(self, task: asyncio.Task[None]) -> None:
         self._asking.discard(task)
         self._wake.set()
+        if task.cancelled():
+            self._die("a look was cancelled")
+        elif (error := task.exception()) is not None:
+            self._die(_named(error))
 
     async def _ask(self, batch: list[Watched]) -> None:
         answers: dict[str, Run | Exception] = {}
         driver: AsyncDriver | None = None
+        run_ids = [watched.run_id for watched in batch]
         try:
             driver = await self._connected()
             if len(batch) > 1 and isinstance(driver.api, CanGetMany):
-                flow = driver.api.get_many([watched.run_id for watched in batch])
-                answers = await driver.drive(flow, NO_RETRY)
+                answers = await driver.drive(driver.api.get_many(run_ids), NO_RETRY)
             else:
-                run_id = batch[0].run_id
-                answers[run_id] = await driver.drive(driver.api.get(run_id), NO_RETRY)
+                answers[run_ids[0]] = await driver.drive(driver.api.get(run_ids[0]), NO_RETRY)
         except Exception as error:
-            answers = {watched.run_id: error for watched in batch}
+            known = _as_known(error, driver)
+            # One bad id may spoil a batch for all: ask again singly.
+            if len(batch) == 1 or not isinstance(known, ApiError) or not known.permanent:
+                self._fail(run_ids, known, self._clock())
+                answers = dict.fromkeys(run_ids, known)
         now = self._clock()
         for watched in batch:
             answer = answers.get(watched.run_id)
@@ -308,11 +345,8 @@ class Watcher:
         self._look_at(watched, now + self._delay(watched, now))
 
     def _missed(self, watched: Watched, error: RunsError, now: float) -> None:
-        trouble = Trouble.of(error)
-        if trouble is Trouble.REFUSED:
+        if Trouble.of(error) is Trouble.REFUSED:
             self._reread = True
-        if trouble is not Trouble.NOT_FOUND:
-            self._fail(error, now)
         for waiter in tuple(watched.waiters):
             self._settle(waiter, waiter.progress.missed(error, now))
         failures = max((waiter.progress.failures for waiter in watched.waiters), default=1)
@@ -322,13 +356,17 @@ class Watcher:
         wait = backoff_seconds(failures, BACKOFF_BASE, min(BACKOFF_CAP, longest))
         self._look_at(watched, now + wait)
 
-    def _fail(self, error: RunsError, now: float) -> None:
-        """Count a failure of the connection; after a few in a row, probe it with one run at a time."""
+    def _fail(self, run_ids: list[str], error: RunsError, now: float) -> None:
+        """Count a request in vain; after a few in a row, probe the connection with one run at a time."""
+        if Trouble.of(error) is Trouble.NOT_FOUND:
+            return
         if self._failures == 0:
             self._failing_since = now
         self._failures += 1
+        self._failing.update(run_ids)
         pause = error.retry_after or 0.0
-        if self._failures >= OUTAGE_AFTER:
+        widespread = len(self._failing) >= min(OUTAGE_AFTER, len(self._runs))
+        if self._failures >= OUTAGE_AFTER and widespread:
             pause = max(pause, backoff_seconds(self._failures - OUTAGE_AFTER + 1, BACKOFF_BASE, BACKOFF_CAP))
             if self._outage is None:
                 self._outage = error
@@ -342,17 +380,23 @@ class Watcher:
     def _recover(self, now: float) -> None:
         """Note that the connection works. After an outage nobody is asked about at once with all others."""
         self._failures = 0
+        self._failing.clear()
         if self._outage is None:
             return
         self._outage = None
         self._hold_until = now
         self._reread = True
         for watched in tuple(self._runs.values()):
+            spread = self._delay(watched, now)
             for waiter in tuple(watched.waiters):
-                waiter.progress.answered(now)
-                self._settle(waiter, None)
+                if waiter.progress.failures:
+                    # Only its own answer shows that this run can be asked about: look soon.
+                    spread = min(spread, SOON)
+                else:
+                    waiter.progress.answered(now)
+                    self._settle(waiter, None)
             if watched.due is not None:
-                self._look_at(watched, now + random.random() * self._delay(watched, now))
+                self._look_at(watched, now + random.random() * spread)
 
     def _settle(self, waiter: Waiter, outcome: Outcome | None) -> None:
         for note in waiter.progress.take_notes():
@@ -411,6 +455,8 @@ class Watcher:
             if self._driver is not None and not self._reread and now - self._read_at < REREAD_SECONDS:
                 return self._driver
             try:
+                if self._driver is None:
+                    await asyncio.to_thread(load_libraries)
                 api = await self._connect()
             except Exception:
                 if self._driver is None:
@@ -435,10 +481,12 @@ def _as_known(error: Exception, driver: AsyncDriver | None) -> RunsError:
     """Return the error as one of ours: whatever it is, the run could not be asked about."""
     if isinstance(error, RunsError):
         return error
-    text = f"{type(error).__name__}: {error}"
-    if driver is None:
-        return Unauthorized(f"the connection cannot be read: {text}", status=401)
-    return ConnectionFailed(f"unexpected error: {driver.api.redact(text)}", sent=True)
+    text = _named(error) if driver is None else driver.api.redact(_named(error))
+    return ConnectionFailed(f"unexpected error: {text}", sent=True)
+
+
+def _named(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 _watchers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, Watcher]] = WeakKeyDictionary()

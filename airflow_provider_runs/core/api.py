@@ -82,6 +82,8 @@ class RunApi(ABC):
         self.keep_secret = keep_secret
         self.token: Token | None = None
         self.request_timeout = settings.number("request_timeout", 30.0)
+        self.trigger_timeout = self.request_timeout
+        """Seconds that the answer to a start may take."""
         self.max_requests_per_minute = settings.number(
             "max_requests_per_minute", self.pace.max_requests_per_minute
         )

@@ -45,9 +45,11 @@ def _keepalive_options() -> list[tuple[int, int, int]]:
 class _Exchange:
     """One request's way to its answer, apart from the I/O that each driver adds."""
 
-    def __init__(self, api: RunApi, request: Request) -> None:
+    def __init__(self, api: RunApi, request: Request, retry: RetryPolicy) -> None:
         self.api = api
         self.request = request
+        self.retry = retry
+        self._maybe_sent = False
         self.timeout = request.timeout or api.request_timeout
         self.renewed = False
         """Whether the token was got for this very request, so that a further one would be no better."""
@@ -62,6 +64,10 @@ class _Exchange:
         return token is self._refused or not self.api.token_is_fresh(self.request.timeout or 0.0)
 
     def headers(self) -> dict[str, str]:
+        """Return the headers for the next attempt, or refuse it where the caller has stopped meanwhile."""
+        if self.retry.stopped():
+            raise ConnectionFailed(f"{self.request} was stopped", sent=self._maybe_sent)
+        self._maybe_sent = True
         headers = {"Accept": "application/json", "User-Agent": USER_AGENT, **self.request.headers}
         if self.request.authenticated:
             self._used = self.api.token
@@ -162,7 +168,7 @@ class Driver:
     def _exchange(self, request: Request, retry: RetryPolicy) -> Response:
         from tenacity import Retrying
 
-        exchange = _Exchange(self.api, request)
+        exchange = _Exchange(self.api, request, retry)
         while True:
             self._authenticate(exchange, retry)
             response = Retrying(**_judge(request, retry))(self._send, exchange)
@@ -264,7 +270,7 @@ class AsyncDriver:
     async def _exchange(self, request: Request, retry: RetryPolicy) -> Response:
         from tenacity import AsyncRetrying
 
-        exchange = _Exchange(self.api, request)
+        exchange = _Exchange(self.api, request, retry)
         while True:
             await self._authenticate(exchange, retry)
             response: Response = await AsyncRetrying(**_judge(request, retry))(self._send, exchange)
@@ -318,6 +324,15 @@ class AsyncDriver:
         if self._session is None:
             self._session = _aiohttp_session()
         return self._session
+
+
+def load_libraries() -> None:
+    """Import what :class:`AsyncDriver` needs, for a caller whose event loop must not wait for that."""
+    import aiohttp
+    import requests.utils
+    import tenacity
+
+    del aiohttp, requests, tenacity
 
 
 def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:

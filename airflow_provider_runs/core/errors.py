@@ -14,6 +14,10 @@ class BadInput(RunsError, ValueError):
     """An argument or a connection field is wrong; nothing was sent."""
 
 
+class ConnectionUnreadable(RunsError):
+    """Airflow could not hand out the connection: it is missing, or its store does not answer."""
+
+
 class ConnectionFailed(RunsError):
     """
     The service gave no answer.

@@ -19,7 +19,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from airflow_provider_runs.core.errors import BadInput, NotFound, RunsError, Unauthorized
+from airflow_provider_runs.core.errors import (
+    BadInput,
+    ConnectionUnreadable,
+    NotFound,
+    RunsError,
+    Unauthorized,
+)
 from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
 from airflow_provider_runs.core.run import Run, RunState
 
@@ -27,6 +33,7 @@ REFUSED_TIMEOUT = 300.0
 NOT_FOUND_TIMEOUT = 120.0
 UNKNOWN_TIMEOUT = 600.0
 UNREACHABLE_TIMEOUT = 3600.0
+RETRY = "a retry of the task goes on waiting for it if its start was recorded (Airflow 3.3 and later)"
 LAST_LOOK = 5.0
 """Seconds that the look at a deadline may take."""
 
@@ -83,7 +90,7 @@ class Trouble(str, Enum):
 
         :param error: what asking ended with.
         """
-        if isinstance(error, Unauthorized):
+        if isinstance(error, (Unauthorized, ConnectionUnreadable)):
             return cls.REFUSED
         if isinstance(error, NotFound):
             return cls.NOT_FOUND
@@ -148,13 +155,14 @@ class Progress:
 
         :param error: why.
         :param now: the current time.
-        :param since: when the trouble began, where the connection has had it for longer than this run.
+        :param since: when the trouble began, where it is the whole connection's and not seen on this run.
         """
         if isinstance(error, BadInput):
             return self._outcome(Verdict.UNREACHABLE, f"{self.service} cannot be asked: {error}")
         began = now if since is None else since
         trouble = Trouble.of(error)
-        self.failures += 1
+        if since is None:
+            self.failures += 1
         if self._trouble is None:
             self._asked_in_vain_since = began
         if trouble is not self._trouble:
@@ -263,8 +271,7 @@ class Progress:
     def _stays_unknown(self) -> Outcome:
         text = (
             f"{self.service} says {self.status!r} about run {self.watch.run_id} for {UNKNOWN_TIMEOUT:.0f} s, "
-            "a status that this package does not know. Look at the run; a retry of the task goes on "
-            "waiting for it"
+            f"a status that this package does not know. Look at the run; {RETRY}"
         )
         return self._outcome(Verdict.UNKNOWN, text)
 
@@ -283,7 +290,7 @@ class Progress:
         }[self._trouble or Trouble.OUTAGE]
         text = (
             f"{self.service} {meaning} about run {self.watch.run_id}: {self._error}. This is no verdict on "
-            "the run, which may still go on; a retry of the task goes on waiting for it"
+            f"the run, which may still go on; {RETRY}"
         )
         return self._outcome(Verdict.UNREACHABLE, text)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -23,11 +24,13 @@ class RetryPolicy:
     :param attempts: requests at most.
     :param base: seconds before the second attempt; doubled for each further one.
     :param cap: seconds between two attempts at most, unless the service asks for more.
+    :param stopped: asked before each attempt; once it says so, nothing is sent any more.
     """
 
     attempts: int = 5
     base: float = 1.0
     cap: float = 30.0
+    stopped: Callable[[], bool] = lambda: False
 
     def wait(self, attempt: int, outcome: Response | ConnectionFailed) -> float:
         """

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout, timeout
+
 from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.operator import TriggerRunOperator
 from airflow_provider_runs.base.sensor import RunSensor
@@ -240,6 +242,18 @@ class FakeTaskInstance:
 
     def current_state(self) -> str:
         return self.state
+
+
+def run_here(task: Any, context: dict[str, Any]) -> Any:
+    """Execute a task as Airflow's worker does: under its alarm for ``execution_timeout``."""
+    if task.execution_timeout is None:
+        return task.execute(context)
+    try:
+        with timeout(task.execution_timeout.total_seconds()):
+            return task.execute(context)
+    except AirflowTaskTimeout:
+        task.on_kill()
+        raise
 
 
 def fire(trigger: RunTrigger) -> Any:

@@ -24,7 +24,7 @@ from airflow_provider_runs.base.exceptions import (
 )
 from airflow_provider_runs.core.errors import ConnectionFailed
 from airflow_provider_runs.core.outcome import BadEvent, Limit, Outcome, Verdict
-from tests.base.fakes import FakeTriggerRunOperator, PlainHook, Service, fire
+from tests.base.fakes import FakeHook, FakeTriggerRunOperator, PlainHook, Service, fire, run_here
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 Later = Callable[[float, Callable[[], Any]], None]
@@ -64,7 +64,7 @@ def ends(service: Service, status: str) -> Callable[[], None]:
 
 def on_the_worker(operator: FakeTriggerRunOperator, context: dict[str, Any]) -> str:
     operator.deferrable = False
-    return operator.execute(context)
+    return run_here(operator, context)
 
 
 def deferred(operator: FakeTriggerRunOperator, context: dict[str, Any]) -> str:
@@ -130,12 +130,13 @@ def test_a_wait_that_takes_too_long_leaves_the_run_unless_told_otherwise(
 @both_ways
 @pytest.mark.parametrize("cancel", [False, True])
 def test_an_execution_timeout_cancels_the_run_unless_told_otherwise(
-    service: Service, context: dict[str, Any], run: Way, cancel: bool
+    service: Service, context: dict[str, Any], run: Way, cancel: bool, told: Callable[[], str]
 ) -> None:
-    operator = task(execution_timeout=timedelta(seconds=0.3), cancel_on_kill=cancel)
-    with pytest.raises(AirflowTaskTimeout, match="execution_timeout"):
+    operator = task(execution_timeout=timedelta(seconds=0.5), cancel_on_kill=cancel)
+    with pytest.raises(AirflowTaskTimeout):
         run(operator, context)
     assert service.called("cancel") == (["r1"] if cancel else [])
+    assert "execution_timeout is over" in told()
 
 
 @both_ways
@@ -422,6 +423,66 @@ def test_airflows_own_alarm_on_the_worker_cancels_the_run(service: Service, cont
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+    assert service.called("cancel") == ["r1"]
+
+
+def test_an_alarm_while_the_task_is_cancelling_does_not_keep_it_from_that(
+    service: Service, context: dict[str, Any], mocker: Any
+) -> None:
+    operator = task(
+        timeout=0.2, cancel_on_timeout=True, execution_timeout=timedelta(seconds=0.6), deferrable=False
+    )
+    cancel = operator.hook.cancel_run
+
+    def slow(run_id: str) -> None:
+        time.sleep(1)
+        cancel(run_id)
+
+    mocker.patch.object(operator.hook, "cancel_run", slow)
+    with pytest.raises(AirflowTaskTimeout):
+        run_here(operator, context)
+    assert service.runs["r1"] == "stopped"
+
+
+def test_a_kill_while_the_start_is_being_repeated_starts_nothing_afterwards(
+    service: Service, context: dict[str, Any], later: Later, states: Any
+) -> None:
+    asked: list[bool] = []
+    operator = task()
+    states("failed")
+
+    def start(arguments: Any, key: Any, stopped: Callable[[], bool]) -> Any:
+        time.sleep(0.5)
+        asked.append(stopped())
+        raise ConnectionFailed("stopped", sent=False)
+
+    operator.hook.start = start  # type: ignore[method-assign]
+    later(0.2, operator.on_kill)
+    with pytest.raises(Interrupted):
+        operator.execute(context)
+    assert asked == [True]
+
+
+def test_a_connection_that_cannot_be_read_hides_no_verdict(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_FAKE_DEFAULT")
+    monkeypatch.setattr(FakeHook, "get_connection", classmethod(lambda *a: 1 / 0))
+    with pytest.raises(RunFailed):
+        task().execute_complete({}, Outcome(Verdict.FAILED, "r1", "broken").event())
+    for which, error in ((Limit.TIMEOUT, RunTimedOut), (Limit.EXECUTION_TIMEOUT, AirflowTaskTimeout)):
+        with pytest.raises(error):
+            task().execute_complete({}, Outcome(Verdict.TIMEOUT, "r1", "going", "late", which).event())
+
+
+def test_a_task_that_does_not_wait_but_is_killed_cancels_its_run(
+    service: Service, context: dict[str, Any], states: Any
+) -> None:
+    operator = task(wait_for_completion=False)
+    states("failed")
+    context["ti"].xcom_push = lambda key, value: operator.on_kill()
+    with pytest.raises(Interrupted):
+        operator.execute(context)
     assert service.called("cancel") == ["r1"]
 
 

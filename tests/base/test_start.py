@@ -9,8 +9,9 @@ import pytest
 
 from airflow_provider_runs.base.exceptions import StartRefused, StartUncertain
 from airflow_provider_runs.base.start import DurableStart, StartRecord, fingerprint
+from airflow_provider_runs.core.api import CanCancel
 from airflow_provider_runs.core.errors import ApiError, ConnectionFailed
-from tests.base.fakes import FakeHook, KeyHook, PlainHook, Service, Store
+from tests.base.fakes import FakeHook, FullApi, KeyApi, KeyHook, PlainHook, Service, Store
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "start_record.json"
 MARK = "where.what"
@@ -216,6 +217,52 @@ def test_a_start_that_never_arrived_is_made_after_looking_twice(service: Service
     assert run.id == "r1"
 
 
+def test_another_workers_fast_clock_makes_no_long_wait(service: Service) -> None:
+    store = Store()
+    store["run"] = StartRecord(2, 1, "marker", MARK, None, 9000.0).to_json()
+    waits: list[float] = []
+    begin(store, sleep=waits.append).ensure()
+    assert waits == [30.0]
+
+
+def test_a_lost_start_before_a_clear_is_settled_by_its_key_where_the_service_can_cancel(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KeyAndCancel(KeyApi, CanCancel):
+        cancel = FullApi.cancel
+
+    monkeypatch.setattr(KeyHook, "api_class", KeyAndCancel)
+    store = Store()
+    service.loses_answers = 1
+    with pytest.raises(StartUncertain):
+        begin(store, KeyHook()).ensure()
+    assert begin(store, KeyHook(), max_tries=4).ensure().id == "r2"
+    assert service.runs == {"r1": "stopped", "r2": "going"}
+
+
+def test_a_lost_start_before_a_clear_is_named_where_it_cannot_be_found(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store()
+    service.loses_answers = 1
+    with pytest.raises(StartUncertain):
+        begin(store, KeyHook()).ensure()
+    begin(store, KeyHook(), max_tries=4).ensure()
+    assert "its id is not known" in caplog.text
+
+
+def test_without_a_store_the_error_does_not_promise_that_a_retry_finds_out(service: Service) -> None:
+    service.loses_answers = 1
+    with pytest.raises(StartUncertain, match="nothing keeps a retry from starting another"):
+        begin(None, PlainHook()).ensure()
+
+
+def test_the_log_says_how_long_a_start_may_take(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    begin(Store()).ensure()
+    assert "Starting a Fake run; the answer may take up to 30 s" in caplog.text
+
+
 def test_a_lost_answer_of_a_service_without_key_and_marker_is_never_sent_again(service: Service) -> None:
     store = Store()
     service.loses_answers = 1
@@ -288,6 +335,12 @@ def test_a_record_that_cannot_be_read_starts_nothing(service: Service, stored: A
     assert service.called("trigger") == []
 
 
+@pytest.mark.parametrize("change", [{"run_id": ""}, {"max_tries": True}, {"key": ""}])
+def test_a_record_with_a_senseless_value_cannot_be_read(change: dict[str, Any]) -> None:
+    with pytest.raises(StartUncertain):
+        StartRecord.from_json({**json.loads(GOLDEN.read_text()), **change})
+
+
 def test_a_record_of_a_later_release_with_more_fields_can_be_read() -> None:
     stored = {**json.loads(GOLDEN.read_text()), "colour": "blue"}
     assert StartRecord.from_json(stored) is not None
@@ -311,6 +364,7 @@ def test_a_fingerprint_depends_on_place_and_resource_apart() -> None:
     assert here.split(".")[1] == there.split(".")[1]
     assert here.split(".")[0] == other.split(".")[0]
     assert len({here, there, other}) == 3
+    assert fingerprint([], {"job": {1: "a", "b": 2}}) != fingerprint([], {"job": {1: "a", "b": 3}})
 
 
 def test_a_killed_task_can_find_its_run_in_every_stage(service: Service) -> None:

@@ -12,7 +12,13 @@ import pytest
 from airflow_provider_runs.base import watch as watching
 from airflow_provider_runs.base.watch import Watcher, WatcherDied, wait_for_run
 from airflow_provider_runs.core.connection import Settings
-from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, Unauthorized
+from airflow_provider_runs.core.errors import (
+    ApiError,
+    ConnectionFailed,
+    ConnectionUnreadable,
+    NotFound,
+    Unauthorized,
+)
 from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
 from airflow_provider_runs.core.progress import Note, Watch
 from tests.base import fakes
@@ -286,6 +292,124 @@ async def test_runs_that_an_outage_keeps_waiting_are_unreachable_in_time_too(
     assert time.monotonic() - began < 2
 
 
+async def test_one_run_that_cannot_be_asked_about_is_unreachable_though_another_is_fine(
+    service: Service, connections: Connections
+) -> None:
+    service.runs |= {"good": "going", "bad": "going"}
+    service.errors["bad"] = ApiError("500 for this run only", status=500)
+    told: list[Note] = []
+    good = asyncio.create_task(wait(connections, a_watch("good"), told))
+    outcome = await asyncio.wait_for(wait(connections, a_watch("bad", unreachable_timeout=0.5)), 3)
+    assert outcome.verdict is Verdict.UNREACHABLE
+    service.runs["good"] = "done"
+    assert (await good).verdict is Verdict.SUCCEEDED
+    assert not any(note.alarming for note in told)
+
+
+async def test_one_failed_batch_is_no_outage(service: Service) -> None:
+    connections = Connections(FullApi)
+    for number in range(50):
+        service.runs[str(number)] = "going"
+    told: list[Note] = []
+    waiting = [asyncio.create_task(wait(connections, a_watch(str(n)), told)) for n in range(50)]
+    await until(lambda: service.called("get_many"))
+    service.get_errors = [DOWN]
+    await until(lambda: not service.get_errors)
+    for run_id in service.runs:
+        service.runs[run_id] = "done"
+    await asyncio.gather(*waiting)
+    assert not any(note.alarming for note in told)
+
+
+async def test_a_batch_that_one_id_spoils_is_asked_about_singly(service: Service) -> None:
+    connections = Connections(FullApi)
+    for number in range(20):
+        service.runs[str(number)] = "going"
+    waiting = [asyncio.create_task(wait(connections, a_watch(str(n)))) for n in range(20)]
+    await until(lambda: service.called("get_many"))
+    service.calls.clear()
+    service.get_errors = [NotFound("one of them", status=404)]
+    await until(lambda: not service.get_errors)
+    await until(lambda: len(set(service.called("get"))) >= 10)
+    for run_id in service.runs:
+        service.runs[run_id] = "done"
+    assert {outcome.verdict for outcome in await asyncio.gather(*waiting)} == {Verdict.SUCCEEDED}
+
+
+async def test_waits_that_are_over_leave_nothing_behind(service: Service, connections: Connections) -> None:
+    service.runs |= {"long": "going", "short": "done"}
+    far = {"wait_deadline": time.time() + 7 * 86400}
+    long = asyncio.create_task(wait(connections, a_watch("long", **far)))
+    for _ in range(300):
+        await wait(connections, a_watch("short", **far))
+    watcher = watching._watchers[asyncio.get_running_loop()]["key"]
+    assert len(watcher._limits) <= 2 + watching.MOST_STALE + 1
+    service.runs["long"] = "done"
+    await long
+
+
+async def test_a_look_that_is_cancelled_from_within_ends_in_a_new_watcher(
+    service: Service, connections: Connections
+) -> None:
+    service.runs["r1"] = "done"
+    read = connections.read
+
+    async def cancelled_once() -> FakeApi:
+        if connections.reads == 0:
+            connections.reads += 1
+            raise asyncio.CancelledError
+        return await read()
+
+    connections.read = cancelled_once  # type: ignore[method-assign]
+    assert (await wait(connections, a_watch("r1"))).verdict is Verdict.SUCCEEDED
+
+
+async def test_an_answer_of_a_wrong_kind_ends_every_wait_with_an_error(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connections = Connections(FullApi)
+    for number in range(8):
+        service.runs[str(number)] = "going"
+
+    def get_many(self: FullApi, run_ids: Any) -> Any:
+        yield from ()
+        return list(run_ids)
+
+    monkeypatch.setattr(FullApi, "get_many", get_many)
+    ended = await asyncio.gather(
+        *(wait(connections, a_watch(str(number))) for number in range(8)), return_exceptions=True
+    )
+    assert {type(error) for error in ended} == {WatcherDied}
+
+
+async def test_a_watcher_that_is_cancelled_from_outside_leaves_nobody_waiting(
+    service: Service, connections: Connections
+) -> None:
+    service.runs["r1"] = "going"
+    waiting = asyncio.create_task(wait(connections, a_watch("r1")))
+    await until(lambda: service.called("get"))
+    watching._watchers[asyncio.get_running_loop()]["key"]._task.cancel()
+    await until(lambda: connections.reads == 2)
+    service.runs["r1"] = "done"
+    assert (await waiting).verdict is Verdict.SUCCEEDED
+
+
+async def test_a_clock_that_was_wrong_when_the_watcher_began_ends_no_wait_too_soon(
+    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.runs |= {"old": "going", "new": "going"}
+    right = time.time
+    monkeypatch.setattr(watching.time, "time", lambda: right() + 3600)
+    old = asyncio.create_task(wait(connections, a_watch("old")))
+    await until(lambda: service.called("get"))
+    monkeypatch.setattr(watching.time, "time", right)
+    new = asyncio.create_task(wait(connections, a_watch("new", execution_deadline=right() + 1800)))
+    await until(lambda: service.called("get").count("new") > 3)
+    assert not new.done()
+    service.runs |= {"old": "done", "new": "done"}
+    assert {(await task).verdict for task in (old, new)} == {Verdict.SUCCEEDED}
+
+
 async def test_retry_after_holds_every_request_back(service: Service, connections: Connections) -> None:
     service.runs |= {"r1": "done", "r2": "done"}
     busy = ApiError("slow down", status=429)
@@ -391,7 +515,7 @@ async def test_a_connection_that_cannot_be_read_ends_the_wait_as_unreachable(
     from airflow_provider_runs.core import progress
 
     monkeypatch.setitem(progress.OWN_TIMEOUTS, progress.Trouble.REFUSED, 0.3)
-    connections.error = RuntimeError("the conn_id isn't defined")
+    connections.error = ConnectionUnreadable("the conn_id isn't defined")
     outcome = await wait(connections, a_watch("r1"))
     assert outcome.verdict is Verdict.UNREACHABLE
     assert "isn't defined" in (outcome.message or "")
