@@ -250,8 +250,10 @@ def test_airflow_finds_the_provider() -> None:
 
 def test_the_command_line_lists_the_whole_provider() -> None:
     shown = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "airflow", "providers", "get", "airflow-provider-runs"]
-        + ["--full", "--output", "json"],
+        [
+            *(sys.executable, "-W", "ignore", "-m", "airflow"),
+            *("providers", "get", "airflow-provider-runs", "--full", "--output", "json"),
+        ],
         capture_output=True,
         text=True,
         timeout=120,

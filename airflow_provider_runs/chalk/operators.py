@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from airflow_provider_runs.base.operator import TriggerRunOperator
+from airflow_provider_runs.chalk.api import ARGUMENTS
 from airflow_provider_runs.chalk.hooks import ChalkHook
 from airflow_provider_runs.chalk.triggers import ChalkRunTrigger
 
@@ -35,17 +36,7 @@ class ChalkTriggerRunOperator(TriggerRunOperator):
 
     hook_class = ChalkHook
     trigger_class = ChalkRunTrigger
-    run_fields = (
-        "resolver_fqn",
-        "lower_bound",
-        "upper_bound",
-        "max_samples",
-        "timestamping_mode",
-        "store_online",
-        "store_offline",
-        "override_target_image_tag",
-        "idempotency_key",
-    )
+    run_fields = ARGUMENTS
     resource_fields = ("resolver_fqn",)
     template_fields = (
         "chalk_conn_id",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_provider_runs.base.operator import TriggerRunOperator
+from airflow_provider_runs.mage.api import ARGUMENTS
 from airflow_provider_runs.mage.hooks import MageHook
 from airflow_provider_runs.mage.triggers import MageRunTrigger
 
@@ -26,7 +27,7 @@ class MageTriggerRunOperator(TriggerRunOperator):
 
     hook_class = MageHook
     trigger_class = MageRunTrigger
-    run_fields = ("pipeline_schedule_id", "variables", "event_variables")
+    run_fields = ARGUMENTS
     resource_fields = ("pipeline_schedule_id",)
     template_fields = ("mage_conn_id", *run_fields, *TriggerRunOperator.shared_template_fields)
     template_fields_renderers = {"variables": "json", "event_variables": "json"}  # noqa: RUF012
