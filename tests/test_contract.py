@@ -236,6 +236,11 @@ def hooks_of(manager: Any) -> Any:
     return ProvidersManagerTaskRuntime().hooks
 
 
+# Airflow 2 imports Flask's old extensions for its forms, which warn of themselves.
+forms_of_airflow_2 = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@forms_of_airflow_2
 def test_airflow_finds_the_provider() -> None:
     from airflow.providers_manager import ProvidersManager
 
@@ -279,6 +284,7 @@ def test_secrets_in_the_form_are_masked(system: str) -> None:
         assert "null" in field["schema"]["type"]
 
 
+@forms_of_airflow_2
 @each_system
 def test_the_form_of_airflow_2_has_the_same_fields(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow_provider_runs.base import forms

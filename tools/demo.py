@@ -46,7 +46,9 @@ class Row(NamedTuple):
 @contextmanager
 def simulator(home: Path) -> Iterator[str]:
     """Run the simulator and yield its address."""
-    command = [sys.executable, "-m", "airflow_provider_runs.simulator", "--port", "0"]
+    # Mage's scheduler looks every 10 s by default; nobody wants to watch that.
+    quick = ["--set", "mage.loop_interval=2"]
+    command = [sys.executable, "-m", "airflow_provider_runs.simulator", "--port", "0", *quick]
     process = Component("simulator", command, os.environ, home / "simulator.log")
     try:
         yield _address(process)
