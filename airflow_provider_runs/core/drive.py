@@ -97,7 +97,9 @@ def _judge(request: Request, policy: RetryPolicy) -> dict[str, Any]:
 
     def again(state: RetryCallState) -> bool:
         ended = outcome(state)
-        return isinstance(ended, (Response, ConnectionFailed)) and may_repeat(request, ended)
+        if policy.stopped() or not isinstance(ended, (Response, ConnectionFailed)):
+            return False
+        return may_repeat(request, ended)
 
     def wait(state: RetryCallState) -> float:
         ended = outcome(state)

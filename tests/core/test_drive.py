@@ -651,6 +651,21 @@ async def test_a_start_whose_token_request_got_no_answer_was_not_sent(wire: Star
     assert server.targets == ["/token"] * FAST.attempts
 
 
+async def test_a_caller_that_has_stopped_sends_nothing_any_more(wire: Start, connect: Connect) -> None:
+    server = wire(reply(503))
+    driver = connect(server.url)
+    with pytest.raises(ConnectionFailed, match="stopped") as caught:
+        await driver.drive(driver.api.get("r1"), RetryPolicy(base=0.01, stopped=lambda: True))
+    assert not caught.value.sent
+    assert server.targets == []
+    # Stopped in the pause after the first attempt: what that one did cannot be known.
+    answers = iter([False, False, True, True])
+    with pytest.raises(ConnectionFailed, match="stopped") as caught:
+        await driver.drive(driver.api.get("r1"), RetryPolicy(base=0.01, stopped=lambda: next(answers)))
+    assert caught.value.sent
+    assert len(server.targets) == 1
+
+
 async def test_the_wait_that_the_token_request_was_told_of_is_kept(wire: Start, connect: Connect) -> None:
     server = wire(reply(429, {}, Retry_After="90"))
     driver = connect(server.url, TokenService)
