@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 
 from airflow_provider_runs.core.api import CanGetMany, RunApi
 from airflow_provider_runs.core.drive import AsyncDriver, load_libraries
-from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, RunsError
+from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed, RunsError
 from airflow_provider_runs.core.outcome import Outcome
 from airflow_provider_runs.core.progress import Note, Progress, Trouble, Watch
 from airflow_provider_runs.core.retry import NO_RETRY, backoff_seconds
@@ -325,7 +325,8 @@ class Watcher:
         except Exception as error:
             known = _as_known(error, driver)
             # One bad id may spoil a batch for all: ask again singly.
-            if len(batch) == 1 or not isinstance(known, ApiError) or not known.permanent:
+            spoilt = isinstance(known, BadInput) or (isinstance(known, ApiError) and known.permanent)
+            if len(batch) == 1 or not spoilt:
                 self._fail(run_ids, known, self._clock())
                 answers = dict.fromkeys(run_ids, known)
         now = self._clock()

@@ -11,7 +11,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -20,6 +20,7 @@ from airflow_provider_runs.core.api import (
     CanCancel,
     CanExplain,
     CanFindStarted,
+    CanGetMany,
     RunApi,
     Scope,
     Token,
@@ -54,6 +55,7 @@ SESSION_LIFETIME = 3600.0
 LONGEST_LIFETIME = 1e9
 MARKER = "airflow_run_key"
 PAGE = 100
+ACTIVE_PAGE = 500
 # created_at has whole seconds, and on Postgres it is the start of the transaction.
 CLOCK_SLACK = 300.0
 TRACEBACK_LINES = 50
@@ -110,7 +112,7 @@ CONNECTION = ConnectionSpec(
 )
 
 
-class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted):
+class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted, CanGetMany):
     """Describe Mage's run API for one connection."""
 
     service = "Mage"
@@ -124,6 +126,8 @@ class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted):
             RunState.CANCELLED: ("cancelled",),
         }
     )
+    # One list of the active runs serves all who wait; the server's work grows with the rows of a page.
+    batch_size = 500
     # The status changes with the loops of Mage's scheduler only, every 10 s by default.
     pace = Pace(min_poll_interval=5, poll_interval=60, max_requests_per_minute=600)
 
@@ -213,6 +217,44 @@ class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted):
         # A run retried in Mage's interface copies the marker into a newer run; ours is the oldest.
         runs = [self._run(row) for row in found]
         return min(runs, key=lambda run: int(run.id), default=None)
+
+    def get_many(self, run_ids: Sequence[str]) -> Flow[dict[str, Run | Exception]]:
+        """
+        Ask about many runs by one list of the active ones.
+
+        A run that is not in it has ended, was deleted, or slipped between two pages: it is left out, so that
+        it is asked about by itself.
+
+        :param run_ids: the runs' ids.
+        """
+        wanted = {int(run_id) for run_id in run_ids if run_id.isdecimal() and run_id.isascii()}
+        what = "listing the active runs"
+        found: dict[str, Run | Exception] = {}
+        last: Any = None
+        offset = 0
+        while True:
+            response = yield self._request(
+                "GET",
+                "/api/pipeline_runs",
+                {
+                    "status[]": "initial,running",
+                    "_format": "with_basic_details",
+                    "disable_retries_grouping": "1",
+                    "order_by[]": "id desc",
+                    "_limit": str(ACTIVE_PAGE),
+                    "_offset": str(offset),
+                },
+            )
+            rows = self._read(response, "pipeline_runs", what)
+            if not isinstance(rows, list) or (rows and rows == last):
+                raise self._unusable(response, what)
+            last = rows
+            runs = [self._run(row) for row in rows]
+            found |= {run.id: run for run in runs if int(run.id) in wanted}
+            offset += ACTIVE_PAGE
+            # Newest first: below the lowest id nobody is waited for.
+            if not runs or not _has_next(response) or int(runs[-1].id) < min(wanted, default=0):
+                return found
 
     def trigger_body(self, arguments: Mapping[str, Any], key: str | None) -> dict[str, Any]:
         unknown_names("Mage run", arguments, ARGUMENTS)

@@ -14,6 +14,7 @@ from airflow_provider_runs.base.watch import Watcher, WatcherDied, wait_for_run
 from airflow_provider_runs.core.connection import Settings
 from airflow_provider_runs.core.errors import (
     ApiError,
+    BadInput,
     ConnectionFailed,
     ConnectionUnreadable,
     NotFound,
@@ -321,14 +322,15 @@ async def test_one_failed_batch_is_no_outage(service: Service) -> None:
     assert not any(note.alarming for note in told)
 
 
-async def test_a_batch_that_one_id_spoils_is_asked_about_singly(service: Service) -> None:
+@pytest.mark.parametrize("error", [NotFound("one of them", status=404), BadInput("one of them")])
+async def test_a_batch_that_one_id_spoils_is_asked_about_singly(service: Service, error: Exception) -> None:
     connections = Connections(FullApi)
     for number in range(20):
         service.runs[str(number)] = "going"
     waiting = [asyncio.create_task(wait(connections, a_watch(str(n)))) for n in range(20)]
     await until(lambda: service.called("get_many"))
     service.calls.clear()
-    service.get_errors = [NotFound("one of them", status=404)]
+    service.get_errors = [error]
     await until(lambda: not service.get_errors)
     await until(lambda: len(set(service.called("get"))) >= 10)
     for run_id in service.runs:
