@@ -544,10 +544,12 @@ def test_refused_start_has_the_shape_of_an_error_that_mage_does_not_handle(mage:
 
 
 def test_block_waits_for_a_worker_then_runs(mage: Mage) -> None:
+    order = ["initial", "queued", "running"]
     run = mage.start("slow")
     words = []
     for _ in mage.watch(run):
-        (block,) = mage.row(run)["block_runs"]
+        # A real Mage was once seen with more rows than blocks: the one that is worked on counts.
+        block = max(mage.row(run)["block_runs"], key=lambda row: order.index(row["status"]))
         if block["status"] not in words[-1:]:
             words.append(block["status"])
         if block["status"] == "running":
@@ -555,7 +557,7 @@ def test_block_waits_for_a_worker_then_runs(mage: Mage) -> None:
         assert block["started_at"] is None
     assert block["started_at"] is not None
     # A slow look may miss an early word, but none comes again.
-    assert words == [word for word in ("initial", "queued", "running") if word in words]
+    assert words == [word for word in order if word in words]
     assert words[-1] == "running"
     driver = mage.driver()
     driver.drive(driver.api.cancel(run.id))
