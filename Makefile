@@ -60,13 +60,10 @@ demo: $(AIRFLOW)/.installed $(if $(filter real,$(MAGE)),$(MAGE_AI)/.installed)
 clean:
 	rm -rf .venv .env .demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
 
-# $(call build,folder,arguments of uv pip install). uv does not read pip's configuration, so it is told
-# the index that pip would use, if one is configured.
+# $(call build,folder,arguments of uv pip install)
 define build
 	$(or $(PYTHON),$(error no Python >= 3.11 with venv was found; name one: make PYTHON=/path/to/python)) -m venv --clear $(1)
 	$(1)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	index=$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(1)/bin/python -m pip config get global.index-url 2>/dev/null)}}; \
-	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
 	$(1)/bin/uv pip install --quiet --python $(1)/bin/python --compile-bytecode $(2)
 	touch $@
 endef
