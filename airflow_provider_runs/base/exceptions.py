@@ -37,7 +37,7 @@ class RunStatusUnknown(RunsError):
     """The run keeps a status that this package does not know. A retry of the task attaches to the run."""
 
 
-class StartRefused(RunsError, AirflowFailException):
+class RequestRefused(RunsError, AirflowFailException):
     """The service or this package refuses what was asked for; trying again would end the same."""
 
 

@@ -17,9 +17,9 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_runs.base.exceptions import (
     Interrupted,
+    RequestRefused,
     RunStatusUnknown,
     RunUnreachable,
-    StartRefused,
 )
 from airflow_provider_runs.base.own_state import own_state
 from airflow_provider_runs.base.task import RunTask
@@ -107,7 +107,7 @@ class RunSensor(RunTask, BaseSensorOperator):
             ) from None
         except AirflowTaskTimeout as error:
             self._end(error)
-        except (RunUnreachable, StartRefused) as error:
+        except (RunUnreachable, RequestRefused) as error:
             self._raise(error)
         return self._conclude(outcome)
 
@@ -136,7 +136,7 @@ class RunSensor(RunTask, BaseSensorOperator):
         """
         try:
             run = self._checked(self._look)
-        except StartRefused as error:
+        except RequestRefused as error:
             # Airflow's own loop would turn an error that is not to be retried into a skip under soft_fail.
             self._raise(BadInput(str(error)) if self.soft_fail else error)
         except RunsError as error:

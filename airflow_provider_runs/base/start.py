@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from airflow_provider_runs.base.exceptions import StartRefused, StartUncertain
+from airflow_provider_runs.base.exceptions import RequestRefused, StartUncertain
 from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.core.api import CanCancel, CanFindStarted
 from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed, NotFound, RunsError
@@ -178,7 +178,7 @@ class DurableStart:
         """
         Return the task's run: a new one, or the one that an earlier try began.
 
-        :raises StartRefused: if what is asked for can never be started.
+        :raises RequestRefused: if what is asked for can never be started.
         :raises StartUncertain: if it is not known whether a run was started.
         :raises RunsError: if the service cannot be asked; surely nothing was started by this try.
         """
@@ -186,10 +186,10 @@ class DurableStart:
             self.hook.api.prepare(self.arguments)
             self.run = self._ensure()
         except BadInput as error:
-            raise StartRefused(str(error)) from None
+            raise RequestRefused(str(error)) from None
         except ApiError as error:
             if error.permanent:
-                raise StartRefused(str(error)) from None
+                raise RequestRefused(str(error)) from None
             raise
         return self.run
 
@@ -250,7 +250,7 @@ class DurableStart:
             self.log.info("An earlier try may have started a run; sending the same request with the same key")
             return self._send(record)
         if not isinstance(api, CanFindStarted):
-            raise StartRefused(
+            raise RequestRefused(
                 f"an earlier try may have started a {api.service} run that cannot be found again. Look for "
                 f"it in {api.service}; clear the task to start another run"
             )

@@ -12,11 +12,11 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator
 
 from airflow_provider_runs.base.exceptions import (
+    RequestRefused,
     RunCancelled,
     RunFailed,
     RunStatusUnknown,
     RunUnreachable,
-    StartRefused,
 )
 from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.link import RUN_URL, RunLink
@@ -221,4 +221,4 @@ class RunTask(BaseOperator):
         try:
             return work()
         except BadInput as error:
-            raise StartRefused(str(error)) from None
+            raise RequestRefused(str(error)) from None

@@ -15,12 +15,12 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTas
 from airflow_provider_runs.base import own_state as own_states
 from airflow_provider_runs.base.exceptions import (
     Interrupted,
+    RequestRefused,
     RunCancelled,
     RunFailed,
     RunStatusUnknown,
     RunTimedOut,
     RunUnreachable,
-    StartRefused,
 )
 from airflow_provider_runs.core.errors import ConnectionFailed
 from airflow_provider_runs.core.outcome import BadEvent, Limit, Outcome, Verdict
@@ -552,7 +552,7 @@ def test_a_cancellation_is_read_back(
 def test_bad_arguments_fail_the_task_before_anything_is_started(
     service: Service, context: dict[str, Any], changes: dict[str, Any], deferrable: bool
 ) -> None:
-    with pytest.raises(StartRefused):
+    with pytest.raises(RequestRefused):
         task(deferrable=deferrable, **changes).execute(context)
     assert service.runs == {}
 

@@ -17,10 +17,10 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_runs.base import sensor as module
 from airflow_provider_runs.base.exceptions import (
     Interrupted,
+    RequestRefused,
     RunCancelled,
     RunFailed,
     RunUnreachable,
-    StartRefused,
 )
 from airflow_provider_runs.core import progress
 from airflow_provider_runs.core.errors import BadInput, ConnectionFailed, Unauthorized
@@ -172,14 +172,14 @@ def test_wrong_credentials_fail_the_same_in_every_mode(
 def test_an_empty_run_id_fails_without_a_request(
     service: Service, context: dict[str, Any], mode: str, run_id: Any
 ) -> None:
-    with pytest.raises(StartRefused, match="run_id is empty"):
+    with pytest.raises(RequestRefused, match="run_id is empty"):
         run(a_sensor(mode, run_id=run_id), context, service)
     assert service.calls == []
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_soft_fail_hides_no_empty_run_id(service: Service, context: dict[str, Any], mode: str) -> None:
-    with pytest.raises((StartRefused, BadInput), match="run_id is empty"):
+    with pytest.raises((RequestRefused, BadInput), match="run_id is empty"):
         run(a_sensor(mode, run_id="", soft_fail=True), context, service)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_runs.base.exceptions import StartRefused, StartUncertain
+from airflow_provider_runs.base.exceptions import RequestRefused, StartUncertain
 from airflow_provider_runs.base.start import DurableStart, StartRecord, fingerprint
 from airflow_provider_runs.core.api import CanCancel
 from airflow_provider_runs.core.errors import ApiError, ConnectionFailed
@@ -268,7 +268,7 @@ def test_a_lost_answer_of_a_service_without_key_and_marker_is_never_sent_again(s
     service.loses_answers = 1
     with pytest.raises(StartUncertain, match="may have been started"):
         begin(store, PlainHook()).ensure()
-    with pytest.raises(StartRefused, match="clear the task"):
+    with pytest.raises(RequestRefused, match="clear the task"):
         begin(store, PlainHook()).ensure()
     assert len(service.called("trigger")) == 1
 
@@ -309,7 +309,7 @@ def test_a_request_that_never_left_is_an_ordinary_failure(service: Service) -> N
 
 def test_what_the_service_refuses_is_not_retried(service: Service) -> None:
     service.trigger_errors = [ApiError("no such job", status=400)]
-    with pytest.raises(StartRefused, match="no such job"):
+    with pytest.raises(RequestRefused, match="no such job"):
         begin(Store()).ensure()
 
 
@@ -317,7 +317,7 @@ def test_bad_input_is_refused_before_anything_is_recorded(service: Service) -> N
     store = Store()
     start = begin(store)
     start.arguments = {"job": "bad"}
-    with pytest.raises(StartRefused, match="job is bad"):
+    with pytest.raises(RequestRefused, match="job is bad"):
         start.ensure()
     assert store == {}
     assert service.called("trigger") == []
