@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 from airflow.providers.common.compat.sdk import BaseHook, mask_secret
 
 from airflow_provider_runs.base.forms import add_form_methods
-from airflow_provider_runs.core.api import CanCancel, CanExplain, CanFindStarted, RunApi
+from airflow_provider_runs.core.api import CanCancel, CanExplain, CanFindStarted, CanRetry, RunApi
 from airflow_provider_runs.core.connection import Settings, read_settings
 from airflow_provider_runs.core.drive import DEFAULT_RETRY, AsyncDriver, Driver
 from airflow_provider_runs.core.errors import ConnectionUnreadable, RunsError
@@ -22,8 +23,16 @@ T = TypeVar("T")
 FlowOf = Callable[[RunApi], Flow[T]]
 
 
+CONFIRM_INTERVAL = 0.5
+"""Seconds between two looks at a run that was cancelled."""
+
+
 class CannotCancel(RunsError):
     """The service has no call that cancels a run."""
+
+
+class CannotRetry(RunsError):
+    """The service has no call that goes on with an ended run."""
 
 
 class RunHook(BaseHook):
@@ -105,6 +114,35 @@ class RunHook(BaseHook):
         """
         await self.adrive(lambda api: _cancelling(api).cancel(run_id))
 
+    def cancel_and_confirm(self, run_id: str, seconds: float) -> Run:
+        """
+        Cancel a run and read back until it has ended.
+
+        :param run_id: the service's id.
+        :param seconds: how long to read back.
+        :return: the run as it was seen last; it may not have ended.
+        :raises CannotCancel: if the service has no such call.
+        :raises RunsError: if the service refuses or cannot be asked.
+        """
+        until = time.monotonic() + seconds
+        self.cancel_run(run_id)
+        while not (run := self.get_run(run_id)).state.is_terminal and time.monotonic() < until:
+            time.sleep(CONFIRM_INTERVAL)
+        return run
+
+    async def acancel_and_confirm(self, run_id: str, seconds: float) -> Run:
+        """
+        Cancel a run and read back until it has ended, as :meth:`cancel_and_confirm`.
+
+        :param run_id: the service's id.
+        :param seconds: how long to read back.
+        """
+        until = time.monotonic() + seconds
+        await self.acancel_run(run_id)
+        while not (run := await self.aget_run(run_id)).state.is_terminal and time.monotonic() < until:
+            await asyncio.sleep(CONFIRM_INTERVAL)
+        return run
+
     def explain_run(self, run_id: str) -> str | None:
         """
         Return what the service can say about a run's failure beside its status, or None.
@@ -115,18 +153,48 @@ class RunHook(BaseHook):
         return self.drive(lambda api: api.explain(run_id) if isinstance(api, CanExplain) else _nothing())
 
     def start(
-        self, arguments: Mapping[str, Any], key: str | None, stopped: Callable[[], bool] = lambda: False
+        self,
+        arguments: Mapping[str, Any],
+        key: str | None,
+        began: float | None = None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> Run:
         """
         Start a run.
 
         :param arguments: the service's own arguments.
         :param key: idempotency key or marker.
+        :param began: UTC epoch seconds of the first request with this key.
         :param stopped: asked before each attempt; once it says so, nothing is sent any more.
         :raises BadInput: if an argument is wrong; nothing was sent.
         :raises RunsError: if the service refuses or does not answer.
         """
-        return self.drive(lambda api: api.trigger(arguments, key), RetryPolicy(stopped=stopped))
+        return self.drive(lambda api: api.trigger(arguments, key, began), RetryPolicy(stopped=stopped))
+
+    def retry(
+        self, run_id: str, arguments: Mapping[str, Any], stopped: Callable[[], bool] = lambda: False
+    ) -> Run:
+        """
+        Repeat what did not succeed in an ended run.
+
+        :param run_id: the service's id.
+        :param arguments: the service's own arguments.
+        :param stopped: asked before each attempt; once it says so, nothing is sent any more.
+        :return: the run to wait for.
+        :raises BadInput: if an argument is wrong; nothing was sent.
+        :raises CannotRetry: if the service has no such call.
+        :raises RunsError: if the service refuses or does not answer.
+        """
+        return self.drive(lambda api: retrying(api).retry(run_id, arguments), RetryPolicy(stopped=stopped))
+
+    def find_retried(self, run_id: str, since: float) -> Run | None:
+        """
+        Return the run that a retry has begun whose answer was lost, or None if it began none.
+
+        :param run_id: the service's id of the run that was to be retried.
+        :param since: UTC epoch seconds before which it was surely not begun.
+        """
+        return self.drive(lambda api: retrying(api).find_retried(run_id, since))
 
     def find_started(self, arguments: Mapping[str, Any], key: str, since: float) -> Run | None:
         """
@@ -244,6 +312,18 @@ class RunHook(BaseHook):
 def _cancelling(api: RunApi) -> CanCancel:
     if not isinstance(api, CanCancel):
         raise CannotCancel(f"{api.service} has no call that cancels a run")
+    return api
+
+
+def retrying(api: RunApi) -> CanRetry:
+    """
+    Return a service's description as one that can retry runs.
+
+    :param api: the description.
+    :raises CannotRetry: if the service has no such call.
+    """
+    if not isinstance(api, CanRetry):
+        raise CannotRetry(f"{api.service} has no call that goes on with an ended run")
     return api
 
 

@@ -9,16 +9,16 @@ from typing import Any, ClassVar, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowTaskTimeout, conf
 
-from airflow_provider_runs.base.exceptions import (
-    Interrupted,
-    RunTimedOut,
-)
+from airflow_provider_runs.base.exceptions import Interrupted, RequestRefused, RunTimedOut
+from airflow_provider_runs.base.hook import CONFIRM_INTERVAL
+from airflow_provider_runs.base.link import RUN_URL
 from airflow_provider_runs.base.own_state import ended_by_person, own_state
 from airflow_provider_runs.base.start import DurableStart, fingerprint
-from airflow_provider_runs.base.task import RunTask
+from airflow_provider_runs.base.task import RunTask, ServiceTask
 from airflow_provider_runs.base.worker import Attended, Killed
 from airflow_provider_runs.core.api import CanCancel
-from airflow_provider_runs.core.errors import RunsError
+from airflow_provider_runs.core.errors import ApiError, BadInput, RunsError
+from airflow_provider_runs.core.inputs import required_text, seconds
 from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
 from airflow_provider_runs.core.progress import UNREACHABLE_TIMEOUT
 
@@ -26,6 +26,7 @@ WEEK = timedelta(days=7)
 KILL_SECONDS = 4.0
 """How long a killed task has: Airflow ends its process 5 s after the first signal."""
 CONFIRM_SECONDS = 10.0
+CANCEL_TIMEOUT = 60.0
 
 
 class TriggerRunOperator(RunTask):
@@ -68,6 +69,8 @@ class TriggerRunOperator(RunTask):
     )
 
     template_fields: Sequence[str] = shared_template_fields
+    retry_from_failure: bool = False
+    """Whether a retry goes on with the run of the try before, where that ended badly."""
 
     def __init__(
         self,
@@ -115,12 +118,13 @@ class TriggerRunOperator(RunTask):
                 return run.id
             if run.state.is_terminal:
                 return self._conclude(Outcome.of(run))
+            recorded = start.record.started_at if start.record else None
             trigger = self._trigger(
                 context,
-                run,
+                run.id,
                 limits,
                 cancel_on_kill=self.cancel_on_kill,
-                started_at=start.record.started_at if start.record else None,
+                started_at=run.started_at.timestamp() if run.started_at else recorded,
                 deferrable=self.deferrable,
             )
             if self.deferrable:
@@ -154,12 +158,18 @@ class TriggerRunOperator(RunTask):
         return DurableStart(
             self.hook,
             self._arguments(),
+            resumes=self._resumes(),
+            retry_from_failure=self.retry_from_failure,
             store=context.get("task_state_store") if self._is_durable() else None,
             max_tries=ti.max_tries,
             mark=self._fingerprint(ti),
             cancel_superseded=self.cancel_on_kill,
             log=self.log,
         )
+
+    def _resumes(self) -> str | None:
+        """Return the id of the ended run that the task goes on with, None where it starts a new one."""
+        return None
 
     def _is_durable(self) -> bool:
         """Tell whether the start is recorded."""
@@ -186,7 +196,8 @@ class TriggerRunOperator(RunTask):
 
     def _conclude(self, outcome: Outcome) -> str:
         """Turn how the wait ended into how the task ends."""
-        if self._succeeded(outcome):
+        outcome = self._told(outcome)
+        if outcome.verdict is Verdict.SUCCEEDED:
             return outcome.run_id
         if outcome.verdict is Verdict.TIMEOUT and outcome.which is not None:
             execution = outcome.which is Limit.EXECUTION_TIMEOUT
@@ -239,10 +250,7 @@ class TriggerRunOperator(RunTask):
             return
         self.log.info("%s: cancelling %s run %s", why, self.service, run_id)
         try:
-            self.hook.cancel_run(run_id)
-            until = time.monotonic() + confirm
-            while not (run := self.hook.get_run(run_id)).state.is_terminal and time.monotonic() < until:
-                time.sleep(0.5)
+            run = self.hook.cancel_and_confirm(run_id, confirm)
         except (RunsError, AirflowException) as error:
             self.log.warning("%s run %s may go on, cancelling it failed: %s", self.service, run_id, error)
             return
@@ -256,3 +264,100 @@ class TriggerRunOperator(RunTask):
             return self.hook.get_run(run_id).url or "no page"
         except RunsError as error:
             return f"no page, {error}"
+
+
+class RetryRunOperator(TriggerRunOperator):
+    """
+    Go on with an ended run where it went wrong, wait for it and fail if it ends badly again.
+
+    The arguments and the promises are those of :class:`TriggerRunOperator`. A retry of the task goes on with
+    the run if it still goes, is done if it has succeeded, and retries it once more if it failed again.
+
+    :param run_id: the ended run's id, or a template of it.
+    """
+
+    shared_template_fields: ClassVar[tuple[str, ...]] = ("run_id", *TriggerRunOperator.shared_template_fields)
+
+    def __init__(self, *, run_id: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.run_id = run_id
+
+    def _resumes(self) -> str:
+        return required_text("run_id", self.run_id if isinstance(self.run_id, str) else str(self.run_id))
+
+
+class CancelRunOperator(ServiceTask):
+    """
+    Cancel runs and read back that they have ended.
+
+    A run that has ended already is left as it is, which is no error; the log says how it ended. Where one of
+    several runs cannot be cancelled, the others still are. The task returns what it was given.
+
+    :param run_id: the run's id, a list of ids, or a template of either.
+    :param timeout: how long to read back, in seconds or as timedelta.
+    """
+
+    template_fields: Sequence[str] = ("run_id", "timeout")
+
+    def __init__(
+        self, *, run_id: str | Sequence[str], timeout: float | timedelta = CANCEL_TIMEOUT, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.run_id = run_id
+        self.timeout = timeout
+
+    def execute(self, context: Any) -> str | list[str]:
+        """
+        Cancel the runs.
+
+        :param context: Airflow's context.
+        :return: the run's id, or the list of ids.
+        :raises RequestRefused: if the service refuses for good, or an argument is wrong.
+        :raises RunTimedOut: if a run has not ended in time. A retry cancels it again, which does no harm.
+        :raises RunsError: if the service cannot be asked.
+        """
+        run_ids, limit = self._checked(self._wanted)
+        until = time.monotonic() + limit
+        errors: dict[str, RunsError] = {}
+        for run_id in run_ids:
+            self.log.info("Cancelling %s run %s", self.service, run_id)
+            try:
+                self.hook.cancel_run(run_id)
+            except RunsError as error:
+                self.log.error("%s run %s was not cancelled: %s", self.service, run_id, error)
+                errors[run_id] = error
+        for run_id in run_ids:
+            try:
+                if run_id not in errors:
+                    self._confirm(context, run_id, until, alone=len(run_ids) == 1)
+            except RunsError as error:
+                errors[run_id] = error
+        # One that a retry may heal comes first: what it repeats does no harm.
+        for healing in (error for error in errors.values() if not _is_permanent(error)):
+            raise healing
+        if errors:
+            raise RequestRefused("; ".join(str(error) for error in errors.values()))
+        return self.run_id if isinstance(self.run_id, str) else run_ids
+
+    def _wanted(self) -> tuple[list[str], float]:
+        """Return the ids and the seconds to read back, checked."""
+        given = [self.run_id] if isinstance(self.run_id, (str, int)) else list(self.run_id or ())
+        run_ids = [required_text("run_id", one if isinstance(one, str) else str(one)) for one in given]
+        limit = seconds("timeout", self.timeout)
+        if not run_ids or limit is None:
+            raise BadInput("run_id is empty" if not run_ids else "timeout is not set")
+        return run_ids, limit
+
+    def _confirm(self, context: Any, run_id: str, until: float, *, alone: bool) -> None:
+        """Read back until a run has ended; push its page if it is the only one."""
+        while not (run := self.hook.get_run(run_id)).state.is_terminal and time.monotonic() < until:
+            time.sleep(CONFIRM_INTERVAL)
+        if alone and run.url:
+            context["ti"].xcom_push(key=RUN_URL, value=run.url)
+        if not run.state.is_terminal:
+            raise RunTimedOut(f"{self.service} run {run_id} is still {run.status} after it was cancelled")
+        self.log.info("%s run %s has ended: %s", self.service, run_id, run.status)
+
+
+def _is_permanent(error: RunsError) -> bool:
+    return isinstance(error, BadInput) or (isinstance(error, ApiError) and error.permanent)

@@ -10,9 +10,10 @@ record                   what happens
 none                     a run is started
 of another generation    the task was cleared, or asks for something else now: the old run is cancelled if it
                          still goes, and a run is started
-with a run id            the run goes on: attach. It succeeded: done. It was seen to end badly: start another
+with a run id            the run goes on: attach. It succeeded: done. It was seen to end badly: start another,
+                         or, with ``retry_from_failure``, go on with it where it failed
 without a run id         the process died in between: start again with the same key where the service takes
-                         one, else look for the run by its marker
+                         one, else look for the run by its marker; a run that was to be retried is looked at
 ======================== =================================================================================
 
 A generation is one value of ``max_tries``, which Airflow raises when a task is cleared and keeps over
@@ -30,7 +31,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from airflow_provider_runs.base.exceptions import RequestRefused, StartUncertain
-from airflow_provider_runs.base.hook import RunHook
+from airflow_provider_runs.base.hook import RunHook, retrying
 from airflow_provider_runs.core.api import CanCancel, CanFindStarted
 from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed, NotFound, RunsError
 from airflow_provider_runs.core.run import Run, RunState
@@ -69,6 +70,8 @@ class StartRecord:
     :param fingerprint: where it was begun and what was asked for, see :func:`fingerprint`.
     :param run_id: the service's id, once known.
     :param started_at: when the request was about to leave, UTC epoch seconds.
+    :param resumes: id of the ended run that the request goes on with; None: it starts a new one.
+    :param repeated_at: when the same request was about to leave once more, UTC epoch seconds, or None.
     """
 
     max_tries: int
@@ -77,6 +80,8 @@ class StartRecord:
     fingerprint: str
     run_id: str | None
     started_at: float
+    resumes: str | None = None
+    repeated_at: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as it is stored."""
@@ -100,14 +105,16 @@ class StartRecord:
             "fingerprint": str,
             "run_id": (str, type(None)),
             "started_at": (int, float),
+            "resumes": (str, type(None)),
+            "repeated_at": (int, float, type(None)),
         }
+        given = {"resumes": None, "repeated_at": None, **value} if isinstance(value, Mapping) else {}
         if (
-            isinstance(value, Mapping)
-            and value.get("v") == RECORD_VERSION
-            and all(name in value and isinstance(value[name], kind) for name, kind in wanted.items())
-            and not any(isinstance(value[name], bool) or value[name] == "" for name in wanted)
+            given.get("v") == RECORD_VERSION
+            and all(name in given and isinstance(given[name], kind) for name, kind in wanted.items())
+            and not any(isinstance(given[name], bool) or given[name] == "" for name in wanted)
         ):
-            return cls(**{name: value[name] for name in wanted})
+            return cls(**{name: given[name] for name in wanted})
         raise StartUncertain(
             f"the task state {RECORD_KEY!r} holds no record that this version of the package can read. "
             "If no run of this task is under way, delete it (task instance, task state) and clear the task"
@@ -138,6 +145,8 @@ class DurableStart:
 
     :param hook: the service.
     :param arguments: the service's own arguments.
+    :param resumes: id of the ended run that the task goes on with; None: it starts a new one.
+    :param retry_from_failure: whether a retry goes on with the run of the try before, where that ended badly.
     :param store: the task state store; None where Airflow has none: every try then starts a run.
     :param max_tries: Airflow's ``max_tries``.
     :param mark: the fingerprint.
@@ -152,6 +161,8 @@ class DurableStart:
         hook: RunHook,
         arguments: Mapping[str, Any],
         *,
+        resumes: str | None = None,
+        retry_from_failure: bool = False,
         store: Store | None,
         max_tries: int,
         mark: str,
@@ -162,6 +173,8 @@ class DurableStart:
     ) -> None:
         self.hook = hook
         self.arguments = arguments
+        self.resumes = resumes
+        self.retry_from_failure = retry_from_failure
         self.store = store
         self.max_tries = max_tries
         self.mark = mark
@@ -183,7 +196,10 @@ class DurableStart:
         :raises RunsError: if the service cannot be asked; surely nothing was started by this try.
         """
         try:
-            self.hook.api.prepare(self.arguments)
+            if self.resumes is None:
+                self.hook.api.prepare(self.arguments)
+            else:
+                retrying(self.hook.api).prepare_retry(self.resumes, self.arguments)
             self.run = self._ensure()
         except BadInput as error:
             raise RequestRefused(str(error)) from None
@@ -202,10 +218,10 @@ class DurableStart:
     def _ensure(self) -> Run:
         old = StartRecord.from_json(self.store.get(RECORD_KEY)) if self.store is not None else None
         if old is None:
-            return self._begin(1)
+            return self._begin(1, self.resumes)
         if old.max_tries != self.max_tries or old.fingerprint != self.mark:
             self._supersede(old)
-            return self._begin(1)
+            return self._begin(1, self.resumes)
         self.record = old
         if old.run_id is None:
             return self._resume(old)
@@ -223,15 +239,17 @@ class DurableStart:
             )
             return Run(run_id, RunState.UNKNOWN, "")
         if run.state in (RunState.FAILED, RunState.CANCELLED):
-            self.log.info("The run %s of an earlier try ended as %s, starting another", run_id, run.status)
-            return self._begin(record.attempt + 1)
+            resumes = self.resumes or (run_id if self.retry_from_failure else None)
+            does = "starting another" if resumes is None else "going on where it failed"
+            self.log.info("The run %s of an earlier try ended as %s, %s", run_id, run.status, does)
+            return self._begin(record.attempt + 1, resumes)
         if run.state is RunState.SUCCEEDED:
             self.log.info("The run %s of an earlier try has succeeded", run_id)
         else:
             self.log.info("Attaching to run %s of an earlier try, which is %s", run_id, run.status)
         return run
 
-    def _begin(self, attempt: int) -> Run:
+    def _begin(self, attempt: int, resumes: str | None) -> Run:
         record = StartRecord(
             max_tries=self.max_tries,
             attempt=attempt,
@@ -239,6 +257,7 @@ class DurableStart:
             fingerprint=self.mark,
             run_id=None,
             started_at=self.clock(),
+            resumes=resumes,
         )
         self._keep(record)
         return self._send(record)
@@ -246,17 +265,17 @@ class DurableStart:
     def _resume(self, record: StartRecord) -> Run:
         """Settle a start whose answer never came."""
         api = self.hook.api
-        if api.takes_key:
+        if api.takes_key and record.resumes is None:
             self.log.info("An earlier try may have started a run; sending the same request with the same key")
             return self._send(record)
-        if not isinstance(api, CanFindStarted):
+        if not self._can_find(record):
             raise RequestRefused(
                 f"an earlier try may have started a {api.service} run that cannot be found again. Look for "
                 f"it in {api.service}; clear the task to start another run"
             )
         # A request that is still under way may land after one look, so look again when none can be.
         found = self._find(record)
-        settled_at = record.started_at + api.request_timeout
+        settled_at = (record.repeated_at or record.started_at) + api.request_timeout
         # Another worker's clock wrote the record: its lead must not become a wait.
         wait = min(settled_at - self.clock(), api.request_timeout)
         if found is None and wait > 0:
@@ -265,7 +284,9 @@ class DurableStart:
             found = self._find(record)
         if found is None:
             self.log.info("The earlier try did not start a run")
-            return self._begin(record.attempt)
+            repeated = replace(record, repeated_at=self.clock())
+            self._keep(repeated)
+            return self._send(repeated)
         self.log.info("Found run %s of an earlier try", found.id)
         self._complete(record, found)
         if found.state in (RunState.FAILED, RunState.CANCELLED):
@@ -275,25 +296,37 @@ class DurableStart:
     def _send(self, record: StartRecord) -> Run:
         if self.stopped:
             raise StartUncertain("the task was told to stop before it started a run")
-        api = self.hook.api
-        self.log.info("Starting a %s run; the answer may take up to %.0f s", api.service, api.trigger_timeout)
         try:
-            run = self.hook.start(self.arguments, record.key, lambda: self.stopped)
+            run = self._request(record)
         except ConnectionFailed as error:
             if not error.sent:
                 raise
             run = self._lost(record, error)
-        except ApiError as error:
-            if error.permanent:
+        except (ApiError, BadInput) as error:
+            permanent = not isinstance(error, ApiError) or error.permanent
+            if permanent and record.resumes is not None and self.resumes is None:
+                self.log.warning("Run %s cannot be gone on with, starting another: %s", record.resumes, error)
+                return self._begin(record.attempt, None)
+            if permanent:
                 raise
             run = self._lost(record, error)
         self._complete(record, run)
         return run
 
+    def _request(self, record: StartRecord) -> Run:
+        api = self.hook.api
+        if record.resumes is None:
+            longest = api.trigger_timeout
+            self.log.info("Starting a %s run; the answer may take up to %.0f s", api.service, longest)
+            return self.hook.start(self.arguments, record.key, record.started_at, lambda: self.stopped)
+        self.log.info("Retrying %s run %s", api.service, record.resumes)
+        arguments = self.arguments if self.resumes is not None else {}
+        return self.hook.retry(record.resumes, arguments, lambda: self.stopped)
+
     def _lost(self, record: StartRecord, error: RunsError) -> Run:
         """Look for a run whose start was not answered as it should."""
         reason = f"{error}. The run may have been started"
-        if isinstance(self.hook.api, CanFindStarted):
+        if self._can_find(record):
             try:
                 found = self._find(record)
             except RunsError as second:
@@ -307,7 +340,12 @@ class DurableStart:
             advice = "a retry of the task finds out before it starts another"
         raise StartUncertain(f"{reason}; {advice}") from None
 
+    def _can_find(self, record: StartRecord) -> bool:
+        return record.resumes is not None or isinstance(self.hook.api, CanFindStarted)
+
     def _find(self, record: StartRecord) -> Run | None:
+        if record.resumes is not None:
+            return self.hook.find_retried(record.resumes, record.started_at)
         return self.hook.find_started(self.arguments, record.key, record.started_at)
 
     def _supersede(self, old: StartRecord) -> None:
@@ -328,7 +366,7 @@ class DurableStart:
                 f"run {old.run_id or '(id unknown)'} of this task before it was cleared may still go on, and "
                 f"cannot be asked about: {error}"
             ) from None
-        if run is None and old.run_id is None and not isinstance(api, CanFindStarted):
+        if run is None and old.run_id is None and not self._can_find(old):
             self.log.warning(
                 "A %s run may have been started before the task was cleared. Its answer never came, so its "
                 "id is not known and it is left alone",
@@ -353,10 +391,10 @@ class DurableStart:
         api = self.hook.api
         if record.run_id is not None:
             return self.hook.get_run(record.run_id)
-        if isinstance(api, CanFindStarted):
+        if self._can_find(record):
             return self._find(record)
         if api.takes_key and isinstance(api, CanCancel) and record.fingerprint == self.mark:
-            return self.hook.start(self.arguments, record.key)
+            return self.hook.start(self.arguments, record.key, record.started_at)
         return None
 
     def _complete(self, record: StartRecord, run: Run) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -23,6 +24,7 @@ from airflow_provider_runs.base.link import RUN_URL, RunLink
 from airflow_provider_runs.base.trigger import RunTrigger
 from airflow_provider_runs.base.worker import Attended
 from airflow_provider_runs.core.errors import BadInput, RunsError
+from airflow_provider_runs.core.http import one_line
 from airflow_provider_runs.core.inputs import seconds
 from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
 from airflow_provider_runs.core.run import Run
@@ -42,24 +44,11 @@ class Limits(NamedTuple):
     no_progress_timeout: float | None
 
 
-class RunTask(BaseOperator):
-    """Base of every task that waits for a run. The constructor does no I/O."""
+class ServiceTask(BaseOperator):
+    """Base of every task that reaches a service through a connection. The constructor does no I/O."""
 
     hook_class: ClassVar[type[RunHook]]
-    trigger_class: ClassVar[type[RunTrigger]]
-    timeout_error: ClassVar[type[Exception]]
-    """What is raised when ``timeout`` is over."""
     operator_extra_links = (RunLink(),)
-
-    unreachable_timeout: float | timedelta | None
-    no_progress_timeout: float | timedelta | None
-    min_poll_interval: float | None
-
-    def on_kill(self) -> None:
-        """Note that the process was told to stop; :meth:`execute` decides what that means."""
-        attended: Attended | None = getattr(self, "_attended", None)
-        if attended is not None:
-            attended.kill()
 
     @property
     def hook(self) -> RunHook:
@@ -88,6 +77,40 @@ class RunTask(BaseOperator):
         """The service's name, for messages."""
         return self.hook_class.api_class.service
 
+    def _publish(self, context: Any, run: Run) -> None:
+        """Make the run findable before anything waits for it."""
+        self.log.info("%s run %s%s", self.service, run.id, f": {run.url}" if run.url else "")
+        if run.url:
+            context["ti"].xcom_push(key=RUN_URL, value=run.url)
+        if self.do_xcom_push:
+            context["ti"].xcom_push(key="return_value", value=run.id)
+
+    @staticmethod
+    def _checked(work: Callable[[], T]) -> T:
+        """Turn bad input into an error that Airflow does not retry."""
+        try:
+            return work()
+        except BadInput as error:
+            raise RequestRefused(str(error)) from None
+
+
+class RunTask(ServiceTask):
+    """Base of every task that waits for a run."""
+
+    trigger_class: ClassVar[type[RunTrigger]]
+    timeout_error: ClassVar[type[Exception]]
+    """What is raised when ``timeout`` is over."""
+
+    unreachable_timeout: float | timedelta | None
+    no_progress_timeout: float | timedelta | None
+    min_poll_interval: float | None
+
+    def on_kill(self) -> None:
+        """Note that the process was told to stop; :meth:`execute` decides what that means."""
+        attended: Attended | None = getattr(self, "_attended", None)
+        if attended is not None:
+            attended.kill()
+
     def _attend(self) -> Attended:
         self._attended = Attended()
         return self._attended
@@ -114,12 +137,13 @@ class RunTask(BaseOperator):
     def _trigger(
         self,
         context: Any,
-        run: Run,
+        run_id: str,
         limits: Limits,
         *,
         cancel_on_kill: bool,
         started_at: float | None,
         deferrable: bool,
+        search: Mapping[str, Any] | None = None,
     ) -> RunTrigger:
         """
         Return the trigger that waits, with this try's deadlines (UTC epoch seconds).
@@ -134,16 +158,17 @@ class RunTask(BaseOperator):
             execution_deadline = since + self.execution_timeout.total_seconds()
         return self.trigger_class(
             conn_id=self.conn_id,
-            run_id=run.id,
+            run_id=run_id,
             scope=self.scope,
             poll_interval=limits.poll_interval,
             min_poll_interval=limits.min_poll_interval,
             execution_deadline=execution_deadline,
             wait_deadline=None if limits.timeout is None else now + limits.timeout,
             cancel_on_kill=cancel_on_kill,
-            started_at=run.started_at.timestamp() if run.started_at else started_at,
+            started_at=started_at,
             unreachable_timeout=limits.unreachable_timeout,
             no_progress_timeout=limits.no_progress_timeout,
+            search=search,
         )
 
     def _wait_here(self, attended: Attended, trigger: RunTrigger) -> Outcome:
@@ -169,27 +194,26 @@ class RunTask(BaseOperator):
                     loop.call_soon_threadsafe(task.cancel)
             raise
 
-    def _publish(self, context: Any, run: Run) -> None:
-        """Make the run findable before anything waits for it."""
-        self.log.info("%s run %s%s", self.service, run.id, f": {run.url}" if run.url else "")
-        if run.url:
-            context["ti"].xcom_push(key=RUN_URL, value=run.url)
-        if self.do_xcom_push:
-            context["ti"].xcom_push(key="return_value", value=run.id)
+    def _explain(self, outcome: Outcome) -> Outcome:
+        """
+        Put into the log what the service says about a bad end. That it cannot say it hides no verdict.
 
-    def _explain(self, run_id: str) -> None:
-        """Put into the log what the service says about a failure. That it cannot say it hides no verdict."""
+        :param outcome: how the wait ended.
+        :return: the same, with the explanation's first line as message where it has none.
+        """
+        run_id = outcome.run_id
         try:
             text = self.hook.explain_run(run_id)
         except RunsError as error:
             self.log.warning("%s cannot explain run %s: %s", self.service, run_id, error)
-            return
-        if text:
-            if len(text) > EXPLANATION_LIMIT:
-                text = (
-                    f"[{len(text) - EXPLANATION_LIMIT} characters before this]\n{text[-EXPLANATION_LIMIT:]}"
-                )
-            self.log.error("%s about run %s:\n%s", self.service, run_id, text)
+            return outcome
+        if not text:
+            return outcome
+        shown = text
+        if len(text) > EXPLANATION_LIMIT:
+            shown = f"[{len(text) - EXPLANATION_LIMIT} characters before this]\n{text[-EXPLANATION_LIMIT:]}"
+        self.log.error("%s about run %s:\n%s", self.service, run_id, shown)
+        return replace(outcome, message=outcome.message or one_line(text.splitlines()[0]))
 
     def _error(self, outcome: Outcome) -> BaseException:
         """Return what the task raises for a wait that ended otherwise than well."""
@@ -207,18 +231,13 @@ class RunTask(BaseOperator):
             return RunUnreachable(outcome.message or f"{named} cannot be asked about")
         return RunStatusUnknown(outcome.message or f"{named} has the unknown status {outcome.status}")
 
-    def _succeeded(self, outcome: Outcome) -> bool:
-        """Tell whether the run has succeeded; if it has failed, put the reason into the log."""
+    def _told(self, outcome: Outcome) -> Outcome:
+        """Put into the log how the wait ended, and return it with the reason of a bad end."""
         if outcome.verdict is Verdict.SUCCEEDED:
             self.log.info("%s run %s has succeeded (%s)", self.service, outcome.run_id, outcome.status)
-        elif outcome.verdict is Verdict.FAILED:
-            self._explain(outcome.run_id)
-        return outcome.verdict is Verdict.SUCCEEDED
-
-    @staticmethod
-    def _checked(work: Callable[[], T]) -> T:
-        """Turn bad input into an error that Airflow does not retry."""
-        try:
-            return work()
-        except BadInput as error:
-            raise RequestRefused(str(error)) from None
+        elif (
+            outcome.verdict in (Verdict.FAILED, Verdict.CANCELLED)
+            or outcome.which is Limit.NO_PROGRESS_TIMEOUT
+        ):
+            return self._explain(outcome)
+        return outcome

@@ -50,6 +50,8 @@ class RunTrigger(BaseTrigger):
     :param started_at: UTC epoch seconds of the run's start, or None.
     :param unreachable_timeout: seconds that an outage may last, or None.
     :param no_progress_timeout: seconds that the run may keep its first status, or None.
+    :param search: what the run is searched by (the service's filters, and ``since`` in UTC epoch seconds)
+        where its id is not known yet; ``run_id`` then only names the search.
     """
 
     hook_class: ClassVar[type[RunHook]]
@@ -67,6 +69,7 @@ class RunTrigger(BaseTrigger):
         started_at: float | None = None,
         unreachable_timeout: float | None = UNREACHABLE_TIMEOUT,
         no_progress_timeout: float | None = None,
+        search: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.conn_id = conn_id
@@ -80,6 +83,7 @@ class RunTrigger(BaseTrigger):
         self.started_at = started_at
         self.unreachable_timeout = unreachable_timeout
         self.no_progress_timeout = no_progress_timeout
+        self.search = None if search is None else dict(search)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments."""
@@ -96,6 +100,7 @@ class RunTrigger(BaseTrigger):
             "started_at": self.started_at,
             "unreachable_timeout": self.unreachable_timeout,
             "no_progress_timeout": self.no_progress_timeout,
+            "search": self.search,
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -113,11 +118,12 @@ class RunTrigger(BaseTrigger):
         :param connect: reads the connection and returns the service's description for it.
         """
         service = self.hook_class.api_class.service
-        self.log.info("Waiting for %s run %s", service, self.run_id)
+        watch = self._watch()
+        self.log.info("Waiting for %s %s", service, watch.named)
         key = (self.hook_class, self.conn_id, json.dumps(self.scope, sort_keys=True))
-        outcome = await wait_for_run(key, connect, self._watch(), service, self._tell)
+        outcome = await wait_for_run(key, connect, watch, service, self._tell)
         level = self.log.info if outcome.verdict is Verdict.SUCCEEDED else self.log.warning
-        level("The wait for %s run %s is over: %s", service, self.run_id, outcome.verdict.value)
+        level("The wait for %s %s is over: %s", service, watch.named, outcome.verdict.value)
         return outcome
 
     async def on_kill(self) -> None:
@@ -162,9 +168,7 @@ class RunTrigger(BaseTrigger):
                 self.log.warning("%s cannot cancel: run %s goes on: %s", service, self.run_id, url)
                 return
             self.log.info("Cancelling %s run %s", service, self.run_id)
-            await hook.acancel_run(self.run_id)
-            while not (run := await hook.aget_run(self.run_id)).state.is_terminal:
-                await asyncio.sleep(0.5)
+            run = await hook.acancel_and_confirm(self.run_id, CANCEL_SECONDS)
             self.log.info("%s run %s has ended: %s", service, self.run_id, run.status)
 
     def _hook(self) -> RunHook:
@@ -180,6 +184,7 @@ class RunTrigger(BaseTrigger):
             self.wait_deadline,
             self.unreachable_timeout,
             self.no_progress_timeout,
+            self.search,
         )
 
     def _tell(self, note: Note) -> None:

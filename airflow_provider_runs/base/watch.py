@@ -16,17 +16,19 @@ import itertools
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import replace
+from typing import Any
 from weakref import WeakKeyDictionary
 
-from airflow_provider_runs.core.api import CanGetMany, RunApi
+from airflow_provider_runs.core.api import CanGetMany, CanListRuns, RunApi
 from airflow_provider_runs.core.drive import AsyncDriver, load_libraries
 from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed, RunsError
-from airflow_provider_runs.core.outcome import Outcome
+from airflow_provider_runs.core.http import Flow
+from airflow_provider_runs.core.outcome import Outcome, Verdict
 from airflow_provider_runs.core.progress import Note, Progress, Trouble, Watch
 from airflow_provider_runs.core.retry import NO_RETRY, backoff_seconds
-from airflow_provider_runs.core.run import Run
+from airflow_provider_runs.core.run import Run, RunState, to_wait_for
 from airflow_provider_runs.core.schedule import RateCap, next_delay
 
 CONCURRENCY = 8
@@ -46,6 +48,9 @@ SINGLY = 3
 SOON = 2.0
 DRAW_SHARE = 0.2
 """A batch takes along the runs that are due within this share of their interval."""
+
+NONE_YET = Run("", RunState.PENDING, "")
+"""Stands for the run of a search that has found none."""
 
 Connect = Callable[[], Awaitable[RunApi]]
 Tell = Callable[[Note], None]
@@ -68,20 +73,22 @@ class Waiter:
         self.progress = progress
         self.limit: float | None = None
         """The limit that is in the heap."""
-        self.queue: asyncio.Queue[Note | Outcome | WatcherDied] = asyncio.Queue()
+        self.queue: asyncio.Queue[Note | Outcome | Run | WatcherDied] = asyncio.Queue()
 
 
 class Watched:
     """
-    A run that somebody waits for. It is asked about once for all of them.
+    A run that somebody waits for, or a search for one. It is asked about once for all of them.
 
-    :param run_id: the run.
+    :param run_id: the run, or the name of the search.
+    :param search: what a run is searched by that is not known yet.
     """
 
-    __slots__ = ("due", "run_id", "waiters")
+    __slots__ = ("due", "run_id", "search", "waiters")
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, search: Mapping[str, Any] | None) -> None:
         self.run_id = run_id
+        self.search = search
         self.waiters: list[Waiter] = []
         self.due: float | None = None
         """When it is looked at next; None while it is being looked at."""
@@ -125,13 +132,14 @@ class Watcher:
         self._task = asyncio.get_running_loop().create_task(self._watch(), context=contextvars.Context())
         self._task.add_done_callback(self._ended)
 
-    async def wait(self, watch: Watch, service: str, tell: Tell) -> Outcome:
+    async def wait(self, watch: Watch, service: str, tell: Tell) -> Outcome | Run:
         """
-        Wait until a run has ended or the wait has.
+        Wait until a run has ended or the wait has; for a search, until there is a run.
 
         :param watch: what is waited for, and how long.
         :param service: the service's name, for messages.
         :param tell: called, in the caller's own context, with what belongs in its log.
+        :return: how the wait ended, or the run that was searched for.
         :raises WatcherDied: if the common task ended by an error.
         """
         waiter = Waiter(Progress(self._on_own_clock(watch), service, self._clock()))
@@ -139,7 +147,7 @@ class Watcher:
         try:
             while True:
                 said = await waiter.queue.get()
-                if isinstance(said, Outcome):
+                if isinstance(said, (Outcome, Run)):
                     return said
                 if isinstance(said, WatcherDied):
                     raise said
@@ -167,7 +175,7 @@ class Watcher:
         run_id = waiter.progress.watch.run_id
         watched = self._runs.get(run_id)
         if watched is None:
-            watched = self._runs[run_id] = Watched(run_id)
+            watched = self._runs[run_id] = Watched(run_id, waiter.progress.watch.search)
         watched.waiters.append(waiter)
         self._waiting += 1
         if len(watched.waiters) == 1 or watched.due is not None:
@@ -268,7 +276,7 @@ class Watcher:
         due, _, watched = heapq.heappop(self._dues)
         if watched.due == due and self._runs.get(watched.run_id) is watched:
             watched.due = None
-            self._ready.append(watched)
+            (self._ready if watched.search is None else self._alone).append(watched)
 
     def _launch(self, now: float) -> None:
         while len(self._asking) < self._concurrency() and self._free_at(now) <= now:
@@ -321,7 +329,7 @@ class Watcher:
             if len(batch) > 1 and isinstance(driver.api, CanGetMany):
                 answers = await driver.drive(driver.api.get_many(run_ids), NO_RETRY)
             else:
-                answers[run_ids[0]] = await driver.drive(driver.api.get(run_ids[0]), NO_RETRY)
+                answers[run_ids[0]] = await driver.drive(_look(driver.api, batch[0]), NO_RETRY)
         except Exception as error:
             known = _as_known(error, driver)
             # One bad id may spoil a batch for all: ask again singly.
@@ -342,7 +350,13 @@ class Watcher:
     def _saw(self, watched: Watched, run: Run, now: float) -> None:
         self._recover(now)
         for waiter in tuple(watched.waiters):
-            self._settle(waiter, waiter.progress.saw(run, now))
+            if watched.search is None:
+                self._settle(waiter, waiter.progress.saw(run, now))
+            elif run is NONE_YET:
+                self._settle(waiter, waiter.progress.found_none(now))
+            else:
+                waiter.progress.answered(now)
+                self._finish(waiter, run)
         self._look_at(watched, now + self._delay(watched, now))
 
     def _missed(self, watched: Watched, error: RunsError, now: float) -> None:
@@ -400,16 +414,20 @@ class Watcher:
                 self._look_at(watched, now + random.random() * spread)
 
     def _settle(self, waiter: Waiter, outcome: Outcome | None) -> None:
-        for note in waiter.progress.take_notes():
-            waiter.queue.put_nowait(note)
         if outcome is not None:
             self._finish(waiter, outcome)
         else:
+            self._pass_on_notes(waiter)
             self._keep_limit(waiter)
 
-    def _finish(self, waiter: Waiter, outcome: Outcome) -> None:
-        waiter.queue.put_nowait(outcome)
+    def _finish(self, waiter: Waiter, end: Outcome | Run) -> None:
+        self._pass_on_notes(waiter)
+        waiter.queue.put_nowait(end)
         self._forget(waiter)
+
+    def _pass_on_notes(self, waiter: Waiter) -> None:
+        for note in waiter.progress.take_notes():
+            waiter.queue.put_nowait(note)
 
     # When
 
@@ -478,6 +496,29 @@ class Watcher:
         self._driver, self._retired = None, []
 
 
+def _look(api: RunApi, watched: Watched) -> Flow[Run]:
+    """Return the flow that asks about one run, or that searches for one."""
+    if watched.search is None:
+        return api.get(watched.run_id)
+    return search_for_run(api, watched.search)
+
+
+def search_for_run(api: RunApi, search: Mapping[str, Any]) -> Flow[Run]:
+    """
+    Look for the run that somebody depends on.
+
+    :param api: the service's description.
+    :param search: the service's own filters, and ``since`` (UTC epoch seconds).
+    :return: the run, :data:`NONE_YET` where there is none.
+    :raises BadInput: if the service cannot list runs, or a filter is wrong.
+    """
+    if not isinstance(api, CanListRuns):
+        raise BadInput(f"{api.service} cannot list runs; give a run id")
+    filters = {name: value for name, value in search.items() if name != "since"}
+    runs = yield from api.list_runs(filters, since=search["since"])
+    return to_wait_for(runs) or NONE_YET
+
+
 def _as_known(error: Exception, driver: AsyncDriver | None) -> RunsError:
     """Return the error as one of ours: whatever it is, the run could not be asked about."""
     if isinstance(error, RunsError):
@@ -497,12 +538,40 @@ async def wait_for_run(key: Hashable, connect: Connect, watch: Watch, service: s
     """
     Wait for a run together with all others in this event loop that have the same key.
 
+    Where the run has to be searched for first and has ended badly, another one that fits may have taken its
+    place; see :func:`~airflow_provider_runs.core.run.to_wait_for`.
+
     :param key: the connection and scope.
     :param connect: reads the connection and returns the service's description for it.
     :param watch: what is waited for, and how long.
     :param service: the service's name, for messages.
     :param tell: called, in the caller's own context, with what belongs in its log.
     """
+    if watch.search is None:
+        return _outcome(await _wait(key, connect, watch, service, tell))
+    outcome: Outcome | None = None
+    while True:
+        found = await _wait(key, connect, watch, service, tell)
+        if isinstance(found, Outcome):
+            return found
+        if outcome is not None and found.id == outcome.run_id:
+            return outcome
+        tell(Note(f"Found {service} run {found.id}" + (f": {found.url}" if found.url else "")))
+        if found.state.is_terminal:
+            return Outcome.of(found)
+        began = found.started_at or found.created_at
+        known = replace(watch, run_id=found.id, search=None, started_at=began.timestamp() if began else None)
+        outcome = _outcome(await _wait(key, connect, known, service, tell))
+        if outcome.verdict not in (Verdict.FAILED, Verdict.CANCELLED):
+            return outcome
+
+
+def _outcome(end: Outcome | Run) -> Outcome:
+    assert isinstance(end, Outcome)
+    return end
+
+
+async def _wait(key: Hashable, connect: Connect, watch: Watch, service: str, tell: Tell) -> Outcome | Run:
     died: WatcherDied | None = None
     for _ in range(2):
         try:

@@ -25,7 +25,7 @@ from airflow_provider_runs.core.http import (
     parse_json,
     read_object,
 )
-from airflow_provider_runs.core.inputs import integer, iso_utc, one_of, required_text, unknown_names
+from airflow_provider_runs.core.inputs import boolean, integer, iso_utc, one_of, required_text, unknown_names
 from airflow_provider_runs.core.run import Run, RunState, StatusTable
 from airflow_provider_runs.core.schedule import Pace
 
@@ -123,7 +123,9 @@ class ChalkRunApi(RunApi):
         chosen = {name: self.scope.get(name) or settings.text(name) for name in self.scope_fields}
         self.chosen = {name: header_text(name, value) for name, value in chosen.items() if value}
 
-    def trigger(self, arguments: Mapping[str, Any], key: str | None = None) -> Flow[Run]:
+    def trigger(
+        self, arguments: Mapping[str, Any], key: str | None = None, began: float | None = None
+    ) -> Flow[Run]:
         body = self.trigger_body(arguments, key)
         response = yield self._request(
             "POST",
@@ -160,8 +162,8 @@ class ChalkRunApi(RunApi):
         if (mode := arguments.get("timestamping_mode")) is not None:
             body["timestamping_mode"] = one_of("timestamping_mode", mode, TIMESTAMPING_MODES)
         body["persistence_settings"] = {
-            "persist_online_storage": _stored("store_online", arguments.get("store_online")),
-            "persist_offline_storage": _stored("store_offline", arguments.get("store_offline")),
+            "persist_online_storage": boolean("store_online", arguments.get("store_online"), default=True),
+            "persist_offline_storage": boolean("store_offline", arguments.get("store_offline"), default=True),
         }
         if (tag := arguments.get("override_target_image_tag")) is not None:
             body["override_target_image_tag"] = required_text("override_target_image_tag", tag)
@@ -275,13 +277,3 @@ class ChalkRunApi(RunApi):
 
 def _quoted(run_id: str) -> str:
     return quote(run_id, safe="", errors="replace")
-
-
-def _stored(name: str, value: Any) -> bool:
-    if value is None:
-        return True
-    # A template renders to text.
-    chosen = {"true": True, "false": False}.get(str(value).strip().lower())
-    if chosen is None:
-        raise BadInput(f"{name} must be true or false, not {value!r}")
-    return chosen

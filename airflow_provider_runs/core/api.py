@@ -91,12 +91,15 @@ class RunApi(ABC):
     # What every service has
 
     @abstractmethod
-    def trigger(self, arguments: Mapping[str, Any], key: str | None = None) -> Flow[Run]:
+    def trigger(
+        self, arguments: Mapping[str, Any], key: str | None = None, began: float | None = None
+    ) -> Flow[Run]:
         """
         Start a run.
 
         :param arguments: the service's own arguments, see its hook's ``trigger_run``.
         :param key: the idempotency key, or the marker by which the run can be found again.
+        :param began: UTC epoch seconds of the first request with this key, the same whenever it is repeated.
         """
 
     @abstractmethod
@@ -223,6 +226,54 @@ class CanFindStarted(ABC):
         :param arguments: the arguments that it was started with.
         :param key: the key.
         :param since: UTC epoch seconds before which it was surely not started.
+        """
+
+
+class CanListRuns(ABC):
+    """A service whose runs can be listed."""
+
+    @abstractmethod
+    def list_runs(
+        self, filters: Mapping[str, Any], *, since: float | None = None, limit: int | None = None
+    ) -> Flow[list[Run]]:
+        """
+        List runs, the newest first.
+
+        :param filters: the service's own filters, see its hook's ``list_runs``.
+        :param since: UTC epoch seconds; runs that were created before are left out.
+        :param limit: runs at most; None: all.
+        """
+
+
+class CanRetry(ABC):
+    """A service that can go on with an ended run where it went wrong."""
+
+    @abstractmethod
+    def prepare_retry(self, run_id: str, arguments: Mapping[str, Any]) -> None:
+        """
+        Check what is asked for before anything is sent or recorded.
+
+        :param run_id: the service's id.
+        :param arguments: as for :meth:`retry`.
+        :raises BadInput: if it is wrong.
+        """
+
+    @abstractmethod
+    def retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[Run]:
+        """
+        Repeat what did not succeed in an ended run, and return the run to wait for.
+
+        :param run_id: the service's id.
+        :param arguments: the service's own arguments, see its hook's ``retry_run``.
+        """
+
+    @abstractmethod
+    def find_retried(self, run_id: str, since: float) -> Flow[Run | None]:
+        """
+        Return the run that a retry has begun whose answer was lost, or None if it began none.
+
+        :param run_id: the service's id of the run that was to be retried.
+        :param since: UTC epoch seconds before which it was surely not begun.
         """
 
 

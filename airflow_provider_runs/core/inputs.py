@@ -105,6 +105,35 @@ def one_of(name: str, value: Any, choices: Collection[str]) -> str:
     return value
 
 
+def boolean(name: str, value: Any, *, default: bool) -> bool:
+    """
+    Return a yes or no, given as such or as text, which a template renders to.
+
+    :param name: the argument, for the message.
+    :param value: what was given.
+    :param default: what it is where it is None.
+    :raises BadInput: if it is anything else.
+    """
+    chosen = default if value is None else {"true": True, "false": False}.get(str(value).strip().lower())
+    if chosen is None:
+        raise BadInput(f"{name} must be true or false, not {_shown(value)}")
+    return chosen
+
+
+def instant(name: str, value: Any) -> float:
+    """
+    Return an instant as UTC epoch seconds.
+
+    :param name: the argument, for the message.
+    :param value: a datetime, or ISO 8601 text with date, time and offset.
+    :raises BadInput: if it is anything else, or has no zone: which one is meant would be a guess.
+    """
+    moment = value if isinstance(value, datetime) else _parse(name, required_text(name, value), zone=False)
+    if moment.utcoffset() is None:
+        raise BadInput(f"{name} needs a time zone: {_shown(value)}; data_interval_end and such have one")
+    return moment.timestamp()
+
+
 def json_object(name: str, value: Any) -> dict[str, Any]:
     """
     Return a JSON object, given as a mapping or as JSON text; an empty one where none is given.
@@ -143,11 +172,7 @@ def iso_utc(name: str, value: Any) -> str | None:
     """
     if value is None:
         return None
-    if isinstance(value, datetime):
-        moment = value
-    else:
-        text = required_text(name, value)
-        moment = _parse(name, text)
+    moment = value if isinstance(value, datetime) else _parse(name, required_text(name, value))
     if moment.utcoffset() is None:
         moment = moment.replace(tzinfo=UTC)
     try:
@@ -156,11 +181,12 @@ def iso_utc(name: str, value: Any) -> str | None:
         raise BadInput(f"{name} is out of range: {_shown(value)}") from None
 
 
-def _parse(name: str, text: str) -> datetime:
+def _parse(name: str, text: str, zone: bool = True) -> datetime:
+    """Read ISO 8601; where `zone` is false, what has no offset stays without a zone."""
     import pendulum
 
     try:
-        parsed = pendulum.parse(text) if _DATE.match(text) else None
+        parsed = pendulum.parse(text, tz="UTC" if zone else None) if _DATE.match(text) else None
     except (ValueError, OverflowError, TypeError):
         parsed = None
     if not isinstance(parsed, datetime):

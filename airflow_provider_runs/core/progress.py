@@ -15,9 +15,10 @@ not found  404                                             2 minutes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from airflow_provider_runs.core.errors import (
     BadInput,
@@ -51,6 +52,8 @@ class Watch:
     :param wait_deadline: when the wait's own ``timeout`` is over.
     :param unreachable_timeout: longest outage; None: until the deadline.
     :param no_progress_timeout: how long the run may keep the first status that the wait sees; None: for ever.
+    :param search: what a run is searched by that is not known yet (filters of the service, and ``since``);
+        ``run_id`` then only names the search.
     """
 
     run_id: str
@@ -61,6 +64,12 @@ class Watch:
     wait_deadline: float | None = None
     unreachable_timeout: float | None = UNREACHABLE_TIMEOUT
     no_progress_timeout: float | None = None
+    search: Mapping[str, Any] | None = None
+
+    @property
+    def named(self) -> str:
+        """What is waited for, in words."""
+        return f"run {self.run_id}" if self.search is None else f"a run with {self.run_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +131,7 @@ class Progress:
         self._trouble_since = 0.0
         self._asked_in_vain_since = 0.0
         self._error: RunsError | None = None
+        self._searching = False
         self.told = False
         """Whether the log knows of the present trouble."""
         self._notes: list[Note] = []
@@ -149,6 +159,18 @@ class Progress:
             self._unknown_since = now
         return self.expired(now, last_look_done=True)
 
+    def found_none(self, now: float) -> Outcome | None:
+        """
+        Take note that there is no run yet that fits the search, and return how the wait ended, if it did.
+
+        :param now: the current time.
+        """
+        self.answered(now)
+        if not self._searching:
+            self._searching = True
+            self._say(f"{self.service} has no run with {self.watch.run_id} yet, waiting for one")
+        return self.expired(now, last_look_done=True)
+
     def missed(self, error: RunsError, now: float, *, since: float | None = None) -> Outcome | None:
         """
         Take note that the service could not be asked and return how the wait ended, if it did.
@@ -171,7 +193,7 @@ class Progress:
         if (self.failures > 1 or since is not None) and not self.told:
             self.told = True
             self._say(
-                f"{self.service} cannot be asked about run {self.watch.run_id}: {error}. "
+                f"{self.service} cannot be asked about {self.watch.named}: {error}. "
                 "The wait goes on; this says nothing about the run itself.",
                 alarming=True,
             )
@@ -262,10 +284,13 @@ class Progress:
         seconds = max(0.0, now - self.started_at)
         last = f"its last status was {self.status}" if self.status else "it was never seen"
         trouble = f"; {self.service} could not be asked: {self._error}" if self._error else ""
-        text = (
-            f"run {self.watch.run_id} had not ended {seconds:.0f} s after its start, when {which.value} "
-            f"was over; {last}{trouble}"
-        )
+        if self.watch.search is not None:
+            text = f"{self.service} had no run with {self.watch.run_id} when {which.value} was over{trouble}"
+        else:
+            text = (
+                f"run {self.watch.run_id} had not ended {seconds:.0f} s after its start, when {which.value} "
+                f"was over; {last}{trouble}"
+            )
         return self._outcome(Verdict.TIMEOUT, text, which)
 
     def _stays_unknown(self) -> Outcome:
@@ -286,12 +311,10 @@ class Progress:
         meaning = {
             Trouble.OUTAGE: "cannot be asked",
             Trouble.REFUSED: "refuses to be asked",
-            Trouble.NOT_FOUND: "does not know the run when asked",
+            Trouble.NOT_FOUND: "says not found when asked",
         }[self._trouble or Trouble.OUTAGE]
-        text = (
-            f"{self.service} {meaning} about run {self.watch.run_id}: {self._error}. This is no verdict on "
-            f"the run, which may still go on; {RETRY}"
-        )
+        text = f"{self.service} {meaning} about {self.watch.named}: {self._error}. This is no verdict on "
+        text += "the run" if self.watch.search is not None else f"the run, which may still go on; {RETRY}"
         return self._outcome(Verdict.UNREACHABLE, text)
 
     def _outcome(self, verdict: Verdict, message: str, which: Limit | None = None) -> Outcome:

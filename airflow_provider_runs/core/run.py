@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -39,6 +39,7 @@ class Run:
     :param message: what the service says about how the run goes or ended, or None.
     :param started_at: when it started (UTC), or None where the service does not say.
     :param finished_at: when it ended (UTC), or None.
+    :param created_at: when the service took it in (UTC), or None.
     """
 
     id: str
@@ -48,6 +49,22 @@ class Run:
     message: str | None = None
     started_at: DateTime | None = None
     finished_at: DateTime | None = None
+    created_at: DateTime | None = None
+
+
+def to_wait_for(runs: Sequence[Run]) -> Run | None:
+    """
+    Return the one of several runs on which somebody depends who needs one of them to succeed.
+
+    One that has succeeded counts, else the first that has not ended, else the last: a run that failed may
+    have been repeated by a later one. None where there is no run.
+
+    :param runs: the runs, the newest first.
+    """
+    oldest_first = tuple(reversed(runs))
+    succeeded = (run for run in oldest_first if run.state is RunState.SUCCEEDED)
+    going = (run for run in oldest_first if not run.state.is_terminal)
+    return next(succeeded, None) or next(going, None) or (runs[0] if runs else None)
 
 
 class StatusTable:

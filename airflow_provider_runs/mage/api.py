@@ -139,7 +139,9 @@ class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted, CanGetMany):
             raise BadInput(f"connection {settings.conn_id!r}: a password needs a login (email or username)")
         self.dashboard_url = (settings.text("dashboard_url") or settings.base_url).rstrip("/")
 
-    def trigger(self, arguments: Mapping[str, Any], key: str | None = None) -> Flow[Run]:
+    def trigger(
+        self, arguments: Mapping[str, Any], key: str | None = None, began: float | None = None
+    ) -> Flow[Run]:
         body = self.trigger_body(arguments, key)
         schedule = integer("pipeline_schedule_id", arguments["pipeline_schedule_id"], at_least=0)
         if self.trigger_token is None:

@@ -12,12 +12,20 @@ from typing import Any
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, timeout
 
 from airflow_provider_runs.base.hook import RunHook
-from airflow_provider_runs.base.operator import TriggerRunOperator
+from airflow_provider_runs.base.operator import CancelRunOperator, RetryRunOperator, TriggerRunOperator
 from airflow_provider_runs.base.sensor import RunSensor
 from airflow_provider_runs.base.trigger import RunTrigger
-from airflow_provider_runs.core.api import CanCancel, CanExplain, CanFindStarted, CanGetMany, RunApi
+from airflow_provider_runs.core.api import (
+    CanCancel,
+    CanExplain,
+    CanFindStarted,
+    CanGetMany,
+    CanListRuns,
+    CanRetry,
+    RunApi,
+)
 from airflow_provider_runs.core.connection import MAX_REQUESTS_PER_MINUTE, ConnectionSpec
-from airflow_provider_runs.core.errors import BadInput, NotFound
+from airflow_provider_runs.core.errors import BadInput, ConnectionFailed, NotFound
 from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.run import Run, RunState, StatusTable
 from airflow_provider_runs.core.schedule import Pace
@@ -41,8 +49,12 @@ class Service:
         self.trigger_errors: list[Exception] = []
         self.loses_answers = 0
         self.get_errors: list[Exception] = []
+        self.list_errors: list[Exception] = []
+        self.retry_errors: list[Exception] = []
         self.errors: dict[str, Exception] = {}
         self.status_of_new = "going"
+        self.retried_status = "going"
+        self.cancel_errors: dict[str, Exception] = {}
         self.before_answer: Callable[[], None] = lambda: None
         self.silent_about: set[str] = set()
         self.lock = threading.Lock()
@@ -73,7 +85,9 @@ class FakeApi(RunApi):
     pace = Pace(min_poll_interval=0.01, poll_interval=0.05, max_requests_per_minute=100_000)
     scope_fields = ("zone",)
 
-    def trigger(self, arguments: Mapping[str, Any], key: str | None = None) -> Flow[Run]:
+    def trigger(
+        self, arguments: Mapping[str, Any], key: str | None = None, began: float | None = None
+    ) -> Flow[Run]:
         self.trigger_body(arguments, key)
         SERVICE.calls.append(("trigger", key))
         if SERVICE.trigger_errors:
@@ -82,8 +96,6 @@ class FakeApi(RunApi):
         SERVICE.before_answer()
         if SERVICE.loses_answers:
             SERVICE.loses_answers -= 1
-            from airflow_provider_runs.core.errors import ConnectionFailed
-
             raise ConnectionFailed("the answer was lost", sent=True)
         yield from ()
         return self.run(run_id)
@@ -119,13 +131,15 @@ class KeyApi(FakeApi):
     takes_key = True
 
 
-class FullApi(FakeApi, CanCancel, CanExplain, CanFindStarted, CanGetMany):
+class FullApi(FakeApi, CanCancel, CanExplain, CanFindStarted, CanGetMany, CanListRuns, CanRetry):
     """One that can do everything but take a key."""
 
     batch_size = 50
 
     def cancel(self, run_id: str) -> Flow[None]:
         SERVICE.calls.append(("cancel", run_id))
+        if run_id in SERVICE.cancel_errors:
+            raise SERVICE.cancel_errors[run_id]
         if SERVICE.runs.get(run_id) in ("waiting", "going"):
             SERVICE.runs[run_id] = "stopped"
         yield from ()
@@ -152,6 +166,37 @@ class FullApi(FakeApi, CanCancel, CanExplain, CanFindStarted, CanGetMany):
             elif run_id not in SERVICE.silent_about:
                 found[run_id] = self.run(run_id)
         return found
+
+    def list_runs(
+        self, filters: Mapping[str, Any], *, since: float | None = None, limit: int | None = None
+    ) -> Flow[list[Run]]:
+        SERVICE.calls.append(("list_runs", (dict(filters), since)))
+        if SERVICE.list_errors:
+            raise SERVICE.list_errors.pop(0)
+        yield from ()
+        return [self.run(run_id) for run_id in reversed(SERVICE.runs)]
+
+    def prepare_retry(self, run_id: str, arguments: Mapping[str, Any]) -> None:
+        if arguments.get("step") == "bad":
+            raise BadInput("step is bad")
+
+    def retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[Run]:
+        SERVICE.calls.append(("retry", (run_id, dict(arguments))))
+        if SERVICE.retry_errors:
+            raise SERVICE.retry_errors.pop(0)
+        self.run(run_id)
+        SERVICE.runs[run_id] = SERVICE.retried_status
+        if SERVICE.loses_answers:
+            SERVICE.loses_answers -= 1
+            raise ConnectionFailed("the answer was lost", sent=True)
+        yield from ()
+        return self.run(run_id)
+
+    def find_retried(self, run_id: str, since: float) -> Flow[Run | None]:
+        SERVICE.calls.append(("find_retried", run_id))
+        yield from ()
+        run = self.run(run_id)
+        return None if run.state in (RunState.FAILED, RunState.CANCELLED) else run
 
 
 class FakeHook(RunHook):
@@ -201,14 +246,45 @@ class FakeTriggerRunOperator(TriggerRunOperator):
 class FakeRunSensor(RunSensor):
     hook_class = FakeHook
     trigger_class = FakeRunTrigger
-    template_fields = (*RunSensor.shared_template_fields, "fake_conn_id", "zone")
+    search_fields = ("job",)
+    template_fields = (*RunSensor.shared_template_fields, *search_fields, "fake_conn_id", "zone")
 
     def __init__(
-        self, *, run_id: str, fake_conn_id: str = "fake_default", zone: str | None = None, **kwargs: Any
+        self,
+        *,
+        job: str | None = None,
+        fake_conn_id: str = "fake_default",
+        zone: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(run_id=run_id, **kwargs)
+        super().__init__(**kwargs)
+        self.job = job
         self.fake_conn_id = fake_conn_id
         self.zone = zone
+
+
+class FakeRetryRunOperator(RetryRunOperator):
+    hook_class = FakeHook
+    trigger_class = FakeRunTrigger
+    run_fields = ("step",)
+    resource_fields = ("run_id", "step")
+    template_fields = ("fake_conn_id", *run_fields, *RetryRunOperator.shared_template_fields)
+
+    def __init__(self, *, step: Any = None, fake_conn_id: str = "fake_default", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.step = step
+        self.fake_conn_id = fake_conn_id
+        self.zone = None
+
+
+class FakeCancelRunOperator(CancelRunOperator):
+    hook_class = FakeHook
+    template_fields = (*CancelRunOperator.template_fields, "fake_conn_id")
+
+    def __init__(self, *, fake_conn_id: str = "fake_default", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.fake_conn_id = fake_conn_id
+        self.zone = None
 
 
 class Store(dict[str, Any]):

@@ -22,9 +22,18 @@ from airflow_provider_runs.base.exceptions import (
     RunTimedOut,
     RunUnreachable,
 )
-from airflow_provider_runs.core.errors import ConnectionFailed
+from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, NotFound
 from airflow_provider_runs.core.outcome import BadEvent, Limit, Outcome, Verdict
-from tests.base.fakes import FakeHook, FakeTriggerRunOperator, PlainHook, Service, fire, run_here
+from tests.base.fakes import (
+    FakeCancelRunOperator,
+    FakeHook,
+    FakeRetryRunOperator,
+    FakeTriggerRunOperator,
+    PlainHook,
+    Service,
+    fire,
+    run_here,
+)
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 Later = Callable[[float, Callable[[], Any]], None]
@@ -62,12 +71,12 @@ def ends(service: Service, status: str) -> Callable[[], None]:
 # The same run, waited for in either way
 
 
-def on_the_worker(operator: FakeTriggerRunOperator, context: dict[str, Any]) -> str:
+def on_the_worker(operator: Any, context: dict[str, Any]) -> str:
     operator.deferrable = False
     return run_here(operator, context)
 
 
-def deferred(operator: FakeTriggerRunOperator, context: dict[str, Any]) -> str:
+def deferred(operator: Any, context: dict[str, Any]) -> str:
     operator.deferrable = True
     resumed = copy.deepcopy(operator)  # the task is built anew after the pause
     try:
@@ -83,7 +92,7 @@ def deferred(operator: FakeTriggerRunOperator, context: dict[str, Any]) -> str:
 
 
 both_ways = pytest.mark.parametrize("run", [on_the_worker, deferred])
-Way = Callable[[FakeTriggerRunOperator, dict[str, Any]], str]
+Way = Callable[[Any, dict[str, Any]], str]
 
 
 @both_ways
@@ -451,7 +460,7 @@ def test_a_kill_while_the_start_is_being_repeated_starts_nothing_afterwards(
     operator = task()
     states("failed")
 
-    def start(arguments: Any, key: Any, stopped: Callable[[], bool]) -> Any:
+    def start(arguments: Any, key: Any, began: float, stopped: Callable[[], bool]) -> Any:
         time.sleep(0.5)
         asked.append(stopped())
         raise ConnectionFailed("stopped", sent=False)
@@ -585,3 +594,169 @@ def test_every_argument_of_a_run_is_a_template_field() -> None:
     wanted = {"job", "payload", "fake_conn_id", "zone", "timeout", "poll_interval"}
     assert wanted <= set(FakeTriggerRunOperator.template_fields)
     assert all(hasattr(task(), name) for name in FakeTriggerRunOperator.template_fields)
+
+
+# The reason of a bad end
+
+
+@pytest.mark.parametrize("verdict", ["failed", "cancelled"])
+def test_the_error_says_what_the_service_explains_where_the_run_says_nothing(
+    service: Service, verdict: str, told: Callable[[], str]
+) -> None:
+    with pytest.raises(RunFailed, match=r"step 2 of r1 raised ValueError"):
+        task().execute_complete({}, event(verdict, status="broken"))
+    assert "Fake about run r1:" in told()
+
+
+def test_the_runs_own_message_comes_first(service: Service) -> None:
+    with pytest.raises(RunFailed, match="own words"):
+        task().execute_complete({}, event("failed", status="broken", message="own words"))
+
+
+def test_a_run_that_makes_no_progress_is_explained(service: Service, told: Callable[[], str]) -> None:
+    late = event("timeout", which="no_progress_timeout", message="stays going")
+    with pytest.raises(RunTimedOut, match="stays going"):
+        task().execute_complete({}, late)
+    assert "step 2 of r1" in told()
+
+
+def test_a_success_and_an_outage_need_no_explanation(service: Service) -> None:
+    assert task().execute_complete({}, event("succeeded", status="done")) == "r1"
+    with pytest.raises(RunUnreachable):
+        task().execute_complete({}, event("unreachable"))
+    assert service.called("explain") == []
+
+
+# Going on with an ended run
+
+
+def retry_task(**changes: Any) -> FakeRetryRunOperator:
+    return FakeRetryRunOperator(**{"task_id": "task", "run_id": "r1", "timeout": 20, **changes})
+
+
+@both_ways
+def test_an_ended_run_is_retried_and_waited_for(service: Service, context: dict[str, Any], run: Way) -> None:
+    service.runs["r1"] = "broken"
+    service.retried_status = "done"
+    assert run(retry_task(step="load"), context) == "r1"
+    assert service.called("retry") == [("r1", {"step": "load"})]
+    assert service.called("trigger") == []
+    assert context["ti"].pushed["run_url"] == "http://fake/r1"
+
+
+@both_ways
+def test_a_retried_run_that_fails_again_fails_the_task(
+    service: Service, context: dict[str, Any], run: Way, later: Later
+) -> None:
+    service.runs["r1"] = "broken"
+    later(0.3, lambda: service.runs.update(r1="broken"))
+    with pytest.raises(RunFailed):
+        run(retry_task(), context)
+    assert len(service.called("retry")) == 1
+
+
+def test_the_next_try_attaches_to_the_run_that_was_retried(service: Service, context: dict[str, Any]) -> None:
+    service.runs["r1"] = "broken"
+    with pytest.raises(RunTimedOut):
+        on_the_worker(retry_task(timeout=0.2), context)
+    service.runs["r1"] = "done"
+    assert on_the_worker(retry_task(), context) == "r1"
+    assert len(service.called("retry")) == 1
+
+
+def test_another_run_id_counts_as_another_generation(service: Service, context: dict[str, Any]) -> None:
+    service.runs |= {"r1": "broken", "r2": "broken"}
+    service.retried_status = "done"
+    on_the_worker(retry_task(), context)
+    on_the_worker(retry_task(run_id="r2"), context)
+    assert [run_id for run_id, _ in service.called("retry")] == ["r1", "r2"]
+
+
+@pytest.mark.parametrize("run_id", ["", "None", " "])
+def test_a_retry_of_no_run_is_refused(service: Service, context: dict[str, Any], run_id: str) -> None:
+    with pytest.raises(RequestRefused, match="run_id is empty"):
+        on_the_worker(retry_task(run_id=run_id), context)
+    assert service.calls == []
+
+
+def test_a_trigger_operator_may_go_on_with_its_own_failed_run(
+    service: Service, context: dict[str, Any]
+) -> None:
+    operator = task()
+    operator.retry_from_failure = True
+    service.status_of_new = "broken"
+    with pytest.raises(RunFailed):
+        on_the_worker(operator, context)
+    service.retried_status = "done"
+    assert on_the_worker(operator, context) == "r1"
+    assert service.called("retry") == [("r1", {})]
+    assert len(service.called("trigger")) == 1
+
+
+# Cancelling
+
+
+def cancel_task(**changes: Any) -> FakeCancelRunOperator:
+    return FakeCancelRunOperator(**{"task_id": "task", "run_id": "r1", **changes})
+
+
+def test_a_run_is_cancelled_and_read_back(service: Service, context: dict[str, Any]) -> None:
+    service.runs["r1"] = "going"
+    assert cancel_task().execute(context) == "r1"
+    assert service.runs["r1"] == "stopped"
+    assert context["ti"].pushed["run_url"] == "http://fake/r1"
+
+
+@pytest.mark.parametrize("status", ["done", "broken", "stopped"])
+def test_cancelling_an_ended_run_is_no_error(
+    service: Service, context: dict[str, Any], status: str, told: Callable[[], str]
+) -> None:
+    service.runs["r1"] = status
+    cancel_task().execute(context)
+    assert service.runs["r1"] == status
+    assert f"Fake run r1 has ended: {status}" in told()
+
+
+def test_many_runs_are_cancelled_and_no_bad_one_keeps_the_others_from_it(
+    service: Service, context: dict[str, Any]
+) -> None:
+    service.runs |= {"r1": "going", "r2": "going", "r3": "going"}
+    service.cancel_errors = {"r2": NotFound("no run r2", status=404)}
+    with pytest.raises(RequestRefused, match="no run r2"):
+        cancel_task(run_id=["r1", "r2", "r3"]).execute(context)
+    assert service.runs == {"r1": "stopped", "r2": "going", "r3": "stopped"}
+    del service.cancel_errors["r2"]
+    assert cancel_task(run_id=["r1", "r2", "r3"]).execute(context) == ["r1", "r2", "r3"]
+    assert "run_url" not in context["ti"].pushed
+
+
+def test_an_error_that_may_heal_is_raised_as_it_is_so_that_a_retry_may_help(
+    service: Service, context: dict[str, Any]
+) -> None:
+    service.runs |= {"r1": "going", "r2": "going"}
+    down = ConnectionFailed("down", sent=True)
+    service.cancel_errors = {"r1": ApiError("never", status=400), "r2": down}
+    with pytest.raises(ConnectionFailed, match="down"):
+        cancel_task(run_id=["r1", "r2"]).execute(context)
+
+
+def test_a_run_that_goes_on_after_it_was_cancelled_fails_the_task(
+    service: Service, context: dict[str, Any], mocker: Any
+) -> None:
+    service.runs["r1"] = "going"
+    operator = cancel_task(timeout=0.1)
+    mocker.patch.object(operator.hook, "cancel_run")
+    with pytest.raises(RunTimedOut, match="r1 is still going after it was cancelled"):
+        operator.execute(context)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"run_id": ""}, {"run_id": []}, {"run_id": ["r1", ""]}, {"timeout": 0}, {"timeout": None}]
+)
+def test_a_senseless_cancel_is_refused_before_anything_is_sent(
+    service: Service, context: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    service.runs["r1"] = "going"
+    with pytest.raises(RequestRefused):
+        cancel_task(**changes).execute(context)
+    assert service.calls == []

@@ -24,7 +24,7 @@ from airflow_provider_runs.base.exceptions import (
 )
 from airflow_provider_runs.core import progress
 from airflow_provider_runs.core.errors import BadInput, ConnectionFailed, Unauthorized
-from airflow_provider_runs.core.outcome import BadEvent
+from airflow_provider_runs.core.outcome import BadEvent, Outcome, Verdict
 from tests.base.fakes import FakeRunSensor, Service, fire, run_here
 
 try:
@@ -224,3 +224,74 @@ def test_poke_interval_is_the_longest_time_between_two_looks(
         a_sensor("deferrable", poke_interval=30, min_poll_interval=5).execute(context)
     arguments = pause.value.trigger.serialize()[1]
     assert (arguments["poll_interval"], arguments["min_poll_interval"]) == (30.0, 5.0)
+
+
+# A run whose id is not known
+
+
+def a_search(mode: str, **changes: Any) -> FakeRunSensor:
+    return a_sensor(mode, **{"run_id": None, "job": "j", "since": "2026-01-01T00:00:00Z", **changes})
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_run_that_is_searched_for_gives_its_id_and_page(
+    service: Service, context: dict[str, Any], later: Later, mode: str
+) -> None:
+    later(0.2, lambda: service.runs.update(r7="going"))
+    later(0.5, lambda: service.runs.update(r7="done"))
+    assert run(a_search(mode), context, service) == "r7"
+    assert context["ti"].pushed["run_url"] == "http://fake/r7"
+    assert service.called("list_runs")[0] == ({"job": "j"}, 1767225600.0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("soft_fail", [False, True])
+def test_a_run_that_is_searched_for_and_failed_fails_or_skips_the_same_in_every_mode(
+    service: Service, context: dict[str, Any], later: Later, mode: str, soft_fail: bool
+) -> None:
+    later(0.1, lambda: service.runs.update(r7="broken"))
+    with pytest.raises(AirflowSkipException if soft_fail else RunFailed):
+        run(a_search(mode, soft_fail=soft_fail), context, service)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_success_counts_beside_failures_in_every_mode(
+    service: Service, context: dict[str, Any], mode: str
+) -> None:
+    service.runs |= {"r1": "broken", "r2": "done", "r3": "going"}
+    assert run(a_search(mode), context, service) == "r2"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_search_in_vain_times_out_in_every_mode(
+    service: Service, context: dict[str, Any], mode: str
+) -> None:
+    with pytest.raises(AirflowSensorTimeout):
+        run(a_search(mode, timeout=0.3), context, service)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"run_id": "r1"}, "either run_id or job, not both"),
+        ({"run_id": "r1", "job": None}, "either run_id or since, not both"),
+        ({"since": None}, "run_id is empty; give it, or since together with job"),
+        ({"job": None}, "run_id is empty; give it, or since together with job"),
+        ({"since": "2026-01-01T00:00:00"}, "since needs a time zone"),
+        ({"since": "yesterday"}, "since must be a date and time"),
+    ],
+)
+def test_a_senseless_search_fails_without_a_request(
+    service: Service, context: dict[str, Any], mode: str, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(RequestRefused, match=said):
+        run(a_search(mode, **changes), context, service)
+    assert service.calls == []
+
+
+def test_a_page_that_cannot_be_read_hides_no_verdict(service: Service, context: dict[str, Any]) -> None:
+    service.errors["r7"] = ConnectionFailed("down", sent=True)
+    event = Outcome(Verdict.SUCCEEDED, "r7", "done").event()
+    assert a_search("deferrable").execute_complete(context, event) == "r7"
+    assert "run_url" not in context["ti"].pushed

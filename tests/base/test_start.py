@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from airflow_provider_runs.base.exceptions import RequestRefused, StartUncertain
+from airflow_provider_runs.base.hook import CannotRetry
 from airflow_provider_runs.base.start import DurableStart, StartRecord, fingerprint
 from airflow_provider_runs.core.api import CanCancel
-from airflow_provider_runs.core.errors import ApiError, ConnectionFailed
+from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed
+from airflow_provider_runs.core.run import RunState
 from tests.base.fakes import FakeHook, FullApi, KeyApi, KeyHook, PlainHook, Service, Store
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "start_record.json"
@@ -217,6 +219,24 @@ def test_a_start_that_never_arrived_is_made_after_looking_twice(service: Service
     assert run.id == "r1"
 
 
+def test_a_start_is_repeated_with_the_same_marker_and_moment(service: Service, mocker: Any) -> None:
+    store = Store()
+    store["run"] = StartRecord(2, 1, "marker", MARK, None, 900.0).to_json()
+    start = begin(store)
+    sent = mocker.spy(start.hook, "start")
+    start.ensure()
+    assert sent.call_args.args[:3] == ({"job": "j"}, "marker", 900.0)
+    assert (store["run"]["started_at"], store["run"]["repeated_at"]) == (900.0, 1000.0)
+
+
+def test_a_repeated_start_is_given_time_to_arrive_once_more(service: Service) -> None:
+    store = Store()
+    store["run"] = StartRecord(2, 1, "marker", MARK, None, 900.0, repeated_at=995.0).to_json()
+    waits: list[float] = []
+    begin(store, sleep=waits.append).ensure()
+    assert waits == [25.0]
+
+
 def test_another_workers_fast_clock_makes_no_long_wait(service: Service) -> None:
     store = Store()
     store["run"] = StartRecord(2, 1, "marker", MARK, None, 9000.0).to_json()
@@ -341,6 +361,12 @@ def test_a_record_with_a_senseless_value_cannot_be_read(change: dict[str, Any]) 
         StartRecord.from_json({**json.loads(GOLDEN.read_text()), **change})
 
 
+def test_a_record_of_the_first_release_can_be_read() -> None:
+    stored = json.loads(GOLDEN.read_text())
+    first = {name: value for name, value in stored.items() if name not in ("resumes", "repeated_at")}
+    assert StartRecord.from_json(first) == StartRecord.from_json(stored)
+
+
 def test_a_record_of_a_later_release_with_more_fields_can_be_read() -> None:
     stored = {**json.loads(GOLDEN.read_text()), "colour": "blue"}
     assert StartRecord.from_json(stored) is not None
@@ -380,3 +406,134 @@ def test_a_killed_task_can_find_its_run_in_every_stage(service: Service) -> None
     plain = begin(Store(), PlainHook())
     plain.record = StartRecord(2, 1, "other", MARK, None, 1000.0)
     assert plain.find() is None
+
+
+# Going on with an ended run
+
+
+@pytest.mark.parametrize("status", ["broken", "stopped"])
+def test_a_retry_goes_on_with_the_failed_run_where_that_is_wanted(service: Service, status: str) -> None:
+    store = Store()
+    first = begin(store, retry_from_failure=True).ensure()
+    service.runs[first.id] = status
+    second = begin(store, retry_from_failure=True).ensure()
+    assert second.id == first.id
+    assert service.called("retry") == [(first.id, {})]
+    assert len(service.called("trigger")) == 1
+    assert (store["run"]["attempt"], store["run"]["resumes"]) == (2, first.id)
+
+
+def test_a_run_that_failed_twice_is_gone_on_with_twice(service: Service) -> None:
+    store = Store()
+    first = begin(store, retry_from_failure=True).ensure()
+    for _ in range(2):
+        service.runs[first.id] = "broken"
+        begin(store, retry_from_failure=True).ensure()
+    assert len(service.called("retry")) == 2
+    assert store["run"]["attempt"] == 3
+
+
+def test_a_cleared_task_starts_anew_also_where_a_retry_would_go_on(service: Service) -> None:
+    store = Store()
+    first = begin(store, retry_from_failure=True).ensure()
+    service.runs[first.id] = "broken"
+    second = begin(store, retry_from_failure=True, max_tries=4).ensure()
+    assert second.id != first.id
+    assert service.called("retry") == []
+    assert store["run"]["resumes"] is None
+
+
+@pytest.mark.parametrize(
+    "error", [ApiError("no such run", status=404), BadInput("cannot be retried")], ids=["service", "package"]
+)
+def test_where_the_failed_run_cannot_be_gone_on_with_another_is_started(
+    service: Service, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store()
+    first = begin(store, retry_from_failure=True).ensure()
+    service.runs[first.id] = "broken"
+    service.retry_errors = [error]
+    second = begin(store, retry_from_failure=True).ensure()
+    assert second.id != first.id
+    assert f"Run {first.id} cannot be gone on with, starting another: {error}" in caplog.text
+    assert (store["run"]["attempt"], store["run"]["resumes"]) == (2, None)
+
+
+def test_a_retry_of_a_run_is_recorded_before_it_is_sent(service: Service) -> None:
+    service.runs["r1"] = "broken"
+    store = Store()
+    run = begin(store, resumes="r1").ensure()
+    assert run.id == "r1"
+    assert [call for call in service.calls if call[0] in ("store", "retry")] == [
+        ("store", None),
+        ("retry", ("r1", {"job": "j"})),
+        ("store", "r1"),
+    ]
+    assert service.called("trigger") == []
+
+
+@pytest.mark.parametrize("status", ["going", "done"])
+def test_a_death_after_a_retry_was_sent_does_not_send_it_again(service: Service, status: str) -> None:
+    service.runs["r1"] = status
+    store = Store()
+    store["run"] = StartRecord(2, 1, "k", MARK, None, 1000.0, resumes="r1").to_json()
+    assert begin(store, resumes="r1").ensure().status == status
+    assert service.called("retry") == []
+    assert store["run"]["run_id"] == "r1"
+
+
+def test_a_death_before_a_retry_was_sent_sends_it(service: Service) -> None:
+    service.runs["r1"] = "broken"
+    store = Store()
+    store["run"] = StartRecord(2, 1, "k", MARK, None, 900.0, resumes="r1").to_json()
+    assert begin(store, resumes="r1").ensure().state is RunState.RUNNING
+    assert len(service.called("retry")) == 1
+
+
+def test_a_lost_answer_to_a_retry_is_settled_by_looking_at_the_run(service: Service) -> None:
+    service.runs["r1"] = "broken"
+    service.loses_answers = 1
+    store = Store()
+    assert begin(store, resumes="r1").ensure().id == "r1"
+    assert len(service.called("retry")) == 1
+    assert store["run"]["run_id"] == "r1"
+
+
+def test_a_retried_run_that_failed_again_is_retried_with_its_arguments(service: Service) -> None:
+    service.runs["r1"] = "broken"
+    store = Store()
+    begin(store, resumes="r1").ensure()
+    service.runs["r1"] = "broken"
+    begin(store, resumes="r1").ensure()
+    assert service.called("retry") == [("r1", {"job": "j"})] * 2
+
+
+def test_what_the_service_refuses_to_retry_is_refused(service: Service) -> None:
+    service.runs["r1"] = "broken"
+    service.retry_errors = [ApiError("still running", status=409)]
+    with pytest.raises(RequestRefused, match="still running"):
+        begin(Store(), resumes="r1").ensure()
+    assert service.called("trigger") == []
+
+
+def test_a_retry_with_bad_arguments_is_refused_before_anything_is_recorded(service: Service) -> None:
+    store = Store()
+    start = begin(store, resumes="r1")
+    start.arguments = {"step": "bad"}
+    with pytest.raises(RequestRefused, match="step is bad"):
+        start.ensure()
+    assert store == {} and service.calls == []
+
+
+def test_a_cleared_retry_cancels_the_run_that_still_goes_and_retries_it(service: Service) -> None:
+    service.runs["r1"] = "broken"
+    store = Store()
+    begin(store, resumes="r1").ensure()
+    begin(store, resumes="r1", max_tries=4).ensure()
+    assert service.called("cancel") == ["r1"]
+    assert len(service.called("retry")) == 2
+
+
+def test_a_service_that_cannot_retry_says_so(service: Service) -> None:
+    with pytest.raises(CannotRetry, match="Fake has no call"):
+        begin(Store(), PlainHook(), resumes="r1").ensure()

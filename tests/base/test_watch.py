@@ -22,6 +22,7 @@ from airflow_provider_runs.core.errors import (
 )
 from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
 from airflow_provider_runs.core.progress import Note, Watch
+from airflow_provider_runs.core.run import Run, RunState
 from tests.base import fakes
 from tests.base.fakes import FakeApi, FullApi, Service
 
@@ -556,3 +557,112 @@ async def test_a_watcher_that_dies_twice_is_an_error(
 
 def test_fakes_answer_for_the_module_that_tests_patch(service: Service) -> None:
     assert fakes.SERVICE is service
+
+
+# A run whose id is not known
+
+
+@pytest.fixture
+def listing() -> Connections:
+    return Connections(FullApi)
+
+
+def a_search(**changes: Any) -> Watch:
+    return a_watch("job j", search={"job": "j", "since": 5.0}, **changes)
+
+
+async def test_a_search_waits_for_a_run_and_then_for_its_end(service: Service, listing: Connections) -> None:
+    notes: list[Note] = []
+    waiting = asyncio.create_task(wait(listing, a_search(), notes))
+    await until(lambda: len(service.called("list_runs")) > 2)
+    service.runs["r7"] = "going"
+    await until(lambda: service.called("get"))
+    service.runs["r7"] = "done"
+    outcome = await waiting
+    assert (outcome.verdict, outcome.run_id, outcome.status) == (Verdict.SUCCEEDED, "r7", "done")
+    assert service.called("list_runs")[0] == ({"job": "j"}, 5.0)
+    said = [note.text for note in notes]
+    assert said[:2] == [
+        "Fake has no run with job j yet, waiting for one",
+        "Found Fake run r7: http://fake/r7",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict"),
+    [("done", Verdict.SUCCEEDED), ("broken", Verdict.FAILED), ("stopped", Verdict.CANCELLED)],
+)
+async def test_a_search_that_finds_an_ended_run_is_over(
+    service: Service, listing: Connections, status: str, verdict: Verdict
+) -> None:
+    service.runs["r7"] = status
+    assert (await wait(listing, a_search())).verdict is verdict
+    assert service.called("get") == []
+
+
+async def test_a_later_run_takes_the_place_of_one_that_ended_badly(
+    service: Service, listing: Connections
+) -> None:
+    service.runs["r7"] = "going"
+    waiting = asyncio.create_task(wait(listing, a_search()))
+    await until(lambda: service.called("get"))
+    service.runs |= {"r7": "broken", "r8": "going"}
+    await until(lambda: "r8" in service.called("get"))
+    service.runs["r8"] = "done"
+    assert (await waiting).run_id == "r8"
+
+
+async def test_a_found_run_that_ended_badly_is_the_end_where_there_is_no_other(
+    service: Service, listing: Connections
+) -> None:
+    service.runs["r7"] = "going"
+    waiting = asyncio.create_task(wait(listing, a_search()))
+    await until(lambda: service.called("get"))
+    service.runs["r7"] = "broken"
+    outcome = await waiting
+    assert (outcome.verdict, outcome.run_id) == (Verdict.FAILED, "r7")
+
+
+async def test_a_list_that_lags_behind_does_not_have_a_run_waited_for_again(
+    service: Service, listing: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lagging(api: FakeApi, *args: Any, **kwargs: Any) -> Any:
+        service.calls.append(("list_runs", None))
+        yield from ()
+        return [Run("r7", RunState.RUNNING, "going")]
+
+    monkeypatch.setattr(FullApi, "list_runs", lagging)
+    service.runs["r7"] = "broken"
+    assert (await wait(listing, a_search())).verdict is Verdict.FAILED
+    assert len(service.called("list_runs")) == 2
+
+
+async def test_an_outage_while_searching_is_ridden_out(service: Service, listing: Connections) -> None:
+    service.list_errors = [DOWN] * 5
+    service.runs["r7"] = "done"
+    notes: list[Note] = []
+    assert (await wait(listing, a_search(), notes)).verdict is Verdict.SUCCEEDED
+    assert [note.alarming for note in notes] == [True, False, False]
+
+
+async def test_a_search_ends_at_its_deadline(service: Service, listing: Connections) -> None:
+    outcome = await wait(listing, a_search(wait_deadline=time.time() + 0.2))
+    assert (outcome.verdict, outcome.which) == (Verdict.TIMEOUT, Limit.TIMEOUT)
+
+
+async def test_searches_and_known_runs_do_not_disturb_each_other(
+    service: Service, listing: Connections
+) -> None:
+    service.runs |= {f"r{number}": "going" for number in range(20)}
+    known = [asyncio.create_task(wait(listing, a_watch(run_id))) for run_id in service.runs]
+    searching = [asyncio.create_task(wait(listing, a_search())) for _ in range(3)]
+    await until(lambda: service.called("get_many") and service.called("list_runs"))
+    service.runs |= dict.fromkeys(service.runs, "done")
+    outcomes = await asyncio.gather(*known, *searching)
+    assert {outcome.verdict for outcome in outcomes} == {Verdict.SUCCEEDED}
+
+
+async def test_a_service_that_cannot_list_runs_ends_the_search(service: Service) -> None:
+    outcome = await wait(Connections(fakes.KeyApi), a_search())
+    assert outcome.verdict is Verdict.UNREACHABLE
+    assert outcome.message is not None and "Fake cannot list runs; give a run id" in outcome.message

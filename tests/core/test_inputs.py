@@ -6,12 +6,15 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
+import pendulum
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_provider_runs.core.errors import BadInput
 from airflow_provider_runs.core.inputs import (
+    boolean,
+    instant,
     integer,
     iso_utc,
     json_object,
@@ -264,3 +267,44 @@ def test_an_instant_stays_the_same_instant(moment: datetime, offset: int) -> Non
     written = iso_utc("x", aware)
     assert written is not None and datetime.fromisoformat(written) == aware
     assert iso_utc("x", aware.isoformat()) == written
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(None, True), (True, True), (False, False), ("true", True), (" False ", False), ("TRUE", True)],
+)
+def test_a_yes_or_no_may_be_text(value: Any, expected: bool) -> None:
+    assert boolean("flag", value, default=True) is expected
+
+
+@pytest.mark.parametrize("value", ["", "yes", 1, 0, "None", [], {}])
+def test_anything_else_is_no_yes_or_no(value: Any) -> None:
+    with pytest.raises(BadInput, match="flag must be true or false"):
+        boolean("flag", value, default=True)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        datetime(2026, 1, 2, 12, 4, 5, tzinfo=timezone(timedelta(hours=9))),
+        "2026-01-02T03:04:05Z",
+        "2026-01-02 03:04:05+00:00",
+        "2026-01-02T12:04:05+09:00",
+        pendulum.datetime(2026, 1, 2, 3, 4, 5),
+    ],
+)
+def test_an_instant_is_the_same_in_every_form(value: Any) -> None:
+    assert instant("since", value) == 1767323045.0
+
+
+@pytest.mark.parametrize("value", [datetime(2026, 1, 2), "2026-01-02T03:04:05", "2026-01-02"])
+def test_an_instant_without_a_zone_is_refused(value: Any) -> None:
+    with pytest.raises(BadInput, match="since needs a time zone"):
+        instant("since", value)
+
+
+@pytest.mark.parametrize("value", ["", "None", "yesterday", "12:30", 5, None, "2026-13-01T00:00:00Z"])
+def test_what_is_no_instant_is_refused(value: Any) -> None:
+    with pytest.raises(BadInput, match="since"):
+        instant("since", value)

@@ -124,7 +124,7 @@ def test_each_error_is_a_kind_of_trouble(error: RunsError, trouble: Trouble) -> 
         pytest.param(NOT_JSON, 3600, "Testing cannot be asked about run r1: not JSON", id="not JSON"),
         pytest.param(REFUSED, 300, "Testing refuses to be asked about run r1: refused", id="401"),
         pytest.param(FORBIDDEN, 300, "Testing refuses to be asked about run r1: forbidden", id="403"),
-        pytest.param(NOT_FOUND, 120, "Testing does not know the run when asked about run r1", id="404"),
+        pytest.param(NOT_FOUND, 120, "Testing says not found when asked about run r1", id="404"),
     ],
 )
 def test_trouble_is_ridden_out_up_to_its_limit(error: RunsError, limit: float, said: str) -> None:
@@ -383,3 +383,49 @@ def test_a_wait_that_is_taken_up_again_gives_the_run_its_time_again() -> None:
     progress = waiting(no_progress_timeout=300, started_at=T0 - 7200)
     assert progress.saw(run("running"), T0) is None
     assert progress.saw(run("running"), T0 + 299) is None
+
+
+# Searching for a run
+
+
+def searching(**limits: float | None) -> Progress:
+    return Progress(Watch("job j", 60, 2, search={"job": "j", "since": 1.0}, **limits), "Testing", T0)
+
+
+def test_a_search_that_finds_nothing_says_so_once_and_goes_on() -> None:
+    progress = searching()
+    assert progress.found_none(T0) is None
+    assert progress.found_none(T0 + 60) is None
+    assert texts(progress) == ["Testing has no run with job j yet, waiting for one"]
+
+
+def test_a_search_ends_with_the_wait() -> None:
+    progress = searching(wait_deadline=T0 + 100)
+    assert progress.found_none(T0 + 99) is None
+    outcome = progress.found_none(T0 + 100)
+    assert outcome is not None and outcome.which is Limit.TIMEOUT
+    assert outcome.message == "Testing had no run with job j when timeout was over"
+    assert (outcome.run_id, outcome.status) == ("job j", None)
+
+
+def test_a_search_rides_out_an_outage_and_makes_no_promise_about_a_run() -> None:
+    progress = searching()
+    outcome = missing(progress, NO_ANSWER, until=3600)
+    assert outcome is not None and outcome.verdict is Verdict.UNREACHABLE
+    assert outcome.message is not None
+    assert outcome.message.startswith("Testing cannot be asked about a run with job j: no answer")
+    assert "retry" not in outcome.message
+    assert "a run with job j" in texts(progress)[0]
+
+
+def test_a_search_takes_the_end_of_trouble_for_an_answer() -> None:
+    progress = searching(unreachable_timeout=100)
+    missing(progress, NO_ANSWER, until=90)
+    progress.found_none(T0 + 95)
+    assert missing(progress, NO_ANSWER, begin=96, until=190) is None
+
+
+def test_a_search_makes_progress_by_itself() -> None:
+    progress = searching(no_progress_timeout=10)
+    assert progress.found_none(T0) is None
+    assert progress.found_none(T0 + 1000) is None

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_runs.core.run import RunState, StatusTable
+from airflow_provider_runs.core.run import Run, RunState, StatusTable, to_wait_for
 
 TABLE = StatusTable(
     {
@@ -57,3 +57,28 @@ def test_a_word_may_be_listed_twice_for_one_state() -> None:
 def test_a_state_lists_its_words() -> None:
     assert TABLE.words(RunState.RUNNING) == ("running", "in_progress")
     assert TABLE.words(RunState.UNKNOWN) == ()
+
+
+def a_run(run_id: str, state: RunState) -> Run:
+    return Run(run_id, state, state.value)
+
+
+@pytest.mark.parametrize(
+    ("newest_first", "chosen"),
+    [
+        ([], None),
+        (["failed"], 0),
+        (["failed", "cancelled"], 0),
+        (["running", "failed"], 0),
+        (["pending", "running"], 1),
+        (["failed", "running", "failed"], 1),
+        (["running", "succeeded", "failed"], 1),
+        (["succeeded", "succeeded", "running"], 1),
+        (["unknown", "failed"], 0),
+    ],
+)
+def test_of_several_runs_a_success_counts_else_the_first_that_goes_else_the_last(
+    newest_first: list[str], chosen: int | None
+) -> None:
+    runs = [a_run(str(index), RunState(word)) for index, word in enumerate(newest_first)]
+    assert to_wait_for(runs) is (None if chosen is None else runs[chosen])
