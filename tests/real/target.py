@@ -155,19 +155,40 @@ def real_mage(python: Path, folder: Path, *, auth: bool, base_path: str | None =
 
 
 LOAD = ("load", "data_loader")
+TRANSFORM = ("transform", "transformer")
 PIPELINES = (
-    Pipeline("example", (LOAD, ("transform", "transformer"))),
     Pipeline("broken", (LOAD, ("bang", "transformer")), failing="bang"),
-    Pipeline("slow", (("wait", "data_loader"),)),
+    Pipeline(
+        "diamond",
+        (
+            ("start", "data_loader"),
+            ("left", "transformer"),
+            ("right", "transformer"),
+            ("join", "transformer"),
+        ),
+    ),
     Pipeline("empty"),
+    Pipeline("example", (LOAD, TRANSFORM)),
+    Pipeline("flaky", (LOAD, ("once", "transformer"), TRANSFORM), failing="once"),
+    Pipeline("slow", (("wait", "data_loader"),)),
 )
 SCHEDULES = (
     SimulatedSchedule(1, "broken", "broken", "broken_token"),
-    SimulatedSchedule(2, "empty", "empty", "empty_token"),
-    SimulatedSchedule(3, "example", "example", "example_token"),
-    SimulatedSchedule(4, "example", "inactive", "inactive_token", status="inactive"),
-    SimulatedSchedule(5, "example", "nightly", "nightly_token", type="time"),
-    SimulatedSchedule(6, "slow", "slow", "slow_token"),
+    SimulatedSchedule(2, "diamond", "diamond", "diamond_token"),
+    SimulatedSchedule(3, "diamond", "lenient", "lenient_token", settings={"allow_blocks_to_fail": True}),
+    SimulatedSchedule(4, "empty", "empty", "empty_token"),
+    SimulatedSchedule(5, "example", "example", "example_token"),
+    SimulatedSchedule(6, "example", "inactive", "inactive_token", status="inactive"),
+    SimulatedSchedule(7, "example", "nightly", "nightly_token", type="time"),
+    SimulatedSchedule(
+        8, "example", "one_at_a_time", "one_at_a_time_token", settings={"pipeline_run_limit": 1}
+    ),
+    SimulatedSchedule(9, "flaky", "flaky", "flaky_token"),
+    SimulatedSchedule(10, "slow", "slow", "slow_token"),
+    SimulatedSchedule(11, "slow", "impatient", "impatient_token", settings={"timeout": 3}),
+    SimulatedSchedule(
+        12, "slow", "gives_up", "gives_up_token", settings={"timeout": 3, "timeout_status": "cancelled"}
+    ),
 )
 
 
