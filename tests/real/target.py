@@ -154,22 +154,42 @@ def real_mage(python: Path, folder: Path, *, auth: bool, base_path: str | None =
         yield Mage(server.url, auth, server.schedules, loop, end_sessions)
 
 
+def diamond(block: str, variables: dict[str, Any], attempt: int) -> Iterator[str]:
+    """Do what the blocks of the pipeline `diamond` do."""
+    yield f"{block} is at work"
+    if variables.get("fail") == block:
+        raise ValueError(f"{block} was told to fail")
+
+
+def plain(block: str, variables: dict[str, Any], attempt: int) -> Iterator[str]:
+    """Do what the blocks of the other pipelines do."""
+    if block == "load":
+        yield f"loaded {variables}"
+    elif block == "bang":
+        raise ValueError("bang in transform")
+    elif block == "once":
+        yield "once is here for the first time" if attempt == 1 else "once was here before"
+        if attempt == 1:
+            raise RuntimeError("it works when retried")
+
+
 LOAD = ("load", "data_loader")
 TRANSFORM = ("transform", "transformer")
 PIPELINES = (
-    Pipeline("broken", (LOAD, ("bang", "transformer")), failing="bang"),
+    Pipeline("broken", (LOAD, ("bang", "transformer")), work=plain),
     Pipeline(
         "diamond",
         (
             ("start", "data_loader"),
-            ("left", "transformer"),
-            ("right", "transformer"),
-            ("join", "transformer"),
+            ("left", "transformer", ("start",)),
+            ("right", "transformer", ("start",)),
+            ("join", "transformer", ("left", "right")),
         ),
+        work=diamond,
     ),
     Pipeline("empty"),
-    Pipeline("example", (LOAD, TRANSFORM)),
-    Pipeline("flaky", (LOAD, ("once", "transformer"), TRANSFORM), failing="once"),
+    Pipeline("example", (LOAD, TRANSFORM), work=plain),
+    Pipeline("flaky", (LOAD, ("once", "transformer"), TRANSFORM), work=plain),
     Pipeline("slow", (("wait", "data_loader"),)),
 )
 SCHEDULES = (
@@ -199,7 +219,6 @@ def simulated_mage(*, auth: bool, alone: bool = True) -> Iterator[Mage]:
     options = {"auth": auth, "pipelines": PIPELINES, "schedules": SCHEDULES}
     settings = {"speed": speed, "duration": 5, "options": {"mage": options}}
     with Simulator(system="mage" if alone else None, **settings) as simulator:
-        simulator.plan(resource="broken", outcome="failed", message="ValueError: bang in transform")
         simulator.plan(resource="slow", duration=120)
         schedules = {each.name: Schedule(each.id, each.pipeline_uuid, each.token) for each in SCHEDULES}
         yield Mage(simulator.url_of("mage"), auth, schedules, 10 / speed, simulator.expire_tokens)
