@@ -30,18 +30,34 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from copy import copy
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aiohttp import web
 
+from airflow_provider_runs.mage.simulated import (
+    BLOCK_ACTIVE,
+    MACHINE,
+    PIPELINES,
+    REPO_PATH,
+    SCHEDULES,
+    BlockRun,
+    LogLine,
+    Pipeline,
+    Schedule,
+    error_text,
+    log_text,
+    stack,
+    traceback_of,
+)
 from airflow_provider_runs.simulator.world import Json, Plan, Route, System, run_entry
 
+__all__ = ["MageOptions", "MageSimulator", "Pipeline", "Schedule"]
+
 ACTIVE = ("initial", "running")
-BLOCK_ACTIVE = ("initial", "queued", "running")
 OUTCOMES = {"succeeded": "completed", "failed": "failed", "cancelled": "cancelled"}
 RUN_COLUMNS = (
     "backfill_id",
@@ -64,59 +80,9 @@ CREATE_KEYS = frozenset(RUN_COLUMNS) | {"create_block_runs", "prevent_duplicates
 DEFAULT_LIMIT = 40
 MAX_LOG_FILES = 20
 QUEUED = 0.05  # of the time between two scheduler loops, until a worker takes a block
-REPO_PATH = "/home/src/demo"
 TRIGGER_CALL = re.compile(r"(/api/pipeline_schedules/\w+/)(pipeline_runs/.*|api_trigger/?)")
 NOT_FOUND = "Record not found."
 UNAUTHENTICATED = "mage_ai.server.api.errors.UnauthenticatedRequestException"
-RAISED = re.compile(r"(?P<kind>[A-Za-z_]\w*(?:Error|Exception)): (?P<text>.+)", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Pipeline:
-    """Describe a pipeline: its blocks, one after the other, as (uuid, type)."""
-
-    uuid: str
-    blocks: tuple[tuple[str, str], ...] = ()
-    failing: str | None = None
-
-
-@dataclass
-class Schedule:
-    """Describe a trigger of a pipeline."""
-
-    id: int
-    pipeline_uuid: str
-    name: str
-    token: str
-    type: str = "api"
-    status: str = "active"
-    settings: dict[str, Json] = field(default_factory=dict)
-
-
-TWO_BLOCKS = (("load_x", "data_loader"), ("transform_y", "transformer"))
-PIPELINES = (
-    Pipeline("example", TWO_BLOCKS),
-    Pipeline(
-        "broken",
-        (("load_x", "data_loader"), ("bang_y", "transformer"), ("export_z", "data_exporter")),
-        failing="bang_y",
-    ),
-    Pipeline("slow", TWO_BLOCKS),
-    Pipeline("empty"),
-    Pipeline("example_pipeline", (("load_titanic", "data_loader"),)),
-)
-SCHEDULES = (
-    Schedule(1, "example", "from_airflow", "tok123"),
-    Schedule(2, "broken", "from_airflow", "tokbroken"),
-    Schedule(3, "slow", "from_airflow", "tokslow"),
-    Schedule(4, "example", "nightly", "toknightly", type="time"),
-    Schedule(5, "example", "paused", "tokpaused", status="inactive"),
-    Schedule(6, "slow", "impatient", "tokimpatient", settings={"timeout": 3}),
-    Schedule(7, "example", "one_at_a_time", "toksingle", settings={"pipeline_run_limit": 1}),
-    Schedule(8, "empty", "from_airflow", "tokempty"),
-    Schedule(9, "three", "from_airflow", "tokgone"),
-    Schedule(71, "example_pipeline", "late forest", "4506463a01944ef492f70005996dac1a"),
-)
 
 
 @dataclass(frozen=True)
@@ -142,22 +108,8 @@ class MageOptions:
 
 
 @dataclass
-class BlockRun:
-    """Describe the run of one block."""
-
-    id: int
-    uuid: str
-    created: float
-    updated: float
-    status: str = "initial"
-    started: float | None = None
-    completed: float | None = None
-    metrics: dict[str, Json] | None = None
-
-
-@dataclass
 class MageRun:
-    """Describe one pipeline run; ``picked_up`` is None until a scheduler loop took it."""
+    """Describe one pipeline run; ``since`` is when it was started or retried."""
 
     id: int
     schedule: Schedule
@@ -174,16 +126,13 @@ class MageRun:
     event_variables: dict[str, Json] | None
     metrics: Json = None
     blocks: list[BlockRun] = field(default_factory=list)
+    log: list[LogLine] = field(default_factory=list)
     started: float | None = None
     completed: float | None = None
     ended: float | None = None
-    picked_up: float | None = None
-    timed_out_after: int | None = None
+    since: float = 0.0
     cancels: int = 0
     cancelled: bool = False
-
-
-LogLine = tuple[float, str, str, BlockRun | None]
 
 
 class ApiError(Exception):
@@ -242,7 +191,14 @@ class MageSimulator(System):
             Route(
                 "GET", "/api/pipeline_schedules/{id}", "schedules", self._api("detail", self._get_schedule)
             ),
+            Route(
+                "GET",
+                "/api/pipelines/{uuid}/pipeline_schedules",
+                "schedules",
+                self._api("list", self._list_schedules),
+            ),
             Route("GET", "/api/pipelines/{uuid}/logs", "logs", self._api("list", self._logs)),
+            Route("GET", "/api/pipelines/{uuid}", "pipeline", self._api("detail", self._get_pipeline)),
             Route("PUT", "/api/pipelines/{uuid}", "retry", self._api("update", self._retry_as_new)),
             Route("POST", "/api/sessions", "login", self._api("login", self._login)),
             Route("GET", "/api/status", "status", self._api("status", self._status)),
@@ -322,7 +278,7 @@ class MageSimulator(System):
         if unknown := next((key for key in given if key not in CREATE_KEYS), None):
             raise TypeError(f"{unknown!r} is an invalid keyword argument for PipelineRun")
         now = time.time()
-        execution_date = read_date(given.get("execution_date"), now)
+        execution_date = read_date(given.get("execution_date"), now, self.options.database)
         if given.get("prevent_duplicates") and any(
             run.schedule is schedule and run.execution_date == execution_date for run in self._runs.values()
         ):
@@ -351,7 +307,7 @@ class MageSimulator(System):
             metrics=given.get("metrics"),
         )
         if given.get("create_block_runs", True):
-            for uuid, _ in pipeline.blocks:
+            for uuid in pipeline.upstream:
                 self._blocks_made += 1
                 run.blocks.append(BlockRun(self._blocks_made, uuid, now, now))
         self._runs[run.id] = run
@@ -422,21 +378,24 @@ class MageSimulator(System):
         return {"pipeline_run": self._row(run), "metadata": None}
 
     def _retry_blocks(self, run: MageRun, from_block: str | None) -> None:
-        again = [] if run.status == "completed" else [b for b in run.blocks if b.status != "completed"]
+        """Let blocks run again: one and those that depend on it, or all that did not complete."""
         if from_block is not None:
-            uuids = [block.uuid for block in run.blocks]
-            again = run.blocks[uuids.index(from_block) :] if from_block in uuids else []
+            named = run.pipeline.descendants(from_block)
+            again = [block for block in run.blocks if block.uuid in named]
+        elif run.status == "completed":
+            again = []
+        else:
+            again = [block for block in run.blocks if block.status != "completed"]
+        now = time.time()
+        self._work(run, now)
         for block in again:
-            block.status = "initial"
+            block.set("initial", now)
         run.plan = self._plan_for(run.schedule)
         run.queued, run.duration = self.world.seconds_of(run.plan)
-        run.status, run.updated = "running", time.time()
-        run.picked_up = run.ended = None
+        run.status, run.updated, run.since, run.ended = "running", now, now, None
 
     async def _retry_as_new(self, request: web.Request) -> Json:
-        uuid = request.match_info["uuid"]
-        if uuid not in self._pipelines:
-            raise LookupError(f"Pipeline {uuid} does not exist.")
+        uuid = self._pipeline_of(request).uuid
         asked = (await json_of(request)).get("pipeline") or {}
         if asked.get("status") == "retry":
             for row in asked.get("pipeline_runs", []):
@@ -447,11 +406,15 @@ class MageSimulator(System):
                     "event_variables": old.event_variables,
                 }
                 self._create(old.schedule, given, old.body)
-        blocks = [
-            {"uuid": block, "name": block, "type": kind} for block, kind in self._pipelines[uuid].blocks
-        ]
-        pipeline = {"uuid": uuid, "name": uuid, "type": "python", "blocks": blocks}
-        return {"pipeline": pipeline, "metadata": None}
+        row = self._pipeline_row(self._pipelines[uuid], {"metadata", "tags", "content", "outputs"})
+        return {"pipeline": row, "metadata": None}
+
+    async def _get_pipeline(self, request: web.Request) -> Json:
+        pipeline = self._pipeline_of(request)
+        left_out = {
+            name for name in ("content", "outputs") if request.query.get(f"includes_{name}") == "false"
+        }
+        return {"pipeline": self._pipeline_row(pipeline, left_out), "metadata": None}
 
     async def _delete(self, request: web.Request) -> Json:
         run = self._run_of(request)
@@ -462,6 +425,9 @@ class MageSimulator(System):
     async def _list_schedules(self, request: web.Request) -> Json:
         limit, offset = int(request.query.get("_limit", DEFAULT_LIMIT)), int(request.query.get("_offset", 0))
         found = sorted(self._schedules.values(), key=lambda schedule: schedule.id)
+        if "uuid" in request.match_info:
+            uuid = self._pipeline_of(request).uuid
+            found = [schedule for schedule in reversed(found) if schedule.pipeline_uuid == uuid]
         return {
             "pipeline_schedules": [self._schedule_list_row(one) for one in found[offset : offset + limit]],
             "metadata": {"count": len(found), "next": len(found) > offset + limit},
@@ -475,20 +441,23 @@ class MageSimulator(System):
         return {"pipeline_schedule": self._schedule_row(schedule), "metadata": None}
 
     async def _logs(self, request: web.Request) -> Json:
-        uuid = request.match_info["uuid"]
-        if uuid not in self._pipelines:
-            raise LookupError(f"Pipeline {uuid} does not exist.")
-        wanted = request.query.get("pipeline_run_id[]", "").split(",")
-        limit = min(int(request.query.get("_limit", MAX_LOG_FILES)), MAX_LOG_FILES)
-        runs = [run for run in self._runs.values() if run.pipeline.uuid == uuid and str(run.id) in wanted]
-        blocks = [self._block_log(run, block) for run in runs for block in run.blocks]
-        whole = [self._scheduler_log(run) for run in runs]
-        empty = [self._log_file(run, "pipeline.log", []) for run in runs]
+        uuid = self._pipeline_of(request).uuid
+        limit = int(request.query.get("_limit", MAX_LOG_FILES))
+        runs = [run for run in reversed(self._runs.values()) if run.pipeline.uuid == uuid]
+        if wanted := request.query.get("pipeline_run_id[]"):
+            runs = [run for run in runs if str(run.id) in wanted.split(",")]
+        for run in runs:
+            self._work(run, time.time())
+        blocks = [(run, block) for run in runs for block in run.blocks]
+        blocks.sort(key=lambda pair: -(pair[1].started or 0.0))
+        whole = [
+            self._log_file(run, f"{name}.log") for run in runs[:limit] for name in ("pipeline", "scheduler")
+        ]
         logs = {
-            "block_run_logs": blocks[:limit],
-            "pipeline_run_logs": (empty + whole)[:limit],
+            "block_run_logs": [self._log_file(*pair) for pair in blocks[:limit]][:MAX_LOG_FILES],
+            "pipeline_run_logs": whole[:MAX_LOG_FILES],
             "total_block_run_log_count": len(blocks),
-            "total_pipeline_run_log_count": len(whole),
+            "total_pipeline_run_log_count": len(runs),
         }
         return {"logs": [logs], "metadata": {}}
 
@@ -621,6 +590,12 @@ class MageSimulator(System):
             raise self._missing()
         return run
 
+    def _pipeline_of(self, request: web.Request) -> Pipeline:
+        wanted = request.match_info["uuid"]
+        if wanted not in self._pipelines:
+            raise Uncaught("Exception", f"Pipeline {wanted} does not exist.")
+        return self._pipelines[wanted]
+
     def _edge(self, name: str, value: str) -> float:
         try:
             return int(value) + self.options.utc_offset
@@ -642,41 +617,19 @@ class MageSimulator(System):
                 missed = math.floor((now - self._next_loop) / self._loop_seconds) + 1
                 self._next_loop += missed * self._loop_seconds
                 return
-            for run in active:
-                self._loop(run, self._next_loop)
+            self._loop(active, self._next_loop)
             self._next_loop += self._loop_seconds
 
-    def _loop(self, run: MageRun, at: float) -> None:
-        """Do what one scheduler loop does for a run."""
-        settings = run.schedule.settings
-        if run.status == "initial":
-            if at < run.created + run.queued or self._is_full(run.schedule):
-                return
-            run.status, run.started, run.updated = "running", at, at
-        fresh = run.picked_up is None
-        if run.picked_up is None:
-            run.picked_up = at
-        self._work(run, at)
-        while (block := next_block(run)) is not None:
-            block.status, block.started, block.updated, block.completed = "queued", None, at, None
-            if not run.plan.ends_at_once:
-                break
-            self._work(run, at)
-        timeout = settings.get("timeout")
-        age = at - (run.started or at)
-        if timeout is not None and age > self.world.scaled(timeout):
-            run.timed_out_after = math.ceil(age * self.world.speed)
-            self._finish(run, "failed", at)
-        elif run.plan.outcome == "cancelled" and at >= run.picked_up + run.duration:
-            self._stop(run, at)
-        elif any(block.status == "failed" for block in run.blocks):
-            self._finish(run, "failed", at)
-        elif run.plan.outcome != "stuck" and all(b.status == "completed" for b in run.blocks):
-            if fresh and not run.plan.ends_at_once:
-                return
-            # A retry may leave nothing to do for a plan that fails.
-            outcome = "succeeded" if run.plan.outcome == "failed" and run.blocks else run.plan.outcome
-            self._finish(run, OUTCOMES.get(outcome, outcome), at)
+    def _loop(self, active: list[MageRun], at: float) -> None:
+        """Do what one scheduler loop does: first start runs, then go on with those that run."""
+        for run in sorted(active, key=lambda run: run.execution_date):
+            ready = run.status == "initial" and at >= run.created + run.queued
+            if ready and run.schedule.status == "active" and not self._is_full(run.schedule):
+                run.status, run.started, run.updated, run.since = "running", at, at, at
+                self._beat(run, at)
+        for run in active:
+            if run.status == "running":
+                self._go_on(run, at)
 
     def _is_full(self, schedule: Schedule) -> bool:
         """Say whether the trigger's setting lets no further run start."""
@@ -686,25 +639,95 @@ class MageSimulator(System):
         running = [r for r in self._runs.values() if r.schedule is schedule and r.status == "running"]
         return len(running) >= int(limit)
 
-    def _work(self, run: MageRun, until: float) -> None:
-        """Let the block that runs end, if its time has come."""
-        block = next((block for block in run.blocks if block.status in ("queued", "running")), None)
-        if block is None:
-            return
-        if block.started is None:
-            begins = block.updated + (0 if run.plan.ends_at_once else self._loop_seconds * QUEUED)
-            if begins > until:
-                return
-            block.status, block.started, block.updated = "running", begins, begins
-        ends = block.started + run.duration / len(run.blocks)
-        endless = block is run.blocks[-1] and run.plan.outcome in ("stuck", "cancelled")
-        if endless or ends > until:
-            return
-        block.updated = ends
-        if run.plan.outcome == "failed" and block.uuid == (run.pipeline.failing or run.blocks[-1].uuid):
-            block.status, block.metrics = "failed", block_error(block.uuid, run.plan.message)
+    def _go_on(self, run: MageRun, at: float) -> None:
+        """End a run, or queue the blocks whose turn it is."""
+        self._beat(run, at)
+        self._work(run, at)
+        while not self._ends(run, at) and self._queue(run, at) and run.plan.ends_at_once:
+            self._work(run, at)
+
+    def _ends(self, run: MageRun, at: float) -> bool:
+        """End a run if there is a reason to."""
+        settings, outcome = run.schedule.settings, run.plan.outcome
+        lenient = bool(settings.get("allow_blocks_to_fail"))
+        statuses = [block.status for block in run.blocks]
+        done = ("completed", "failed", "upstream_failed") if lenient else ("completed",)
+        timeout = settings.get("timeout")
+        age = 0.0 if run.started is None else at - run.started
+        if outcome == "cancelled" and at >= run.since + run.duration:
+            self._stop(run, at)
+        elif outcome != "stuck" and all(status in done for status in statuses):
+            if "failed" in statuses:
+                run.completed = at
+                self._finish(run, "failed", at)
+            else:
+                # A retry may leave nothing to do for a plan that fails.
+                word = "succeeded" if outcome == "failed" and run.blocks else outcome
+                self._finish(run, OUTCOMES.get(word, word), at)
+        elif timeout and age > self.world.scaled(timeout):
+            text = f"Pipeline run timed out after {int(age * self.world.speed)} seconds"
+            run.log.append(LogLine(at, "ERROR", text, {}))
+            self._finish(run, settings.get("timeout_status") or "failed", at)
+        elif "failed" in statuses and not lenient:
+            self._finish(run, "failed", at)
         else:
-            block.status, block.completed, block.metrics = "completed", ends, {}
+            return False
+        return True
+
+    def _queue(self, run: MageRun, at: float) -> bool:
+        """Queue the blocks that all upstream blocks are completed for; say whether there were any."""
+        status = {block.uuid: block.status for block in run.blocks}
+        queued = False
+        for block in run.blocks:
+            upstream = [status[uuid] for uuid in run.pipeline.upstream[block.uuid]]
+            if block.status != "initial":
+                continue
+            if "failed" in upstream or "upstream_failed" in upstream:
+                status[block.uuid] = "upstream_failed"
+                block.set("upstream_failed", at)
+            elif all(each == "completed" for each in upstream):
+                block.set("queued", at)
+                queued = True
+                if block.begins is None:
+                    block.begins = at + (0 if run.plan.ends_at_once else self._loop_seconds * QUEUED)
+        return queued
+
+    def _work(self, run: MageRun, until: float) -> None:
+        """Let the processes of the blocks begin and end, where their time has come."""
+        for block in run.blocks:
+            if block.begins is not None and block.begins <= until and not block.at_work:
+                self._begin(run, block, block.begins)
+            if block.at_work and block.ends is not None and block.ends <= until:
+                at = block.ends
+                block.end(at)
+                run.updated = at
+                failed = block.status == "failed"
+                text = (
+                    f"BlockRun {block.id} (block_uuid: {block.uuid}) {'failed' if failed else 'completes'}."
+                )
+                error = block.metrics["error"] if failed and block.metrics else None
+                run.log.append(LogLine(at, "EXCEPTION" if failed else "INFO", text, block.tags, error))
+
+    def _begin(self, run: MageRun, block: BlockRun, at: float) -> None:
+        """Let the process of a block begin; what it will print and raise is settled now."""
+        block.begin(at)
+        text = f"Execute PipelineRun {run.id}, BlockRun {block.id}: pipeline {run.pipeline.uuid}"
+        run.log.append(LogLine(at, "INFO", f"{text} block {block.uuid}", block.tags))
+        last = run.blocks[-1].uuid
+        fails = run.plan.outcome == "failed" and block.uuid == (run.pipeline.failing or last)
+        block.raised = (run.plan.message or "simulated failure") if fails else None
+        try:
+            if run.pipeline.work is not None:
+                for line in run.pipeline.work(block.uuid, run.variables, block.attempts):
+                    block.log.append(LogLine(at, "INFO", line, block.tags))
+        except Exception as error:
+            block.raised = error_text(error)
+        endless = block.uuid == last and run.plan.outcome in ("stuck", "cancelled")
+        block.ends = None if endless else at + run.duration / len(run.blocks)
+
+    def _beat(self, run: MageRun, at: float) -> None:
+        text = f"Pipeline {run.pipeline.uuid} for run {run.id} in schedule {run.schedule.id} is alive."
+        run.log.append(LogLine(at, "INFO", text, MACHINE))
 
     def _stop(self, run: MageRun, at: float) -> None:
         self._work(run, at)
@@ -715,8 +738,9 @@ class MageSimulator(System):
         if status == "completed":
             run.completed = at
         for block in run.blocks:
+            block.stop()
             if block.status in BLOCK_ACTIVE:
-                block.status, block.updated = "cancelled", at
+                block.set("cancelled", at)
 
     # Shapes
 
@@ -786,6 +810,8 @@ class MageSimulator(System):
 
     def _schedule_row(self, schedule: Schedule) -> dict[str, Json]:
         started = self._time(self._started, whole=True)
+        daily = schedule.type == "time"
+        tomorrow = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
         return {
             "id": schedule.id,
             "created_at": started,
@@ -794,10 +820,10 @@ class MageSimulator(System):
             "description": None,
             "pipeline_uuid": schedule.pipeline_uuid,
             "schedule_type": schedule.type,
-            "schedule_interval": "@daily" if schedule.type == "time" else None,
+            "schedule_interval": "@daily" if daily else None,
             "start_time": "2024-01-01 00:00:00",
             "status": schedule.status,
-            "last_enabled_at": started if schedule.status == "active" else None,
+            "last_enabled_at": self._time(self._started) if schedule.status == "active" else None,
             "variables": {},
             "sla": None,
             "token": schedule.token,
@@ -805,7 +831,7 @@ class MageSimulator(System):
             "settings": schedule.settings,
             "global_data_product_uuid": None,
             "event_matchers": [],
-            "next_pipeline_run_date": None,
+            "next_pipeline_run_date": str(tomorrow) if daily else None,
             "tags": [],
         }
 
@@ -819,62 +845,80 @@ class MageSimulator(System):
             "pipeline_runs_count": len(runs) or None,
         }
 
-    def _scheduler_log(self, run: MageRun) -> dict[str, Json]:
-        lines: list[LogLine] = []
-        for block in run.blocks:
-            if block.started is not None:
-                text = f"Execute PipelineRun {run.id}, BlockRun {block.id}: pipeline {run.pipeline.uuid}"
-                lines.append((block.started, "INFO", f"{text} block {block.uuid}", block))
-            if block.status == "completed":
-                text = f"BlockRun {block.id} (block_uuid: {block.uuid}) completes."
-                lines.append((block.updated, "INFO", text, block))
-            elif block.status == "failed":
-                text = f"BlockRun {block.id} (block_uuid: {block.uuid}) failed."
-                lines.append((block.updated, "EXCEPTION", text, block))
-        if run.timed_out_after is not None:
-            text = f"Pipeline run timed out after {run.timed_out_after} seconds"
-            lines.append((run.ended or run.updated, "ERROR", text, None))
-        return self._log_file(run, "scheduler.log", lines)
+    def _pipeline_row(self, pipeline: Pipeline, left_out: set[str]) -> dict[str, Json]:
+        return {
+            "cache_block_output_in_memory": False,
+            "concurrency_config": {},
+            "created_at": None,
+            "data_integration": None,
+            "description": None,
+            "executor_config": {},
+            "executor_count": 1,
+            "executor_type": None,
+            "name": pipeline.uuid,
+            "notification_config": {},
+            "remote_variables_dir": None,
+            "retry_config": {},
+            "run_pipeline_in_one_process": False,
+            "settings": {"triggers": None},
+            "tags": [],
+            "type": "python",
+            "uuid": pipeline.uuid,
+            "variables_dir": REPO_PATH,
+            "spark_config": {},
+            "blocks": [self._block_of(pipeline, uuid, left_out) for uuid in pipeline.upstream],
+            "callbacks": [],
+            "conditionals": [],
+            "widgets": [],
+            "extensions": {},
+            "updated_at": datetime.fromtimestamp(self._started, UTC).isoformat(),
+        }
 
-    def _block_log(self, run: MageRun, block: BlockRun) -> dict[str, Json]:
-        lines: list[LogLine] = []
-        if block.started is not None:
-            lines.append((block.started, "INFO", "Start executing block with BlockExecutor.", block))
-        if block.status == "failed":
-            lines.append((block.updated, "EXCEPTION", f"Failed to execute block {block.uuid}", block))
-        elif block.status == "completed":
-            lines.append((block.updated, "INFO", "Finish executing block with BlockExecutor.", block))
-        return self._log_file(run, f"{block.uuid}.log", lines)
+    def _block_of(self, pipeline: Pipeline, uuid: str, left_out: set[str]) -> dict[str, Json]:
+        row: dict[str, Json] = {
+            "all_upstream_blocks_executed": not pipeline.upstream[uuid],
+            "color": None,
+            "configuration": {},
+            "downstream_blocks": [other for other, up in pipeline.upstream.items() if uuid in up],
+            "executor_config": None,
+            "executor_type": "local_python",
+            "has_callback": None,
+            "name": uuid,
+            "language": "python",
+            "retry_config": None,
+            "status": "not_executed",
+            "timeout": None,
+            "type": pipeline.types[uuid],
+            "upstream_blocks": list(pipeline.upstream[uuid]),
+            "uuid": uuid,
+            "callback_blocks": [],
+            "conditional_blocks": [],
+            "content": f"@{pipeline.types[uuid]}\ndef {uuid}(*args, **kwargs):\n    ...\n",
+            "outputs": [],
+            "metadata": {},
+            "tags": [],
+        }
+        return {name: value for name, value in row.items() if name not in left_out}
 
-    def _log_file(self, run: MageRun, name: str, lines: Sequence[LogLine]) -> dict[str, Json]:
-        """Return a log file; under the line of an exception stands its traceback, which is no JSON."""
-        written = []
-        for at, level, message, block in lines:
-            entry = {
-                "pipeline_run_id": run.id,
-                "pipeline_schedule_id": run.schedule.id,
-                "pipeline_uuid": run.pipeline.uuid,
-                "level": level,
-                "message": message,
-                "timestamp": at,
-            }
-            if block is not None:
-                entry |= {"block_run_id": block.id, "block_uuid": block.uuid}
-            trace = (
-                block.metrics["error"]["message"] if level == "EXCEPTION" and block and block.metrics else ""
-            )
-            if trace:
-                entry["error"] = trace
-            written.append(
-                f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%S} {json.dumps(entry)}\n{trace}"
-            )
-        content = "".join(written)
+    def _log_file(self, run: MageRun, of: BlockRun | str) -> dict[str, Json]:
+        """Return the log of a block, or one of the run's own by its name."""
+        lines: list[LogLine] = run.log if of == "scheduler.log" else []
+        name, last = of, {}
+        if isinstance(of, BlockRun):
+            name, lines = f"{of.uuid}.log", of.log
+            last = {"block_type": run.pipeline.types[of.uuid]}
+        shared = {
+            "pipeline_run_id": run.id,
+            "pipeline_schedule_id": run.schedule.id,
+            "pipeline_uuid": run.pipeline.uuid,
+        }
+        content = log_text(lines, shared, last)
         folder = f"{REPO_PATH}/pipelines/{run.pipeline.uuid}/.logs/{run.variables['execution_partition']}"
         return {
             "name": name,
             "path": f"{folder}/{name}",
             "size": len(content),
-            "modified_timestamp": lines[-1][0] if lines else run.created,
+            "modified_timestamp": lines[-1].at if lines else run.created,
             "content": content,
         }
 
@@ -893,12 +937,6 @@ class MageSimulator(System):
             cancels=run.cancels,
             cancelled=run.cancelled,
         )
-
-
-def next_block(run: MageRun) -> BlockRun | None:
-    """Return the block that a scheduler loop may queue: all before it are completed."""
-    block = next((block for block in run.blocks if block.status != "completed"), None)
-    return block if block is not None and block.status == "initial" else None
 
 
 def bearer(request: web.Request) -> str | None:
@@ -929,14 +967,15 @@ async def asked_of(request: web.Request) -> Any:
     return (body.get("pipeline_run") if isinstance(body, dict) else None) or {}
 
 
-def read_date(value: Json, now: float) -> datetime:
-    """Read an execution date as Python 3.10 does: without ``Z``."""
+def read_date(value: Json, now: float, database: str) -> datetime:
+    """Read an execution date as Python 3.10 does, without ``Z``; SQLite drops an offset."""
     if value is None:
         return datetime.fromtimestamp(now, UTC)
     if str(value).endswith("Z"):
         raise ValueError(f"Invalid isoformat string: {value!r}")
     date = datetime.fromisoformat(value)
-    return date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
+    keeps = database == "postgres" and date.tzinfo is not None
+    return date.astimezone(UTC) if keeps else date.replace(tzinfo=UTC)
 
 
 def ordered(runs: list[MageRun], order: str) -> list[MageRun]:
@@ -977,20 +1016,6 @@ def with_retries_grouped(runs: list[MageRun], rows: list[MageRun]) -> list[MageR
     return kept + [run for run in runs if run.execution_date == last.execution_date]
 
 
-def stack(depth: int = 22) -> list[str]:
-    """Return stack frames such as Mage puts into its errors."""
-    return [
-        f'  File "/usr/lib/python3.10/site-packages/server/layer_{n}.py", line {40 + 7 * n}, in call_{n}\n'
-        f"    return await self.handler(request, **self.options[{n}])\n"
-        for n in range(depth)
-    ]
-
-
-def traceback_of(kind: str, text: str) -> str:
-    """Return a traceback that ends in the exception's type and text."""
-    return "Traceback (most recent call last):\n" + "".join(stack(12)) + f"{kind}: {text}\n"
-
-
 def answer(body: Json, status: int = 200) -> web.Response:
     """Return a JSON answer; the content type names no character set, as Mage's does."""
     return web.Response(body=json.dumps(body).encode(), status=status, content_type="application/json")
@@ -1005,17 +1030,6 @@ def uncaught(error: Exception, parameters: dict[str, str]) -> web.Response:
         kind = error.kind
     details = {"code": 500, "errors": stack(), "exception": text, "message": traceback_of(kind, text)}
     return answer({"error": details, "url_parameters": parameters})
-
-
-def block_error(block: str, message: str | None) -> dict[str, Json]:
-    """Return the metrics of a block that raised; a message may begin with the type of the error."""
-    text = message or "simulated failure"
-    kind = "RuntimeError"
-    if named := RAISED.fullmatch(text):
-        kind, text = named["kind"], named["text"]
-    own = f'  File "{REPO_PATH}/blocks/{block}.py", line 7, in {block}\n    raise {kind}({text!r})\n'
-    trace = "Traceback (most recent call last):\n" + "".join(stack(6)) + own + f"{kind}: {text}\n"
-    return {"error": {"error": text, "errors": stack(), "message": trace}}
 
 
 def jwt_of(token: str, expires: float) -> str:

@@ -154,20 +154,61 @@ def real_mage(python: Path, folder: Path, *, auth: bool, base_path: str | None =
         yield Mage(server.url, auth, server.schedules, loop, end_sessions)
 
 
+def diamond(block: str, variables: dict[str, Any], attempt: int) -> Iterator[str]:
+    """Do what the blocks of the pipeline `diamond` do."""
+    yield f"{block} is at work"
+    if variables.get("fail") == block:
+        raise ValueError(f"{block} was told to fail")
+
+
+def plain(block: str, variables: dict[str, Any], attempt: int) -> Iterator[str]:
+    """Do what the blocks of the other pipelines do."""
+    if block == "load":
+        yield f"loaded {variables}"
+    elif block == "bang":
+        raise ValueError("bang in transform")
+    elif block == "once":
+        yield "once is here for the first time" if attempt == 1 else "once was here before"
+        if attempt == 1:
+            raise RuntimeError("it works when retried")
+
+
 LOAD = ("load", "data_loader")
+TRANSFORM = ("transform", "transformer")
 PIPELINES = (
-    Pipeline("example", (LOAD, ("transform", "transformer"))),
-    Pipeline("broken", (LOAD, ("bang", "transformer")), failing="bang"),
-    Pipeline("slow", (("wait", "data_loader"),)),
+    Pipeline("broken", (LOAD, ("bang", "transformer")), work=plain),
+    Pipeline(
+        "diamond",
+        (
+            ("start", "data_loader"),
+            ("left", "transformer", ("start",)),
+            ("right", "transformer", ("start",)),
+            ("join", "transformer", ("left", "right")),
+        ),
+        work=diamond,
+    ),
     Pipeline("empty"),
+    Pipeline("example", (LOAD, TRANSFORM), work=plain),
+    Pipeline("flaky", (LOAD, ("once", "transformer"), TRANSFORM), work=plain),
+    Pipeline("slow", (("wait", "data_loader"),)),
 )
 SCHEDULES = (
     SimulatedSchedule(1, "broken", "broken", "broken_token"),
-    SimulatedSchedule(2, "empty", "empty", "empty_token"),
-    SimulatedSchedule(3, "example", "example", "example_token"),
-    SimulatedSchedule(4, "example", "inactive", "inactive_token", status="inactive"),
-    SimulatedSchedule(5, "example", "nightly", "nightly_token", type="time"),
-    SimulatedSchedule(6, "slow", "slow", "slow_token"),
+    SimulatedSchedule(2, "diamond", "diamond", "diamond_token"),
+    SimulatedSchedule(3, "diamond", "lenient", "lenient_token", settings={"allow_blocks_to_fail": True}),
+    SimulatedSchedule(4, "empty", "empty", "empty_token"),
+    SimulatedSchedule(5, "example", "example", "example_token"),
+    SimulatedSchedule(6, "example", "inactive", "inactive_token", status="inactive"),
+    SimulatedSchedule(7, "example", "nightly", "nightly_token", type="time"),
+    SimulatedSchedule(
+        8, "example", "one_at_a_time", "one_at_a_time_token", settings={"pipeline_run_limit": 1}
+    ),
+    SimulatedSchedule(9, "flaky", "flaky", "flaky_token"),
+    SimulatedSchedule(10, "slow", "slow", "slow_token"),
+    SimulatedSchedule(11, "slow", "impatient", "impatient_token", settings={"timeout": 3}),
+    SimulatedSchedule(
+        12, "slow", "gives_up", "gives_up_token", settings={"timeout": 3, "timeout_status": "cancelled"}
+    ),
 )
 
 
@@ -178,7 +219,6 @@ def simulated_mage(*, auth: bool, alone: bool = True) -> Iterator[Mage]:
     options = {"auth": auth, "pipelines": PIPELINES, "schedules": SCHEDULES}
     settings = {"speed": speed, "duration": 5, "options": {"mage": options}}
     with Simulator(system="mage" if alone else None, **settings) as simulator:
-        simulator.plan(resource="broken", outcome="failed", message="ValueError: bang in transform")
         simulator.plan(resource="slow", duration=120)
         schedules = {each.name: Schedule(each.id, each.pipeline_uuid, each.token) for each in SCHEDULES}
         yield Mage(simulator.url_of("mage"), auth, schedules, 10 / speed, simulator.expire_tokens)

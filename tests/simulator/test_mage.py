@@ -5,8 +5,9 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import requests
@@ -102,6 +103,61 @@ class Client:
 def mage(sim: Simulator) -> Client:
     """A client of the simulated Mage, without user authentication."""
     return Client(sim)
+
+
+class Graph(Client):
+    """A client of a simulated Mage with blocks in the form of a diamond."""
+
+    triggers: ClassVar = {"graph": 1, "lenient": 2, "gives_up": 3}
+
+    def start_graph(self, trigger: str = "graph", **variables: Any) -> int:
+        asked = {"pipeline_run": {"variables": variables}}
+        return self.start(self.triggers[trigger], token=trigger, json=asked)
+
+    def statuses(self, run: int) -> list[str]:
+        return [block["status"] for block in self.get(run)["block_runs"]]
+
+
+def at_work(block: str, variables: dict[str, Any], attempt: int) -> Iterator[str]:
+    yield f"{block} is at work"
+    if variables.get("fail") == block:
+        raise ValueError(f"{block} was told to fail")
+
+
+@pytest.fixture
+def graph() -> Iterator[Graph]:
+    """A client of a simulated Mage with blocks in the form of a diamond."""
+    blocks = (
+        ("start", "data_loader"),
+        ("left", "transformer"),
+        ("right", "transformer", ("start",)),
+        ("join", "transformer", ("left", "right")),
+    )
+    settings = {"graph": {}, "lenient": {"allow_blocks_to_fail": True}}
+    settings["gives_up"] = {"timeout": 3, "timeout_status": "cancelled"}
+    world = {
+        "pipelines": (Pipeline("graph", blocks, work=at_work),),
+        "schedules": tuple(
+            Schedule(number, "graph", name, name, settings=settings[name])
+            for name, number in Graph.triggers.items()
+        ),
+    }
+    with Simulator(speed=100, options={"mage": world}) as sim:
+        yield Graph(sim)
+
+
+def lines_of(log: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the lines of a log that are JSON."""
+    found = re.findall(r"^[-\d]{10}T[:\d]{8} (\{.*\})$", log["content"], re.MULTILINE)
+    return [json.loads(line) for line in found]
+
+
+def logged(client: Client, run: int, block: str) -> list[dict[str, Any]]:
+    """Return what the log of a block says."""
+    path = f"/api/pipelines/graph/logs?pipeline_run_id[]={run}&_limit=20"
+    logs = client.call("GET", path).json()["logs"][0]["block_run_logs"]
+    (log,) = (log for log in logs if log["name"] == f"{block}.log")
+    return lines_of(log)
 
 
 @pytest.fixture
@@ -270,6 +326,28 @@ def test_prevent_duplicates(mage: Client) -> None:
     assert len(mage.sim.runs()) == 1
     mage.trigger(json={"pipeline_run": {"execution_date": date}})
     assert len(mage.sim.runs()) == 2
+    other = mage.trigger(7, json={"pipeline_run": asked}).json()["pipeline_run"]
+    assert other["variables"]["execution_partition"] == "7/20261122T123456_789012"
+    later = {**asked, "execution_date": "2026-11-22T12:34:57+00:00"}
+    assert mage.trigger(json={"pipeline_run": later}).json()["pipeline_run"]["execution_date"] == (
+        "2026-11-22 12:34:57"
+    )
+
+
+def test_prevent_duplicates_at_once(mage: Client) -> None:
+    asked = {"execution_date": "2026-11-22T12:34:56.789012+00:00", "prevent_duplicates": True}
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda _: mage.trigger(json={"pipeline_run": asked}).json(), range(10)))
+    assert len([body for body in answers if "pipeline_run" in body]) == len(mage.sim.runs()) == 1
+
+
+@pytest.mark.parametrize(
+    ("database", "kept"), [("sqlite", "2026-11-22 14:34:58"), ("postgres", "2026-11-22 12:34:58+00:00")]
+)
+def test_offset_of_an_execution_date(database: str, kept: str) -> None:
+    with Simulator(options={"mage": {"database": database}}) as sim:
+        asked = {"pipeline_run": {"execution_date": "2026-11-22T14:34:58+02:00"}}
+        assert Client(sim).trigger(json=asked).json()["pipeline_run"]["execution_date"] == kept
 
 
 def test_other_columns(mage: Client) -> None:
@@ -390,6 +468,30 @@ def test_timeout_setting(mage: Client, until: Until) -> None:
     assert re.search(r"Pipeline run timed out after \d+ seconds", logs["pipeline_run_logs"][1]["content"])
 
 
+def test_timeout_status_setting(graph: Client, until: Until) -> None:
+    """A run that times out may look like one that was cancelled."""
+    graph.sim.plan(duration=500)
+    run = graph.start_graph("gives_up")
+    until(lambda: graph.status(run) == "cancelled")
+    assert graph.get(run)["completed_at"] is None
+    assert graph.sim.runs()[0]["cancelled"] is False
+
+
+@pytest.mark.parametrize(
+    ("fail", "statuses"),
+    [
+        ("left", ["completed", "failed", "completed", "upstream_failed"]),
+        ("start", ["failed", "upstream_failed", "upstream_failed", "upstream_failed"]),
+    ],
+)
+def test_allow_blocks_to_fail_setting(graph: Client, until: Until, fail: str, statuses: list[str]) -> None:
+    """The other blocks go on; then the run fails all the same, with a time of completion."""
+    run = graph.start_graph("lenient", fail=fail)
+    until(lambda: graph.status(run) == "failed")
+    assert graph.statuses(run) == statuses
+    assert graph.get(run)["completed_at"] is not None
+
+
 def test_run_limit_setting(mage: Client, until: Until) -> None:
     first, second = mage.start(7), mage.start(7)
     until(lambda: mage.status(first) == "running")
@@ -508,6 +610,44 @@ def test_databases() -> None:
             assert re.fullmatch(r"[-\d]{10} [:\d]{8}(\.\d{6})?\+00:00", run[name])
 
 
+def test_pipeline(graph: Client) -> None:
+    """Its blocks know their neighbours; their code and outputs are left out on request."""
+    pipeline = graph.call("GET", "/api/pipelines/graph").json()["pipeline"]
+    edges = {
+        block["uuid"]: (block["upstream_blocks"], block["downstream_blocks"]) for block in pipeline["blocks"]
+    }
+    assert edges == {
+        "start": ([], ["left", "right"]),
+        "left": (["start"], ["join"]),
+        "right": (["start"], ["join"]),
+        "join": (["left", "right"], []),
+    }
+    assert "def left" in pipeline["blocks"][1]["content"]
+    path = "/api/pipelines/graph?includes_content=false&includes_outputs="
+    small = graph.call("GET", path + "false").json()["pipeline"]["blocks"][0]
+    assert {"content", "outputs"} & set(small) == set()
+    assert "outputs" in graph.call("GET", path + "0").json()["pipeline"]["blocks"][0], "only a word says no"
+    body = assert_uncaught(graph.call("GET", "/api/pipelines/none"), "Pipeline none does not exist.")
+    assert body["url_parameters"] == {"resource": "pipelines", "pk": "none"}
+
+
+def test_schedules_of_a_pipeline(mage: Client) -> None:
+    """The latest comes first."""
+    path = "/api/pipelines/example/pipeline_schedules"
+    body = mage.call("GET", path).json()
+    assert [row["id"] for row in body["pipeline_schedules"]] == [7, 5, 4, 1]
+    assert {row["pipeline_uuid"] for row in body["pipeline_schedules"]} == {"example"}
+    assert body["metadata"] == {"count": 4, "next": False}
+    body = mage.call("GET", path + "?_limit=2&_offset=1").json()
+    assert [row["id"] for row in body["pipeline_schedules"]] == [5, 4]
+    assert body["metadata"] == {"count": 4, "next": True}
+    body = assert_uncaught(
+        mage.call("GET", "/api/pipelines/none/pipeline_schedules?_http_error_codes=1"),
+        "Pipeline none does not exist.",
+    )
+    assert body["url_parameters"] == {"resource": "pipelines", "pk": "none", "child": "pipeline_schedules"}
+
+
 def test_schedules(mage: Client) -> None:
     body = mage.call("GET", "/api/pipeline_schedules?_limit=2").json()
     assert body["metadata"] == {"count": 10, "next": True}
@@ -577,7 +717,7 @@ def test_ignored_updates(mage: Client, options: dict[str, Any]) -> None:
 
 
 def test_retry_failed_blocks(mage: Client, until: Until) -> None:
-    """A retry keeps the id and the old error until it is overwritten, and takes a plan of its own."""
+    """A retry keeps the id, and the old error even when it goes well; it takes a plan of its own."""
     mage.sim.plan(resource="broken")
     mage.sim.plan(resource="broken", outcome="failed", times=1)
     run = mage.start(2)
@@ -586,7 +726,9 @@ def test_retry_failed_blocks(mage: Client, until: Until) -> None:
     assert (answer["id"], answer["status"]) == (run, "running")
     assert mage.sim.count("mage", "retry") == 1
     until(lambda: mage.status(run) == "completed")
-    assert {block["status"] for block in mage.get(run)["block_runs"]} == {"completed"}
+    blocks = mage.get(run)["block_runs"]
+    assert [block["status"] for block in blocks] == ["completed"] * 3
+    assert [bool(block["metrics"]) for block in blocks] == [False, True, False]
 
 
 def test_retry_fails_again(mage: Client, until: Until) -> None:
@@ -613,8 +755,81 @@ def test_retry_a_completed_run(mage: Client, until: Until) -> None:
     mage.put(run, pipeline_run_action="retry_blocks", from_block_uuid="transform_y")
     until(lambda: mage.status(run) == "completed")
     last = mage.get(run)["block_runs"]
-    assert last[0]["started_at"] == before["block_runs"][0]["started_at"]
-    assert last[1]["started_at"] > before["block_runs"][1]["started_at"]
+    assert last[0] == before["block_runs"][0]
+    assert last[1]["started_at"] == before["block_runs"][1]["started_at"], "the first start is kept"
+    assert last[1]["completed_at"] > before["block_runs"][1]["completed_at"]
+
+
+def test_blocks_run_side_by_side(graph: Client, until: Until) -> None:
+    """All blocks whose upstream is completed are queued by the same loop."""
+    run = graph.start_graph()
+    until(lambda: graph.status(run) == "completed")
+    start, left, right, join = graph.get(run)["block_runs"]
+    assert start["completed_at"] < left["started_at"] == right["started_at"]
+    assert max(left["completed_at"], right["completed_at"]) < join["started_at"]
+
+
+def test_retry_from_a_block_runs_what_depends_on_it(graph: Client, until: Until) -> None:
+    run = graph.start_graph()
+    until(lambda: graph.status(run) == "completed")
+    before = graph.get(run)["block_runs"]
+    graph.put(run, pipeline_run_action="retry_blocks", from_block_uuid="left")
+    until(lambda: graph.status(run) == "completed")
+    after = graph.get(run)["block_runs"]
+    again = {block["block_uuid"] for block, old in zip(after, before, strict=True) if block != old}
+    assert again == {"left", "join"}
+
+
+def test_retry_beside_a_failed_block_fails_at_once(graph: Client, until: Until) -> None:
+    """The failed block counts as long as it is not among those that run again."""
+    run = graph.start_graph(fail="left")
+    until(lambda: graph.status(run) == "failed")
+    assert graph.statuses(run) == ["completed", "failed", "completed", "cancelled"]
+    graph.put(run, pipeline_run_action="retry_blocks", from_block_uuid="right")
+    until(lambda: graph.status(run) == "failed")
+    assert graph.statuses(run) == ["completed", "failed", "cancelled", "cancelled"]
+
+
+def test_retry_does_not_stop_a_block_at_work(graph: Client, until: Until) -> None:
+    """A retry of a run that is running changes what the block shows; its process goes on and ends it."""
+    graph.sim.plan(duration=200)
+    run = graph.start_graph()
+    until(lambda: graph.statuses(run)[0] == "running")
+    graph.put(run, pipeline_run_action="retry_blocks")
+    assert graph.statuses(run) == ["initial"] * 4
+    until(lambda: graph.statuses(run)[0] == "queued")
+    until(lambda: graph.statuses(run)[0] == "completed")
+    assert len([line for line in logged(graph, run, "start") if "Start" in line["message"]]) == 1
+
+
+def test_retry_of_a_run_that_has_not_begun(mage: Client, until: Until) -> None:
+    """It runs at once, and its start is never noted."""
+    mage.sim.plan(queued=1000)
+    run = mage.start()
+    answer = mage.put(run, pipeline_run_action="retry_blocks")
+    assert (answer["status"], answer["started_at"]) == ("running", None)
+    until(lambda: mage.status(run) == "completed")
+    assert mage.get(run)["started_at"] is None
+
+
+def test_retry_of_a_cancelled_run_completes(graph: Client, until: Until) -> None:
+    run = graph.start_graph()
+    graph.put(run, status="cancelled")
+    assert graph.statuses(run) == ["cancelled"] * 4
+    graph.put(run, pipeline_run_action="retry_blocks")
+    until(lambda: graph.status(run) == "completed")
+
+
+def test_retry_of_a_run_that_timed_out_times_out_again(mage: Client, until: Until) -> None:
+    """The age counts from the first start."""
+    run = mage.start(6)
+    until(lambda: mage.status(run) == "failed")
+    started = mage.get(run)["started_at"]
+    mage.put(run, pipeline_run_action="retry_blocks")
+    until(lambda: mage.status(run) == "failed")
+    assert mage.get(run)["started_at"] == started
+    logs = mage.call("GET", f"/api/pipelines/slow/logs?pipeline_run_id[]={run}").json()["logs"][0]
+    assert logs["pipeline_run_logs"][1]["content"].count("Pipeline run timed out after") == 2
 
 
 def test_retry_that_hangs(mage: Client, until: Until) -> None:
@@ -672,21 +887,65 @@ def test_logs(mage: Client, until: Until) -> None:
     until(lambda: mage.status(run) == "failed")
     logs = mage.call("GET", f"/api/pipelines/broken/logs?pipeline_run_id[]={run}&_limit=20").json()["logs"][0]
     assert (logs["total_block_run_log_count"], logs["total_pipeline_run_log_count"]) == (3, 1)
-    assert [log["name"] for log in logs["block_run_logs"]] == ["load_x.log", "bang_y.log", "export_z.log"]
+    assert [log["name"] for log in logs["block_run_logs"]] == ["bang_y.log", "load_x.log", "export_z.log"]
     assert [log["name"] for log in logs["pipeline_run_logs"]] == ["pipeline.log", "scheduler.log"]
     assert logs["pipeline_run_logs"][0]["content"] == logs["block_run_logs"][2]["content"] == ""
-    log = logs["block_run_logs"][1]
+    log = logs["block_run_logs"][0]
     assert set(log) == {"name", "path", "size", "modified_timestamp", "content"}
-    lines = log["content"].splitlines()
-    assert lines[-1] == "RuntimeError: bang in y"
-    stamp, _, text = lines[1].partition(" ")
-    assert re.fullmatch(r"[-\d]{10}T[:\d]{8}", stamp)
-    line = json.loads(text)
-    assert (line["level"], line["block_uuid"]) == ("EXCEPTION", "bang_y")
-    assert line["message"] == "Failed to execute block bang_y"
-    assert "(block_uuid: bang_y) failed." in logs["pipeline_run_logs"][1]["content"]
+    assert log["content"].splitlines()[-1] == "RuntimeError: bang in y"
+    started, attempt, failed = lines_of(log)
+    assert (started["level"], attempt["level"]) == ("INFO", "WARNING")
+    assert (failed["level"], failed["message"]) == ("EXCEPTION", "Failed to execute block bang_y")
+    assert (failed["block_uuid"], failed["block_type"]) == ("bang_y", "transformer")
+    assert failed["error"].splitlines()[-1] == "RuntimeError: bang in y"
+    assert failed["error_stacktrace"] == "bang in y"
+    scheduler = lines_of(logs["pipeline_run_logs"][1])
+    assert scheduler[0]["message"] == "Pipeline broken for run 1 in schedule 2 is alive."
+    assert [line["message"] for line in scheduler if line["level"] == "EXCEPTION"] == [
+        "BlockRun 2 (block_uuid: bang_y) failed."
+    ]
+
+
+def test_printed_lines_are_in_the_log_of_their_block(graph: Client, until: Until) -> None:
+    """Each is a line of its own; a retry goes on in the same file."""
+    run = graph.start_graph(fail="left")
+    until(lambda: graph.status(run) == "failed")
+    assert [line["level"] for line in logged(graph, run, "left")] == ["INFO", "INFO", "WARNING", "EXCEPTION"]
+    assert logged(graph, run, "left")[1]["message"] == "left is at work"
+    assert [line["message"] for line in logged(graph, run, "right")] == [
+        "Start executing block with BlockExecutor.",
+        "right is at work",
+        "Finish executing block with BlockExecutor.",
+    ]
+    assert logged(graph, run, "join") == []
+    graph.put(run, pipeline_run_action="retry_blocks")
+    until(lambda: graph.status(run) == "failed")
+    messages = [line["message"] for line in logged(graph, run, "left")]
+    assert messages.count("left is at work") == 2
+
+
+def test_logs_of_what_does_not_exist(mage: Client) -> None:
+    run = mage.start(2)
+    for query in ("99", "abc"):
+        answer = mage.call("GET", f"/api/pipelines/broken/logs?pipeline_run_id[]={query}").json()
+        assert answer["logs"][0]["pipeline_run_logs"] == answer["logs"][0]["block_run_logs"] == []
+    other = mage.call("GET", f"/api/pipelines/example/logs?pipeline_run_id[]={run}").json()["logs"][0]
+    assert other["total_block_run_log_count"] == other["total_pipeline_run_log_count"] == 0
     body = assert_uncaught(mage.call("GET", "/api/pipelines/none/logs"), "Pipeline none does not exist.")
     assert body["url_parameters"] == {"resource": "pipelines", "pk": "none", "child": "logs"}
+
+
+def test_logs_of_many_runs(mage: Client) -> None:
+    """Without a run's id they are those of all runs of the pipeline, latest first, twenty files of a kind."""
+    runs = [mage.start() for _ in range(11)]
+    logs = mage.call("GET", "/api/pipelines/example/logs?_limit=20").json()["logs"][0]
+    assert (len(logs["block_run_logs"]), len(logs["pipeline_run_logs"])) == (20, 20)
+    assert (logs["total_block_run_log_count"], logs["total_pipeline_run_log_count"]) == (22, 11)
+    few = mage.call("GET", "/api/pipelines/example/logs?_limit=1").json()["logs"][0]
+    assert (len(few["block_run_logs"]), len(few["pipeline_run_logs"])) == (1, 2)
+    assert few["pipeline_run_logs"][0]["path"] == logs["pipeline_run_logs"][0]["path"]
+    date = mage.get(runs[-1])["variables"]["execution_partition"]
+    assert date in few["pipeline_run_logs"][0]["path"]
 
 
 def test_status_and_page(mage: Client) -> None:
