@@ -187,14 +187,15 @@ class RunHook(BaseHook):
         """
         return self.drive(lambda api: retrying(api).retry(run_id, arguments), RetryPolicy(stopped=stopped))
 
-    def find_retried(self, run_id: str, since: float) -> Run | None:
+    def find_retried(self, run_id: str, arguments: Mapping[str, Any], since: float) -> Run | None:
         """
         Return the run that a retry has begun whose answer was lost, or None if it began none.
 
         :param run_id: the service's id of the run that was to be retried.
+        :param arguments: the service's own arguments of the retry.
         :param since: UTC epoch seconds before which it was surely not begun.
         """
-        return self.drive(lambda api: retrying(api).find_retried(run_id, since))
+        return self.drive(lambda api: retrying(api).find_retried(run_id, arguments, since))
 
     def find_started(self, arguments: Mapping[str, Any], key: str, since: float) -> Run | None:
         """

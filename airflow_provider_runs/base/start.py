@@ -320,8 +320,11 @@ class DurableStart:
             self.log.info("Starting a %s run; the answer may take up to %.0f s", api.service, longest)
             return self.hook.start(self.arguments, record.key, record.started_at, lambda: self.stopped)
         self.log.info("Retrying %s run %s", api.service, record.resumes)
-        arguments = self.arguments if self.resumes is not None else {}
-        return self.hook.retry(record.resumes, arguments, lambda: self.stopped)
+        return self.hook.retry(record.resumes, self._retry_arguments(), lambda: self.stopped)
+
+    def _retry_arguments(self) -> Mapping[str, Any]:
+        """Return the task's arguments if it retries a run; those of a start mean nothing to a retry."""
+        return self.arguments if self.resumes is not None else {}
 
     def _lost(self, record: StartRecord, error: RunsError) -> Run:
         """Look for a run whose start was not answered as it should."""
@@ -345,7 +348,7 @@ class DurableStart:
 
     def _find(self, record: StartRecord) -> Run | None:
         if record.resumes is not None:
-            return self.hook.find_retried(record.resumes, record.started_at)
+            return self.hook.find_retried(record.resumes, self._retry_arguments(), record.started_at)
         return self.hook.find_started(self.arguments, record.key, record.started_at)
 
     def _supersede(self, old: StartRecord) -> None:

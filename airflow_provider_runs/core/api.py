@@ -268,11 +268,12 @@ class CanRetry(ABC):
         """
 
     @abstractmethod
-    def find_retried(self, run_id: str, since: float) -> Flow[Run | None]:
+    def find_retried(self, run_id: str, arguments: Mapping[str, Any], since: float) -> Flow[Run | None]:
         """
         Return the run that a retry has begun whose answer was lost, or None if it began none.
 
         :param run_id: the service's id of the run that was to be retried.
+        :param arguments: as for :meth:`retry`.
         :param since: UTC epoch seconds before which it was surely not begun.
         """
 

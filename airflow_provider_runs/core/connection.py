@@ -154,6 +154,18 @@ class Settings:
             raise self._wrong(name, "a number above 0")
         return number
 
+    def flag(self, name: str) -> bool:
+        """
+        Return a field of the extra as yes or no; no where it is not set.
+
+        :param name: the field.
+        :raises BadInput: if it is neither.
+        """
+        chosen = {"true": True, "false": False}.get(str(self.extra.get(name, False)).strip().lower())
+        if chosen is None:
+            raise self._wrong(name, "true or false")
+        return chosen
+
     def _wrong(self, name: str, wanted: str) -> BadInput:
         shown = type(self.extra[name]).__name__
         return BadInput(f"connection {self.conn_id!r}: field {name!r} must be {wanted}, not {shown}")

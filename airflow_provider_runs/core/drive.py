@@ -200,7 +200,7 @@ class Driver:
         try:
             with self._open().request(
                 request.method,
-                request.url,
+                request.target,
                 headers=exchange.headers(),
                 params=dict(request.params),
                 json=request.json,
@@ -302,7 +302,7 @@ class AsyncDriver:
         try:
             async with self._open().request(
                 request.method,
-                request.url,
+                request.target,
                 headers=exchange.headers(),
                 params=dict(request.params),
                 json=request.json,
@@ -312,7 +312,7 @@ class AsyncDriver:
                     sock_read=exchange.timeout,
                 ),
                 allow_redirects=False,
-                proxy=_proxy(request.url),
+                proxy=_proxy(request.target),
             ) as answer:
                 return Response(
                     answer.status,

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from airflow_provider_runs.core.errors import ApiError
 
@@ -34,7 +34,7 @@ class Request:
     One HTTP request.
 
     :param method: HTTP method, upper case.
-    :param url: absolute URL without secrets and without query.
+    :param url: absolute URL without query. ``***`` in it stands for the secret.
     :param headers: headers besides authentication, which the driver adds.
     :param params: query parameters.
     :param json: body to be sent as JSON; None sends none.
@@ -42,6 +42,7 @@ class Request:
         a run is so only with an idempotency key.
     :param authenticated: whether the driver gets a token first and adds it.
     :param timeout: seconds to wait for the answer; None takes the connection's ``request_timeout``.
+    :param secret: a secret that the URL must hold when it is sent, and nowhere else.
     """
 
     method: str
@@ -52,6 +53,12 @@ class Request:
     safe_to_repeat: bool = False
     authenticated: bool = True
     timeout: float | None = None
+    secret: str | None = field(default=None, repr=False)
+
+    @property
+    def target(self) -> str:
+        """The URL as it is sent."""
+        return self.url if self.secret is None else self.url.replace("***", quote(self.secret, safe=""))
 
     def __str__(self) -> str:
         return f"{self.method} {urlsplit(self.url).path}"

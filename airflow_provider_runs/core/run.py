@@ -89,6 +89,10 @@ class StatusTable:
         """
         return self._states.get(word.casefold(), RunState.UNKNOWN)
 
+    def all_words(self) -> tuple[str, ...]:
+        """Return every word of the table, in lower case."""
+        return tuple(self._states)
+
     def words(self, state: RunState) -> tuple[str, ...]:
         """
         Return the words that mean a state.

@@ -1,19 +1,16 @@
 """
-Mage's pipeline runs: connection, status words and endpoints.
+Mage's pipeline runs: connection and endpoints.
 
-See https://docs.mage.ai/api-reference/pipeline-runs/overview. Mage answers nearly every error with HTTP 200
-and an ``error`` object, so an answer counts as good only if it holds the expected key and no ``error``.
+See https://docs.mage.ai/api-reference/pipeline-runs/overview. What the answers mean stands in
+:mod:`~airflow_provider_runs.mage.answers`.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import re
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import quote
 
 from airflow_provider_runs.core.api import (
@@ -21,7 +18,8 @@ from airflow_provider_runs.core.api import (
     CanExplain,
     CanFindStarted,
     CanGetMany,
-    RunApi,
+    CanListRuns,
+    CanRetry,
     Scope,
     Token,
     header_text,
@@ -33,21 +31,21 @@ from airflow_provider_runs.core.connection import (
     Field,
     Settings,
 )
-from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound, Unauthorized
-from airflow_provider_runs.core.http import (
-    Flow,
-    Request,
-    Response,
-    excerpt,
-    one_line,
-    parse_json,
-)
-from airflow_provider_runs.core.inputs import integer, json_object, unknown_names
-from airflow_provider_runs.core.run import Run, RunState, StatusTable
+from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound, RunsError, Unauthorized
+from airflow_provider_runs.core.http import Flow, Request, one_line
+from airflow_provider_runs.core.inputs import boolean, integer, json_object, required_text, unknown_names
+from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.core.schedule import Pace
+from airflow_provider_runs.mage.answers import (
+    MageAnswers,
+    blocks_of,
+    created_at,
+    failures,
+    inner_token,
+    log_lines,
+)
 
-if TYPE_CHECKING:
-    from pendulum import DateTime
+Row = dict[str, Any]
 
 # The public client id of Mage's own web interface, the same in every installation.
 API_KEY = "zkWlN0PkIKSN0C11CfUHUj84OT5XOJ6tDZ6bDRO2"
@@ -56,10 +54,20 @@ LONGEST_LIFETIME = 1e9
 MARKER = "airflow_run_key"
 PAGE = 100
 ACTIVE_PAGE = 500
+LOG_FILES = 20
 # created_at has whole seconds, and on Postgres it is the start of the transaction.
 CLOCK_SLACK = 300.0
 TRACEBACK_LINES = 50
-ARGUMENTS = ("pipeline_schedule_id", "variables", "event_variables")
+LOG_TAIL = 20
+ARGUMENTS = (
+    "pipeline_schedule_id",
+    "pipeline_uuid",
+    "trigger_name",
+    "variables",
+    "event_variables",
+    "allow_inactive_trigger",
+)
+FILTERS = ("pipeline_schedule_id", "pipeline_uuid", "trigger_name")
 # The server overwrites these in what the blocks get, so a value given here would be lost.
 RESERVED_VARIABLES = (
     "env",
@@ -72,17 +80,10 @@ RESERVED_VARIABLES = (
     "trigger_name",
     MARKER,
 )
-# Texts of error.exception that say that a trigger call did nothing and never will (contract section 2).
-REFUSED = (
-    "only supported for API trigger",
-    "invalid literal for int()",
-    "Expecting property name",
-    "Expecting value",
-    "object has no attribute 'get'",
-    "is not iterable",
-    "does not exist in repo_path",
-    "invalid keyword argument for PipelineRun",
-)
+# What error.exception says where prevent_duplicates found a run with the same date (contract section 7).
+DUPLICATE = "'NoneType' object has no attribute 'to_dict'"
+NOT_GUARDED = "'prevent_duplicates' is an invalid keyword argument"
+GUARDED_TRIES = 5
 
 DOCUMENTATION = "https://docs.mage.ai/api-reference/pipeline-runs/overview"
 
@@ -98,8 +99,14 @@ CONNECTION = ConnectionSpec(
         Field(
             "trigger_token",
             "Trigger token",
-            description="Token of the API trigger, from its page in Mage. Sent in a header, never in a URL.",
+            description="Token of the API trigger, from its page in Mage. Empty: read from the server.",
             secret=True,
+        ),
+        Field(
+            "old_trigger_url",
+            "Old trigger URL",
+            "boolean",
+            description="For old servers only: send the token in the URL and the event as a bare payload.",
         ),
         Field(
             "dashboard_url",
@@ -112,20 +119,10 @@ CONNECTION = ConnectionSpec(
 )
 
 
-class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted, CanGetMany):
+class MageRunApi(MageAnswers, CanCancel, CanExplain, CanFindStarted, CanGetMany, CanListRuns, CanRetry):
     """Describe Mage's run API for one connection."""
 
-    service = "Mage"
     connection = CONNECTION
-    statuses = StatusTable(
-        {
-            RunState.PENDING: ("initial",),
-            RunState.RUNNING: ("running",),
-            RunState.SUCCEEDED: ("completed",),
-            RunState.FAILED: ("failed",),
-            RunState.CANCELLED: ("cancelled",),
-        }
-    )
     # One list of the active runs serves all who wait; the server's work grows with the rows of a page.
     batch_size = 500
     # The status changes with the loops of Mage's scheduler only, every 10 s by default.
@@ -135,90 +132,152 @@ class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted, CanGetMany):
         super().__init__(settings, scope, **kwargs)
         token = settings.text("trigger_token")
         self.trigger_token = header_text("trigger_token", token) if token else None
+        self.old_trigger_url = settings.flag("old_trigger_url")
+        self.tokens_read: set[str] = set()
+        """Trigger tokens that the server told."""
         if settings.password and not settings.login:
             raise BadInput(f"connection {settings.conn_id!r}: a password needs a login (email or username)")
         self.dashboard_url = (settings.text("dashboard_url") or settings.base_url).rstrip("/")
+
+    # Starting
 
     def trigger(
         self, arguments: Mapping[str, Any], key: str | None = None, began: float | None = None
     ) -> Flow[Run]:
         body = self.trigger_body(arguments, key)
-        schedule = integer("pipeline_schedule_id", arguments["pipeline_schedule_id"], at_least=0)
-        if self.trigger_token is None:
-            raise BadInput(
-                f"connection {self.settings.conn_id!r}: starting a run needs the field trigger_token"
-            )
-        response = yield Request(
-            "POST",
-            f"{self.settings.base_url}/api/pipeline_schedules/{schedule}/api_trigger",
-            headers={"Authorization": f"Bearer {self.trigger_token}"},
-            json=body,
-            authenticated=False,
+        schedule, token = yield from self._startable(arguments)
+        what = f"starting trigger {schedule}"
+        guarded = key is not None and began is not None and not self.old_trigger_url
+        date = datetime.fromtimestamp(began or 0.0, UTC)
+        for _ in range(GUARDED_TRIES):
+            sent = body
+            if guarded:
+                # Mage refuses a second run with the same date, so a request that was lost and lands late
+                # does no harm. The date is the real one of the first request, because the blocks see it.
+                guard = {
+                    "execution_date": date.isoformat(timespec="microseconds"),
+                    "prevent_duplicates": True,
+                }
+                sent = {**body, "pipeline_run": {**body["pipeline_run"], **guard}}
+            response = yield self._start_request(schedule, token, sent)
+            try:
+                return self._run(self._read(response, "pipeline_run", what))
+            except ApiError as error:
+                if guarded and NOT_GUARDED in str(error):
+                    guarded = False
+                    continue
+                if not guarded or DUPLICATE not in str(error):
+                    raise
+            found = yield from self.find_started({"pipeline_schedule_id": schedule}, str(key), began or 0.0)
+            if found is not None:
+                return found
+            # Another task's run of the same microsecond.
+            date += timedelta(microseconds=1)
+        raise ApiError(
+            f"Mage answered {what} {GUARDED_TRIES} times with an error that means that there is such a run "
+            "already, but lists none",
+            status=500,
+            permanent=False,
         )
-        return self._run(self._read(response, "pipeline_run", f"starting trigger {schedule}"))
+
+    def _start_request(self, schedule: int, token: str, body: Row) -> Request:
+        path = f"{self.settings.base_url}/api/pipeline_schedules/{schedule}"
+        if not self.old_trigger_url:
+            bearer = {"Authorization": f"Bearer {token}"}
+            return Request("POST", f"{path}/api_trigger", headers=bearer, json=body, authenticated=False)
+        if not re.fullmatch(r"\w+", token, re.ASCII):
+            raise BadInput(
+                f"connection {self.settings.conn_id!r}: a trigger token in the URL may consist of letters, "
+                "digits and _ only; switch old_trigger_url off, or give the trigger another token"
+            )
+        return Request("POST", f"{path}/pipeline_runs/***", secret=token, json=body, authenticated=False)
+
+    def _startable(self, arguments: Mapping[str, Any]) -> Flow[tuple[int, str]]:
+        """Return id and token of the trigger that is meant, if calling it starts a run and nothing else."""
+        allowed = boolean("allow_inactive_trigger", arguments.get("allow_inactive_trigger"), default=False)
+        known = arguments.get("pipeline_uuid") is None
+        if known and allowed and self.trigger_token:
+            return self._schedule_id(arguments), self.trigger_token
+        try:
+            row = yield from self._schedule(arguments)
+        except Unauthorized:
+            # Without a login the trigger cannot be looked at where Mage has user authentication on.
+            if self.authenticates() or not known or not self.trigger_token:
+                raise
+            return self._schedule_id(arguments), self.trigger_token
+        schedule = int(row["id"])
+        named = f"trigger {schedule} ({one_line(str(row.get('name')), self.redact)!r})"
+        if row.get("schedule_type") != "api":
+            raise ApiError(
+                f"{named} is a {row.get('schedule_type')} trigger in Mage; only API triggers can be called",
+                status=400,
+            )
+        if row.get("status") != "active" and not allowed:
+            raise ApiError(
+                f"{named} is {row.get('status')} in Mage, and calling it would make it active. Activate it "
+                "in Mage, or allow that by allow_inactive_trigger=True",
+                status=400,
+            )
+        token = self.trigger_token or row.get("token")
+        # A server may be set to hide tokens behind a placeholder in brackets.
+        if not isinstance(token, str) or not token.strip() or token.startswith("["):
+            raise BadInput(
+                f"connection {self.settings.conn_id!r}: Mage does not tell the token of {named}; set the "
+                "field trigger_token"
+            )
+        if token != self.trigger_token:
+            self.tokens_read.add(token)
+            self.keep_secret(token)
+        return schedule, header_text("the trigger's token", token)
+
+    def trigger_body(self, arguments: Mapping[str, Any], key: str | None) -> Row:
+        unknown_names("Mage run", arguments, ARGUMENTS)
+        self._check_schedule(arguments)
+        boolean("allow_inactive_trigger", arguments.get("allow_inactive_trigger"), default=False)
+        variables = json_object("variables", arguments.get("variables"))
+        if taken := sorted(set(variables) & set(RESERVED_VARIABLES)):
+            raise BadInput(f"variables must not hold {', '.join(taken)}: Mage sets these itself")
+        event_variables = json_object("event_variables", arguments.get("event_variables"))
+        if "pipeline_run" in event_variables:
+            raise BadInput("event_variables must not hold pipeline_run: Mage reads it as the run itself")
+        if MARKER in event_variables:
+            raise BadInput(f"event_variables must not hold {MARKER}: runs are found again by it")
+        marker = {} if key is None else {MARKER: key}
+        if not self.old_trigger_url:
+            return {"pipeline_run": {"variables": variables | marker}, **event_variables}
+        if variables:
+            raise BadInput(
+                f"connection {self.settings.conn_id!r} has old_trigger_url on, for servers that take a bare "
+                "payload only: give event_variables, which the blocks get as arguments too"
+            )
+        return event_variables | marker
+
+    def find_started(self, arguments: Mapping[str, Any], key: str, since: float) -> Flow[Run | None]:
+        self._check_schedule(arguments)
+        if arguments.get("pipeline_uuid") is None:
+            schedule = self._schedule_id(arguments)
+        else:
+            schedule = int((yield from self._schedule(arguments))["id"])
+        rows = yield from self._rows(
+            f"/api/pipeline_schedules/{schedule}/pipeline_runs",
+            {"order_by[]": "id desc", "disable_retries_grouping": "1"},
+            "pipeline_runs",
+            f"listing the runs of trigger {schedule}",
+            enough=lambda page: _is_before(page[-1], since - CLOCK_SLACK),
+        )
+        found = []
+        for row in rows:
+            marks = (row.get("variables"), row.get("event_variables"))
+            marked = any(isinstance(one, dict) and one.get(MARKER) == key for one in marks)
+            if marked and row.get("pipeline_schedule_id") == schedule:
+                found.append(self._run(row))
+        # A run retried in Mage's interface copies the marker into a newer run; ours is the oldest.
+        return min(found, key=lambda run: int(run.id), default=None)
+
+    # Asking
 
     def get(self, run_id: str) -> Flow[Run]:
         return self._run((yield from self._detail(run_id)))
-
-    def check(self) -> Flow[str]:
-        response = yield self._request("GET", "/api/status", authenticated=False)
-        statuses = self._read(response, "statuses", "the server's status")
-        first = statuses[0] if isinstance(statuses, list) and statuses else None
-        scheduler = first.get("scheduler_status") if isinstance(first, dict) else None
-        response = yield self._request("GET", "/api/pipeline_runs", {"_limit": "0"})
-        self._read(response, "pipeline_runs", "listing runs")
-        return f"Connected to Mage at {self.settings.base_url}, scheduler {scheduler or 'unknown'}"
-
-    def cancel(self, run_id: str) -> Flow[None]:
-        response = yield self._request(
-            "PUT", f"/api/pipeline_runs/{_id(run_id)}", json={"pipeline_run": {"status": "cancelled"}}
-        )
-        self._read(response, "pipeline_run", f"cancelling run {run_id}")
-
-    def explain(self, run_id: str) -> Flow[str | None]:
-        row = yield from self._detail(run_id)
-        parts = []
-        for block, error in _failures(row):
-            lines = self.redact(str(error.get("message") or "")).rstrip().splitlines()
-            parts.append("\n".join([f"block {block}: {self._reason(error)}", *lines[-TRACEBACK_LINES:]]))
-        return "\n".join(parts) or None
-
-    def find_started(self, arguments: Mapping[str, Any], key: str, since: float) -> Flow[Run | None]:
-        schedule = integer("pipeline_schedule_id", arguments.get("pipeline_schedule_id"), at_least=0)
-        what = f"listing the runs of trigger {schedule}"
-        found: list[dict[str, Any]] = []
-        last: list[dict[str, Any]] = []
-        offset = 0
-        while True:
-            response = yield self._request(
-                "GET",
-                f"/api/pipeline_schedules/{schedule}/pipeline_runs",
-                {
-                    "order_by[]": "id desc",
-                    "disable_retries_grouping": "1",
-                    "_limit": str(PAGE),
-                    "_offset": str(offset),
-                },
-            )
-            rows = self._read(response, "pipeline_runs", what)
-            more = _has_next(response)
-            # "No such run" lets the caller start one, so a list that cannot be read must not end as that.
-            readable = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
-            if not readable or more is None or (rows and rows == last):
-                raise self._unusable(response, what)
-            last = rows
-            for row in rows:
-                variables = row.get("variables")
-                marked = isinstance(variables, dict) and variables.get(MARKER) == key
-                if marked and row.get("pipeline_schedule_id") == schedule:
-                    found.append(row)
-            offset += PAGE
-            oldest = _moment(rows[-1].get("created_at")) if rows else None
-            if not rows or not more or (oldest and oldest.timestamp() < since - CLOCK_SLACK):
-                break
-        # A run retried in Mage's interface copies the marker into a newer run; ours is the oldest.
-        runs = [self._run(row) for row in found]
-        return min(runs, key=lambda run: int(run.id), default=None)
 
     def get_many(self, run_ids: Sequence[str]) -> Flow[dict[str, Run | Exception]]:
         """
@@ -230,46 +289,150 @@ class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted, CanGetMany):
         :param run_ids: the runs' ids.
         """
         wanted = {int(run_id) for run_id in run_ids if run_id.isdecimal() and run_id.isascii()}
-        what = "listing the active runs"
-        found: dict[str, Run | Exception] = {}
-        last: Any = None
-        offset = 0
-        while True:
-            response = yield self._request(
-                "GET",
-                "/api/pipeline_runs",
-                {
-                    "status[]": "initial,running",
-                    "_format": "with_basic_details",
-                    "disable_retries_grouping": "1",
-                    "order_by[]": "id desc",
-                    "_limit": str(ACTIVE_PAGE),
-                    "_offset": str(offset),
-                },
-            )
-            rows = self._read(response, "pipeline_runs", what)
-            if not isinstance(rows, list) or (rows and rows == last):
-                raise self._unusable(response, what)
-            last = rows
-            runs = [self._run(row) for row in rows]
-            found |= {run.id: run for run in runs if int(run.id) in wanted}
-            offset += ACTIVE_PAGE
+        lowest = min(wanted, default=0)
+        rows = yield from self._rows(
+            "/api/pipeline_runs",
+            {
+                "status[]": "initial,running",
+                "_format": "with_basic_details",
+                "disable_retries_grouping": "1",
+                "order_by[]": "id desc",
+            },
+            "pipeline_runs",
+            "listing the active runs",
+            page=ACTIVE_PAGE,
             # Newest first: below the lowest id nobody is waited for.
-            if not runs or not _has_next(response) or int(runs[-1].id) < min(wanted, default=0):
-                return found
+            enough=lambda page: int(self._run(page[-1]).id) < lowest,
+        )
+        runs = (self._run(row) for row in rows)
+        return {run.id: run for run in runs if int(run.id) in wanted}
 
-    def trigger_body(self, arguments: Mapping[str, Any], key: str | None) -> dict[str, Any]:
-        unknown_names("Mage run", arguments, ARGUMENTS)
-        integer("pipeline_schedule_id", arguments.get("pipeline_schedule_id"), at_least=0)
-        variables = json_object("variables", arguments.get("variables"))
-        if taken := sorted(set(variables) & set(RESERVED_VARIABLES)):
-            raise BadInput(f"variables must not hold {', '.join(taken)}: Mage sets these itself")
-        if key is not None:
-            variables[MARKER] = key
-        event_variables = json_object("event_variables", arguments.get("event_variables"))
-        if "pipeline_run" in event_variables:
-            raise BadInput("event_variables must not hold pipeline_run: Mage reads it as the run itself")
-        return {"pipeline_run": {"variables": variables}, **event_variables}
+    def list_runs(
+        self, filters: Mapping[str, Any], *, since: float | None = None, limit: int | None = None
+    ) -> Flow[list[Run]]:
+        unknown_names("list of Mage runs", filters, (*FILTERS, "status"))
+        status = _statuses(filters.get("status"), self.statuses.all_words())
+        named = {name: filters[name] for name in FILTERS if filters.get(name) is not None}
+        params = {"order_by[]": "id desc", "disable_retries_grouping": "1"}
+        if status:
+            params["status[]"] = status
+        path, schedule, what = "/api/pipeline_runs", None, "listing runs"
+        if "trigger_name" in named or "pipeline_schedule_id" in named:
+            self._check_schedule(named)
+            if "trigger_name" in named:
+                schedule = int((yield from self._schedule(named))["id"])
+            else:
+                schedule = self._schedule_id(named)
+            path = f"/api/pipeline_schedules/{schedule}/pipeline_runs"
+            what += f" of trigger {schedule}"
+        elif "pipeline_uuid" in named:
+            params["pipeline_uuid"] = required_text("pipeline_uuid", named["pipeline_uuid"])
+            what += f" of pipeline {params['pipeline_uuid']!r}"
+
+        def enough(page: list[Row]) -> bool:
+            return since is not None and _is_before(page[-1], since - CLOCK_SLACK)
+
+        rows = yield from self._rows(
+            path, params, "pipeline_runs", what, page=min(limit or PAGE, PAGE), enough=enough, limit=limit
+        )
+        if not rows and named:
+            yield from self._exists(schedule, params.get("pipeline_uuid"))
+        if schedule is not None and any(row.get("pipeline_schedule_id") != schedule for row in rows):
+            # The runs of a trigger that does not exist are those of all triggers.
+            raise NotFound(f"Mage has no trigger {schedule}", status=404)
+        runs = [self._run(row) for row in rows if since is None or not _is_before(row, since)]
+        return runs[:limit]
+
+    def explain(self, run_id: str) -> Flow[str | None]:
+        row = yield from self._detail(run_id)
+        state = self._run(row).state
+        if state is RunState.PENDING:
+            return (yield from self._why_it_waits(row))
+        if state not in (RunState.FAILED, RunState.CANCELLED):
+            return None
+        failed = failures(row)
+        logs: list[Row] = []
+        note = None
+        try:
+            logs = yield from self._log_files(row)
+        except RunsError as error:
+            note = f"(its log cannot be read: {error})"
+        parts: list[str] = []
+        for block, reason in failed:
+            lines = self.redact(str(reason.get("message") or "")).rstrip().splitlines()
+            parts += [f"block {block}: {self._reason(reason)}", *lines[-TRACEBACK_LINES:]]
+            parts += self._tail(logs, block)
+        if not failed:
+            # A timeout, for one, stands nowhere else.
+            parts += self._complaints(logs)
+        return "\n".join([*parts, *([note] if note else [])]) or None
+
+    def logs(self, run_id: str) -> Flow[dict[str, str]]:
+        """
+        Return a run's log files by name: the scheduler's, and one for each block.
+
+        :param run_id: the run.
+        """
+        files = yield from self._log_files((yield from self._detail(run_id)))
+        return {str(file.get("name")): self.redact(str(file.get("content") or "")) for file in files}
+
+    def check(self) -> Flow[str]:
+        response = yield self._request("GET", "/api/status", authenticated=False)
+        scheduler = self._scheduler(self._read(response, "statuses", "the server's status"))
+        response = yield self._request("GET", "/api/pipeline_runs", {"_limit": "0"})
+        self._read(response, "pipeline_runs", "listing runs")
+        return f"Connected to Mage at {self.settings.base_url}, scheduler {scheduler}"
+
+    # Changing
+
+    def cancel(self, run_id: str) -> Flow[None]:
+        response = yield self._request(
+            "PUT", f"/api/pipeline_runs/{_id(run_id)}", json={"pipeline_run": {"status": "cancelled"}}
+        )
+        self._read(response, "pipeline_run", f"cancelling run {run_id}")
+
+    def prepare_retry(self, run_id: str, arguments: Mapping[str, Any]) -> None:
+        _id(run_id)
+        unknown_names("retry of a Mage run", arguments, ("from_block_uuid",))
+        if arguments.get("from_block_uuid") is not None:
+            required_text("from_block_uuid", arguments["from_block_uuid"])
+
+    def retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[Run]:
+        """
+        Run the blocks of an ended run again that did not complete, or a block and all that depend on it.
+
+        Mage accepts every retry. What would do nothing, or harm, is refused here.
+
+        :param run_id: the run, which keeps its id.
+        :param arguments: ``from_block_uuid``, the first block to run again, or nothing.
+        """
+        self.prepare_retry(run_id, arguments)
+        row = yield from self._detail(run_id)
+        run = self._run(row)
+        if not run.state.is_terminal:
+            raise _no_retry(run, f"it is {run.status}; only an ended run can be retried")
+        action = {"pipeline_run_action": "retry_blocks"}
+        if arguments.get("from_block_uuid") is not None:
+            action["from_block_uuid"] = required_text("from_block_uuid", arguments["from_block_uuid"])
+            yield from self._check_block(run, row, action["from_block_uuid"])
+        elif run.state is RunState.SUCCEEDED:
+            raise _no_retry(run, "it has completed. Name a block by from_block_uuid to run it again")
+        yield from self._check_timeout(run, row)
+        response = yield self._request(
+            "PUT", f"/api/pipeline_runs/{run.id}", safe_to_repeat=False, json={"pipeline_run": action}
+        )
+        return self._run(self._read(response, "pipeline_run", f"retrying run {run_id}"))
+
+    def find_retried(self, run_id: str, arguments: Mapping[str, Any], since: float) -> Flow[Run | None]:
+        run = yield from self.get(run_id)
+        if run.state in (RunState.FAILED, RunState.CANCELLED):
+            return None
+        ended = run.finished_at.timestamp() if run.finished_at else since
+        if run.state is RunState.SUCCEEDED and arguments.get("from_block_uuid") and ended < since:
+            return None
+        return run
+
+    # Authentication
 
     def authenticates(self) -> bool:
         return self.settings.login is not None
@@ -292,7 +455,7 @@ class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted, CanGetMany):
                 "and leave both empty where the server has user authentication off",
                 status=401,
             ) from None
-        value, expires = _inner_token(session)
+        value, expires = inner_token(session)
         self.keep_secret(value)
         lifetime = expires - self.now() if expires is not None else 0.0
         usable = 0 < lifetime < LONGEST_LIFETIME
@@ -304,19 +467,209 @@ class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted, CanGetMany):
             headers["OAUTH-TOKEN"] = self.token.value
         return headers
 
+    def secrets(self) -> tuple[str, ...]:
+        return (*super().secrets(), *self.tokens_read)
+
+    # Triggers
+
+    def _check_schedule(self, arguments: Mapping[str, Any]) -> None:
+        """Refuse what names no trigger, or two."""
+        given = {name for name in FILTERS if arguments.get(name) is not None}
+        if given == {"pipeline_schedule_id"}:
+            self._schedule_id(arguments)
+        elif "pipeline_schedule_id" in given or "pipeline_uuid" not in given:
+            raise BadInput(
+                "name the trigger either by pipeline_schedule_id or by pipeline_uuid and trigger_name, not "
+                + ("both" if "pipeline_schedule_id" in given else "neither")
+            )
+        else:
+            for name in given:
+                required_text(name, arguments[name])
+
+    @staticmethod
+    def _schedule_id(arguments: Mapping[str, Any]) -> int:
+        return integer("pipeline_schedule_id", arguments["pipeline_schedule_id"], at_least=0)
+
+    def _schedule(self, arguments: Mapping[str, Any]) -> Flow[Row]:
+        """Return a trigger by its id, or by its pipeline and its name."""
+        if arguments.get("pipeline_uuid") is None:
+            return (yield from self._schedule_by_id(self._schedule_id(arguments)))
+        pipeline = required_text("pipeline_uuid", arguments["pipeline_uuid"])
+        rows = yield from self._rows(
+            f"/api/pipelines/{quote(pipeline, safe='')}/pipeline_schedules",
+            {},
+            "pipeline_schedules",
+            f"listing the triggers of pipeline {pipeline!r}",
+        )
+        name = arguments.get("trigger_name")
+        if name is None:
+            wanted, called = [row for row in rows if row.get("schedule_type") == "api"], "API trigger"
+        else:
+            name = required_text("trigger_name", name)
+            wanted, called = [row for row in rows if row.get("name") == name], f"trigger {name!r}"
+        if len(wanted) == 1 and isinstance(wanted[0].get("id"), int):
+            return wanted[0]
+        there = ", ".join(
+            f"{one_line(str(row.get('name')), self.redact)!r} ({row.get('id')})" for row in rows
+        )
+        if wanted:
+            raise BadInput(
+                f"pipeline {pipeline!r} has {len(wanted)} of {called}: {there}; name one by "
+                + ("trigger_name" if name is None else "pipeline_schedule_id")
+            )
+        raise NotFound(f"pipeline {pipeline!r} in Mage has no {called}; it has {there or 'none'}", status=404)
+
+    def _schedule_by_id(self, schedule: int) -> Flow[Row]:
+        what = f"trigger {schedule}"
+        response = yield self._request("GET", f"/api/pipeline_schedules/{schedule}")
+        row = self._read(response, "pipeline_schedule", what)
+        if not isinstance(row, dict) or row.get("id") != schedule:
+            raise self._unusable(response, what)
+        return row
+
+    def _exists(self, schedule: int | None, pipeline: str | None) -> Flow[None]:
+        """Raise NotFound for a trigger or a pipeline that does not exist: Mage lists no runs for both."""
+        if schedule is not None:
+            yield from self._schedule_by_id(schedule)
+            return
+        path = f"/api/pipelines/{quote(str(pipeline), safe='')}/pipeline_schedules"
+        response = yield self._request("GET", path, {"_limit": "0"})
+        self._read(response, "pipeline_schedules", f"pipeline {pipeline!r}")
+
+    # Why
+
+    def _why_it_waits(self, row: Row) -> Flow[str | None]:
+        """Return what keeps a run from starting, as far as Mage tells."""
+        response = yield self._request("GET", "/api/status", authenticated=False)
+        scheduler = self._scheduler(self._read(response, "statuses", "the server's status"))
+        said = f"the run has not started; Mage's scheduler is {scheduler}"
+        schedule = row.get("pipeline_schedule_id")
+        if isinstance(schedule, int):
+            trigger = yield from self._schedule_by_id(schedule)
+            said += f", the trigger is {trigger.get('status')}"
+            settings = trigger.get("settings")
+            if isinstance(settings, dict) and settings.get("pipeline_run_limit"):
+                said += f" and lets {settings['pipeline_run_limit']} run(s) go at once"
+        return one_line(said, self.redact)
+
+    @staticmethod
+    def _scheduler(statuses: Any) -> str:
+        first = statuses[0] if isinstance(statuses, list) and statuses else None
+        return str((first.get("scheduler_status") if isinstance(first, dict) else None) or "unknown")
+
+    def _log_files(self, row: Row) -> Flow[list[Row]]:
+        """Return the log files of a run: the scheduler's first, then those of the blocks."""
+        pipeline, what = str(row.get("pipeline_uuid")), f"the log of run {row['id']}"
+        response = yield self._request(
+            "GET",
+            f"/api/pipelines/{quote(pipeline, safe='')}/logs",
+            {"pipeline_run_id[]": str(row["id"]), "_limit": str(LOG_FILES)},
+        )
+        logs = self._read(response, "logs", what)
+        first = logs[0] if isinstance(logs, list) and logs else None
+        files = []
+        for kind in ("pipeline_run_logs", "block_run_logs"):
+            listed = first.get(kind) if isinstance(first, dict) else None
+            if not isinstance(listed, list):
+                raise self._unusable(response, what)
+            files += [file for file in listed if isinstance(file, dict) and file.get("content")]
+        return files
+
+    def _tail(self, files: list[Row], block: str) -> list[str]:
+        """Return the end of a block's log, without the tracebacks."""
+        for file in files:
+            if file.get("name") == f"{block}.log":
+                entries = list(log_lines(file.get("content")))
+                lines = [self._log_line(entry) for entry in entries[-LOG_TAIL:]]
+                return [f"the end of its log ({len(lines)} of {len(entries)} lines):", *lines]
+        return []
+
+    def _complaints(self, files: list[Row]) -> list[str]:
+        """Return the errors in the scheduler's log."""
+        entries = [
+            entry
+            for file in files
+            if file.get("name") == "scheduler.log"
+            for entry in log_lines(file.get("content"))
+            if entry.get("level") in ("ERROR", "EXCEPTION", "CRITICAL")
+        ]
+        return [one_line(str(entry.get("message")), self.redact) for entry in entries[-LOG_TAIL:]]
+
+    def _log_line(self, entry: Row) -> str:
+        return f"  {entry.get('level')} {one_line(str(entry.get('message')), self.redact)}"
+
+    # What a retry must not do
+
+    def _check_block(self, run: Run, row: Row, block: str) -> Flow[None]:
+        pipeline, what = str(row.get("pipeline_uuid")), f"the blocks of run {run.id}"
+        response = yield self._request(
+            "GET",
+            f"/api/pipelines/{quote(pipeline, safe='')}",
+            {"includes_content": "false", "includes_outputs": "false"},
+        )
+        described = self._read(response, "pipeline", what)
+        blocks = described.get("blocks") if isinstance(described, dict) else None
+        if not isinstance(blocks, list) or not all(isinstance(one, dict) for one in blocks):
+            raise self._unusable(response, what)
+        upstream = {str(one.get("uuid")): one.get("upstream_blocks") or () for one in blocks}
+        if block not in upstream:
+            raise _no_retry(run, f"it has no block {block!r}; it has {', '.join(upstream)}")
+        again = {block}
+        while more := {one for one, needs in upstream.items() if again & set(needs)} - again:
+            again |= more
+        left = {
+            str(one.get("block_uuid"))
+            for one in blocks_of(row)
+            if one.get("status") not in ("completed", "condition_failed")
+        }
+        # The blocks that a dynamic block makes carry its name before a colon.
+        if others := sorted(one for one in left if one.partition(":")[0] not in again):
+            raise _no_retry(
+                run,
+                f"from block {block!r} the blocks {', '.join(others)} would stay as they are, not completed, "
+                "and Mage would end the run or never end it. Retry without from_block_uuid",
+            )
+
+    def _check_timeout(self, run: Run, row: Row) -> Flow[None]:
+        """Refuse to retry a run that has outlived its trigger's timeout: Mage would end it at once."""
+        schedule = row.get("pipeline_schedule_id")
+        if not isinstance(schedule, int) or run.started_at is None:
+            return
+        try:
+            settings = (yield from self._schedule_by_id(schedule)).get("settings")
+        except NotFound:
+            return
+        timeout = settings.get("timeout") if isinstance(settings, dict) else None
+        if not isinstance(timeout, (int, float)) or isinstance(timeout, bool):
+            return
+        if self.now() - run.started_at.timestamp() > timeout > 0:
+            raise _no_retry(
+                run,
+                f"its trigger has a timeout of {timeout} s, which Mage counts from the run's first start, so "
+                "it would end at once. Start a new run, or change the timeout in Mage",
+            )
+
+    # Requests
+
     def _request(
-        self, method: str, path: str, params: Mapping[str, str] | None = None, **kwargs: Any
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        *,
+        safe_to_repeat: bool = True,
+        **kwargs: Any,
     ) -> Request:
         """Return a call of the generic API, which is asked to tell errors by HTTP status too."""
         return Request(
             method,
             self.settings.base_url + path,
             params={**(params or {}), "_http_error_codes": "1"},
-            safe_to_repeat=True,
+            safe_to_repeat=safe_to_repeat,
             **kwargs,
         )
 
-    def _detail(self, run_id: str) -> Flow[dict[str, Any]]:
+    def _detail(self, run_id: str) -> Flow[Row]:
         number = _id(run_id)
         response = yield self._request("GET", f"/api/pipeline_runs/{number}")
         row = self._read(response, "pipeline_run", f"run {run_id}")
@@ -324,130 +677,60 @@ class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted, CanGetMany):
             raise self._unusable(response, f"run {run_id}")
         return row
 
-    def _read(self, response: Response, key: str, what: str) -> Any:
-        """Return what a good answer holds under a key; raise what Mage said in any other."""
-        answer = parse_json(response)
-        error = answer.get("error") if isinstance(answer, dict) else None
-        if isinstance(error, dict):
-            raise self._error(error, response, what)
-        if response.status != 200:
-            raise self._not_from_mage(response, what)
-        if not isinstance(answer, dict) or error is not None or answer.get(key) is None:
-            raise self._unusable(response, what)
-        return answer[key]
+    def _rows(
+        self,
+        path: str,
+        params: Mapping[str, str],
+        key: str,
+        what: str,
+        *,
+        page: int = PAGE,
+        enough: Callable[[list[Row]], bool] = lambda page: False,
+        limit: int | None = None,
+    ) -> Flow[list[Row]]:
+        """
+        Read a list page by page.
 
-    def _not_from_mage(self, response: Response, what: str) -> ApiError:
-        """Judge by the HTTP status alone an answer that a proxy, or Mage's web server, gave."""
-        message = f"Mage answered {response.status} to {what}: {excerpt(response, self.redact)}"
-        if response.status < 500:
-            message += (
-                f". Check host, path prefix, login and trigger token of connection {self.settings.conn_id!r}"
-            )
-        kind = Unauthorized if response.status in (401, 403) else ApiError
-        return kind(message, status=response.status)
-
-    def _error(self, error: Mapping[str, Any], response: Response, what: str) -> ApiError:
-        code = error.get("code")
-        if not isinstance(code, int) or isinstance(code, bool) or not 400 <= code < 600:
-            code = response.status if response.status >= 400 else 500
-        said = str(error.get("exception") or error.get("message") or "no reason given")
-        # A database error goes on with the statement and everything that was to be stored.
-        said = one_line(re.split(r"\[SQL:|\[parameters:|DETAIL:", said)[0], self.redact)
-        message = f"Mage answered {what} with error {code}: {said}"
-        kind = str(error.get("type") or "")
-        # The text of a "not found" may be left over from somebody's failed login: only code and type count.
-        if kind == "record_not_found" or code == 404 or "'type': 'record_not_found'" in said:
-            hint = f"check the id and connection {self.settings.conn_id!r}"
-            return NotFound(f"Mage answered {what} with error 404, not found: {hint}", status=404)
-        if code in (401, 403) or "Invalid token for pipeline schedule" in said:
-            status = code if code in (401, 403) else 401
-            hint = f"check the credentials of connection {self.settings.conn_id!r}"
-            if not self.authenticates() and "Invalid token for pipeline schedule" not in said:
-                hint = f"connection {self.settings.conn_id!r} needs login and password for all but starting"
-            return Unauthorized(f"{message}; {hint}", status=status)
-        refused = any(text in said for text in REFUSED)
-        return ApiError(message, status=code, permanent=True if refused else None)
-
-    def _unusable(self, response: Response, what: str) -> ApiError:
-        return ApiError(
-            f"Mage answered {what} with {response.status} and a body that cannot be used: "
-            + excerpt(response, self.redact),
-            status=response.status,
-            permanent=False,
-        )
-
-    def _run(self, row: Any) -> Run:
-        number = row.get("id") if isinstance(row, dict) else None
-        status = row.get("status") if isinstance(row, dict) else None
-        named = isinstance(number, int) and not isinstance(number, bool)
-        if not named or not isinstance(status, str) or not status:
-            raise ApiError("Mage answered with a run without id and status", status=200, permanent=False)
-        pipeline = row.get("pipeline_uuid")
-        page = f"pipelines/{quote(pipeline, safe='')}/runs/{number}" if isinstance(pipeline, str) else None
-        message = "; ".join(f"block {block}: {self._reason(error)}" for block, error in _failures(row))
-        return Run(
-            str(number),
-            self.statuses.state(status),
-            status,
-            f"{self.dashboard_url}/{page}" if page else None,
-            message[:1000] or None,
-            _moment(row.get("started_at")),
-            _moment(row.get("completed_at")),
-        )
-
-    def _reason(self, error: Mapping[str, Any]) -> str:
-        """Return the last line of the traceback, which names the error's type; else the bare error."""
-        lines = [line for line in str(error.get("message") or "").splitlines() if line.strip()]
-        said = lines[-1] if lines else str(error.get("error") or "failed without an error text")
-        return one_line(said, self.redact)
+        :param path: the list.
+        :param params: query parameters beside those of paging.
+        :param key: the answer's member that holds the rows.
+        :param what: what is done, for messages.
+        :param page: rows of a page.
+        :param enough: tells of a page that is not empty whether the rest of the list does not matter.
+        :param limit: rows after which the rest does not matter either.
+        """
+        rows: list[Row] = []
+        last: list[Row] = []
+        offset = 0
+        while True:
+            asked = {**params, "_limit": str(page), "_offset": str(offset)}
+            response = yield self._request("GET", path, asked)
+            found, more = self._read_page(response, key, what)
+            if found and found == last:
+                raise self._unusable(response, what)
+            last = found
+            rows += found
+            offset += page
+            if not found or not more or enough(found) or (limit is not None and len(rows) >= limit):
+                return rows
 
 
 def _id(run_id: str) -> int:
     return integer("run_id", run_id, at_least=0)
 
 
-def _failures(row: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Return the blocks that failed, each with what Mage keeps about its error."""
-    blocks = row.get("block_runs")
-    failures = []
-    for block in blocks if isinstance(blocks, list) else ():
-        if isinstance(block, dict) and block.get("status") == "failed":
-            metrics = block.get("metrics")
-            error = metrics.get("error") if isinstance(metrics, dict) else None
-            failures.append((str(block.get("block_uuid")), error if isinstance(error, dict) else {}))
-    return failures
+def _is_before(row: Row, moment_: float) -> bool:
+    created = created_at(row)
+    return created is not None and created.timestamp() < moment_
 
 
-def _has_next(response: Response) -> bool | None:
-    """Tell whether a list goes on after this page, None where the answer does not say."""
-    answer = parse_json(response)
-    metadata = answer.get("metadata") if isinstance(answer, dict) else None
-    more = metadata.get("next") if isinstance(metadata, dict) else None
-    return more if isinstance(more, bool) else None
+def _statuses(given: Any, known: Sequence[str]) -> str:
+    """Return status words as Mage's filter wants them; none where none are given."""
+    words = [given] if isinstance(given, str) else list(given or ())
+    if unknown := [word for word in words if word not in known]:
+        raise BadInput(f"Mage has no status {unknown[0]!r}; it has {', '.join(known)}")
+    return ",".join(words)
 
 
-def _moment(value: Any) -> DateTime | None:
-    """Read a time as Mage writes it: UTC, with or without offset and fraction."""
-    import pendulum
-
-    if not isinstance(value, str):
-        return None
-    try:
-        return pendulum.instance(datetime.fromisoformat(value), tz="UTC").in_timezone("UTC")
-    except (ValueError, OverflowError):
-        return None
-
-
-def _inner_token(session: Any) -> tuple[str, float | None]:
-    """Return the token that headers want, which Mage wraps in a JWT, and when it ends (UTC epoch seconds)."""
-    outer = session.get("token") if isinstance(session, dict) else None
-    try:
-        part = str(outer).split(".")[1]
-        payload = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-        value, expires = payload["token"], payload.get("expires")
-    except (IndexError, KeyError, TypeError, AttributeError, ValueError, binascii.Error, RecursionError):
-        value, expires = None, None
-    if not isinstance(value, str) or not (value.isascii() and value.isprintable() and value.strip()):
-        raise ApiError("Mage answered the login without a usable token", status=200, permanent=False)
-    known = isinstance(expires, (int, float)) and not isinstance(expires, bool) and -1e12 < expires < 1e12
-    return value, float(expires) if known else None
+def _no_retry(run: Run, why: str) -> ApiError:
+    return ApiError(f"Mage run {run.id} is not retried: {why}", status=409, permanent=True)

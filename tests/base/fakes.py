@@ -192,7 +192,7 @@ class FullApi(FakeApi, CanCancel, CanExplain, CanFindStarted, CanGetMany, CanLis
         yield from ()
         return self.run(run_id)
 
-    def find_retried(self, run_id: str, since: float) -> Flow[Run | None]:
+    def find_retried(self, run_id: str, arguments: Mapping[str, Any], since: float) -> Flow[Run | None]:
         SERVICE.calls.append(("find_retried", run_id))
         yield from ()
         run = self.run(run_id)

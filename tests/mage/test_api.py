@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pendulum
 import pytest
 
@@ -22,7 +24,22 @@ from tests.mage.conftest import (
 )
 from tests.play import play
 
-SCHEDULE = {"pipeline_schedule_id": 1}
+# Nothing has to be looked at before the start.
+SCHEDULE = {"pipeline_schedule_id": 1, "allow_inactive_trigger": True}
+
+
+# What a server answers about a trigger that is set to hide tokens.
+HIDDEN = answer(
+    {
+        "pipeline_schedule": {
+            "id": 1,
+            "name": "from_airflow",
+            "schedule_type": "api",
+            "status": "active",
+            "token": "[API_TOKEN_PLACEHOLDER]",
+        }
+    }
+)
 
 
 def run_answer(**changes):
@@ -30,6 +47,25 @@ def run_answer(**changes):
     body = sample("mage/run_failed")
     body["pipeline_run"] |= changes
     return answer(body)
+
+
+def logs(scheduler=(), **blocks):
+    """Return the answer about a run's logs: the scheduler's entries and each block's, as (level, message)."""
+
+    def file(name, entries):
+        lines = [
+            f"2026-11-22T04:29:19 {json.dumps({'level': level, 'message': message})}\n"
+            for level, message in entries
+        ]
+        return {"name": name, "path": f"/logs/{name}", "size": 1, "content": "".join(lines)}
+
+    files = {
+        "block_run_logs": [file(f"{block}.log", entries) for block, entries in blocks.items()],
+        "pipeline_run_logs": [file("pipeline.log", ()), file("scheduler.log", scheduler)],
+        "total_block_run_log_count": len(blocks),
+        "total_pipeline_run_log_count": 1,
+    }
+    return answer({"logs": [files], "metadata": {}})
 
 
 def body_of(api, key=None, **arguments):
@@ -70,7 +106,7 @@ class TestConnection:
                 (api.trigger(SCHEDULE), answer(sample("mage/trigger"))),
                 (api.get("5"), run),
                 (api.cancel("5"), run),
-                (api.explain("5"), run),
+                (api.explain("5"), run, logs()),
                 (api.find_started(SCHEDULE, "k", 0), lists),
                 (api.check(), answer(sample("mage/status")), lists),
                 (api.authenticate(), answer(session({"token": "t"}))),
@@ -84,6 +120,7 @@ class TestConnection:
                 "pipeline_runs/5",
                 "pipeline_runs/5",
                 "pipeline_runs/5",
+                "pipelines/example/logs",
                 "pipeline_schedules/1/pipeline_runs",
                 "status",
                 "pipeline_runs",
@@ -118,7 +155,7 @@ class TestTrigger:
     @pytest.mark.parametrize("token", [None, "", " "])
     def test_without_a_trigger_token_it_says_so(self, token):
         with pytest.raises(BadInput, match=r"'mage_default'.*trigger_token"):
-            next(make_api({"trigger_token": token}).trigger(SCHEDULE))
+            play(make_api({"trigger_token": token}).trigger(SCHEDULE), HIDDEN)
 
     def test_without_a_trigger_token_runs_can_still_be_watched(self):
         _, run = play(make_api({"trigger_token": None}).get("5"), run_answer())
@@ -126,7 +163,9 @@ class TestTrigger:
 
     @pytest.mark.parametrize(("given", "used"), [(71, 71), ("71", 71), (" 71 ", 71), (0, 0)])
     def test_the_schedule_is_a_number_also_as_text(self, api, given, used):
-        (request,), _ = play(api.trigger({"pipeline_schedule_id": given}), answer(sample("mage/trigger")))
+        (request,), _ = play(
+            api.trigger(SCHEDULE | {"pipeline_schedule_id": given}), answer(sample("mage/trigger"))
+        )
         assert request.url.endswith(f"/pipeline_schedules/{used}/api_trigger")
 
     @pytest.mark.parametrize("wrong", [None, "", "None", "abc", "1/2", "1_0", -1, 1.5, True, [1], "9" * 5000])
@@ -147,7 +186,7 @@ class TestTrigger:
             api.prepare({}) if call == "prepare" else next(api.find_started({}, "k", 0))
 
     def test_an_unknown_argument_is_refused_with_what_there_is(self, api):
-        with pytest.raises(BadInput, match="no execution_date; it has pipeline_schedule_id, variables"):
+        with pytest.raises(BadInput, match="no execution_date; it has pipeline_schedule_id, pipeline_uuid"):
             api.prepare(SCHEDULE | {"execution_date": "2024-01-01"})
 
     def test_both_kinds_of_variables_arrive_where_mage_wants_them(self, api):
@@ -437,8 +476,12 @@ class TestCancel:
 
 class TestExplain:
     def test_a_failed_block_is_named_with_its_error_and_traceback(self, api):
-        (request,), said = play(api.explain("5"), run_answer())
-        assert request.url == f"{HOST}/api/pipeline_runs/5"
+        requests, said = play(api.explain("5"), run_answer(), logs())
+        assert [request.url for request in requests] == [
+            f"{HOST}/api/pipeline_runs/5",
+            f"{HOST}/api/pipelines/example/logs",
+        ]
+        assert requests[1].params == {"pipeline_run_id[]": "5", "_limit": "20", "_http_error_codes": "1"}
         assert said == (
             "block load_y: RuntimeError: bang in y\n"
             "Traceback (most recent call last):\n"
@@ -470,19 +513,19 @@ class TestExplain:
     )
     def test_whatever_mage_keeps_of_the_error_is_said(self, api, metrics, said):
         blocks = [{"block_uuid": "b", "status": "failed", "metrics": metrics}]
-        assert play(api.explain("5"), run_answer(block_runs=blocks))[1] == said
+        assert play(api.explain("5"), run_answer(block_runs=blocks), logs())[1] == said
 
     @pytest.mark.parametrize(
         "status", ["completed", "running", "cancelled", "upstream_failed", "condition_failed"]
     )
     def test_an_old_error_of_a_block_that_is_not_failed_is_not_said(self, api, status):
         row = sample("mage/run_failed")["pipeline_run"]["block_runs"][1] | {"status": status}
-        assert play(api.explain("5"), run_answer(block_runs=[row]))[1] is None
+        assert play(api.explain("5"), run_answer(block_runs=[row]), logs())[1] is None
         assert play(api.get("5"), run_answer(block_runs=[row]))[1].message is None
 
     @pytest.mark.parametrize("blocks", [None, [], {}, "blocks", [None, "b", 5, []]])
     def test_without_blocks_there_is_nothing_to_say(self, api, blocks):
-        assert play(api.explain("5"), run_answer(block_runs=blocks))[1] is None
+        assert play(api.explain("5"), run_answer(block_runs=blocks), logs())[1] is None
 
     def test_every_failed_block_is_said(self, api):
         blocks = [
@@ -490,7 +533,7 @@ class TestExplain:
             for name in "ab"
         ]
         assert (
-            play(api.explain("5"), run_answer(block_runs=blocks))[1]
+            play(api.explain("5"), run_answer(block_runs=blocks), logs())[1]
             == "block a: bang in a\nblock b: bang in b"
         )
         assert play(api.get("5"), run_answer(block_runs=blocks))[1].message == (
@@ -503,7 +546,7 @@ class TestExplain:
             {"block_uuid": "b", "status": "failed", "metrics": {"error": {"message": "\n".join(lines)}}},
             {"block_uuid": "c", "status": "failed", "metrics": {"error": {"error": "x" * 9000}}},
         ]
-        said = play(api.explain("5"), run_answer(block_runs=blocks))[1].splitlines()
+        said = play(api.explain("5"), run_answer(block_runs=blocks), logs())[1].splitlines()
         assert said[0] == "block b: line 499"
         assert said[1:51] == lines[-50:]
         assert len(said[51]) < 600
@@ -514,7 +557,7 @@ class TestExplain:
         blocks = [
             {"block_uuid": "b", "status": "failed", "metrics": {"error": {"message": f"{text}\n{text}"}}}
         ]
-        assert "planted" not in play(api.explain("5"), run_answer(block_runs=blocks))[1]
+        assert "planted" not in play(api.explain("5"), run_answer(block_runs=blocks), logs())[1]
         assert play(api.get("5"), run_answer(block_runs=blocks))[1].message == "block b: Error: *** *** ***"
 
     def test_half_a_secret_at_the_cut_is_not_said_either(self, api):

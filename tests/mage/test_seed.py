@@ -105,21 +105,34 @@ def make_api(**extra):
     return MageRunApi(settings)
 
 
-def trigger_with_the_documented_token():
+def trigger_with_the_documented_token(**extra):
     path, _, token = TRIGGER_URL.rpartition("/")
-    arguments = {"pipeline_schedule_id": 71, "event_variables": json.loads(TRIGGER_DATA)}
-    requests, run = play(make_api(trigger_token=token).trigger(arguments), answer(TRIGGER_ANSWER))
+    arguments = {
+        "pipeline_schedule_id": 71,
+        "event_variables": json.loads(TRIGGER_DATA),
+        "allow_inactive_trigger": True,
+    }
+    api = make_api(trigger_token=token, **extra)
+    requests, run = play(api.trigger(arguments), answer(TRIGGER_ANSWER))
     return path, token, requests, run
 
 
 def test_the_documented_trigger_request_is_sent_with_the_token_in_a_header():
-    # Mage's other path for the same call keeps the token out of URLs and access logs. The documented
-    # token-in-path form is a switch of its own, which does not exist yet.
+    # Mage's other path for the same call keeps the token out of URLs and access logs.
     path, token, (request,), _ = trigger_with_the_documented_token()
     assert request.method == "POST"
     assert request.url == path.replace("/pipeline_runs", "/api_trigger")
     assert request.headers == {"Authorization": f"Bearer {token}"}
     assert token not in request.url
+
+
+def test_the_documented_trigger_request_is_sent_as_it_stands_where_the_connection_says_so():
+    _, token, (request,), run = trigger_with_the_documented_token(old_trigger_url=True)
+    assert (request.method, request.target) == ("POST", TRIGGER_URL)
+    assert request.json == json.loads(TRIGGER_DATA)
+    assert request.headers == {} and not request.authenticated
+    assert token not in f"{request!r} {request} {request.url} {run!r}"
+    assert run.id == "1249"
 
 
 def test_the_documented_trigger_payload_arrives_as_event_variables():
