@@ -79,6 +79,7 @@ RUN_COLUMNS = (
 CREATE_KEYS = frozenset(RUN_COLUMNS) | {"create_block_runs", "prevent_duplicates"}
 DEFAULT_LIMIT = 40
 MAX_LOG_FILES = 20
+URL_PARTS = ("resource", "pk", "child", "child_pk")
 QUEUED = 0.05  # of the time between two scheduler loops, until a worker takes a block
 TRIGGER_CALL = re.compile(r"(/api/pipeline_schedules/\w+/)(pipeline_runs/.*|api_trigger/?)")
 NOT_FOUND = "Record not found."
@@ -232,7 +233,7 @@ class MageSimulator(System):
         if path.startswith("/api/"):
             return await self._api("detail", self._unknown_call)(request)
         page = "<html><title>404: Not Found</title><body>404: Not Found</body></html>"
-        return web.Response(status=404, text=page, content_type="text/html")
+        return html(page, 404)
 
     def redacted(self, path: str) -> str:
         """Hide the trigger token of the path form."""
@@ -307,11 +308,14 @@ class MageSimulator(System):
             metrics=given.get("metrics"),
         )
         if given.get("create_block_runs", True):
-            for uuid in pipeline.upstream:
-                self._blocks_made += 1
-                run.blocks.append(BlockRun(self._blocks_made, uuid, now, now))
+            self._make_blocks(run, now)
         self._runs[run.id] = run
         return run
+
+    def _make_blocks(self, run: MageRun, now: float) -> None:
+        for uuid in run.pipeline.upstream:
+            self._blocks_made += 1
+            run.blocks.append(BlockRun(self._blocks_made, uuid, now, now))
 
     async def _list(self, request: web.Request) -> Json:
         """Answer a list as the real server does, quirks included."""
@@ -412,7 +416,7 @@ class MageSimulator(System):
     async def _get_pipeline(self, request: web.Request) -> Json:
         pipeline = self._pipeline_of(request)
         left_out = {
-            name for name in ("content", "outputs") if request.query.get(f"includes_{name}") == "false"
+            name for name in ("content", "outputs") if request.query.get(f"includes_{name}") in ("false", "")
         }
         return {"pipeline": self._pipeline_row(pipeline, left_out), "metadata": None}
 
@@ -434,11 +438,7 @@ class MageSimulator(System):
         }
 
     async def _get_schedule(self, request: web.Request) -> Json:
-        wanted = request.match_info["id"]
-        schedule = self._schedules.get(int(wanted)) if wanted.isdigit() else None
-        if schedule is None:
-            raise self._missing()
-        return {"pipeline_schedule": self._schedule_row(schedule), "metadata": None}
+        return {"pipeline_schedule": self._schedule_row(self._schedule_of(request)), "metadata": None}
 
     async def _logs(self, request: web.Request) -> Json:
         uuid = self._pipeline_of(request).uuid
@@ -449,7 +449,7 @@ class MageSimulator(System):
         for run in runs:
             self._work(run, time.time())
         blocks = [(run, block) for run in runs for block in run.blocks]
-        blocks.sort(key=lambda pair: -(pair[1].started or 0.0))
+        blocks.sort(key=lambda pair: (pair[1].started is None, -(pair[1].started or 0.0)))
         whole = [
             self._log_file(run, f"{name}.log") for run in runs[:limit] for name in ("pipeline", "scheduler")
         ]
@@ -518,11 +518,12 @@ class MageSimulator(System):
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
         page = "<!doctype html><title>Mage</title><div id='__next'></div>"
-        return web.Response(text=page, content_type="text/html")
+        return html(page)
 
     async def _unknown_call(self, request: web.Request) -> Json:
         parts = request.path.partition("/api/")[2].split("/")
-        words = (parts[2] if len(parts) > 2 else parts[0]).removesuffix("s").split("_")
+        child = len(parts) > 2 and parts[0] in ("pipelines", "pipeline_runs", "pipeline_schedules")
+        words = (parts[2] if child else parts[0]).removesuffix("s").split("_")
         name = "".join(word.capitalize() for word in words)
         module = f"policies.{name}Policy" if len(parts) == 1 else f"resources.{name}Resource"
         raise ModuleNotFoundError(f"No module named 'mage_ai.api.{module}'")
@@ -542,7 +543,7 @@ class MageSimulator(System):
                 return self._handled(error, bool(request.query.get("_http_error_codes")))
             except Exception as error:
                 parts = request.path.partition("/api/")[2].split("/")
-                return uncaught(error, dict(zip(("resource", "pk", "child"), parts, strict=False)))
+                return uncaught(error, dict(zip(URL_PARTS, parts, strict=False)))
 
         return guarded
 
@@ -562,8 +563,7 @@ class MageSimulator(System):
         if not token and "oauth_token" in request.cookies:
             token = inner_token(request.cookies["oauth_token"])
         if not token:
-            if "/pipeline_runs/" in request.path:
-                self._run_of(request)  # a run is looked up before the right to see it
+            self._look_up(request)
             text = f"Private access for {action} only, invalid scope."
             raise ApiError(403, text, "unauthorized_access")
         expires = self._sessions.get(token)
@@ -574,6 +574,15 @@ class MageSimulator(System):
         if action == "login":
             text = "Public access for create only, invalid scope."
             raise ApiError(403, text, "unauthorized_access")
+
+    def _look_up(self, request: web.Request) -> None:
+        """Tell of what does not exist, as Mage does before it asks for the right to see it."""
+        if "/pipeline_runs/" in request.path:
+            self._run_of(request)
+        elif "uuid" in request.match_info:
+            self._pipeline_of(request)
+        elif "id" in request.match_info:
+            self._schedule_of(request)
 
     def _missing(self) -> ApiError:
         return ApiError(404, self._not_found, "record_not_found")
@@ -589,6 +598,13 @@ class MageSimulator(System):
         if run is None:
             raise self._missing()
         return run
+
+    def _schedule_of(self, request: web.Request) -> Schedule:
+        wanted = request.match_info["id"]
+        schedule = self._schedules.get(int(wanted)) if wanted.isdigit() else None
+        if schedule is None:
+            raise self._missing()
+        return schedule
 
     def _pipeline_of(self, request: web.Request) -> Pipeline:
         wanted = request.match_info["uuid"]
@@ -626,6 +642,8 @@ class MageSimulator(System):
             ready = run.status == "initial" and at >= run.created + run.queued
             if ready and run.schedule.status == "active" and not self._is_full(run.schedule):
                 run.status, run.started, run.updated, run.since = "running", at, at, at
+                if not run.blocks:
+                    self._make_blocks(run, at)
                 self._beat(run, at)
         for run in active:
             if run.status == "running":
@@ -700,7 +718,6 @@ class MageSimulator(System):
             if block.at_work and block.ends is not None and block.ends <= until:
                 at = block.ends
                 block.end(at)
-                run.updated = at
                 failed = block.status == "failed"
                 text = (
                     f"BlockRun {block.id} (block_uuid: {block.uuid}) {'failed' if failed else 'completes'}."
@@ -716,9 +733,10 @@ class MageSimulator(System):
         last = run.blocks[-1].uuid
         fails = run.plan.outcome == "failed" and block.uuid == (run.pipeline.failing or last)
         block.raised = (run.plan.message or "simulated failure") if fails else None
+        variables = (run.event_variables or {}) | run.variables
         try:
             if run.pipeline.work is not None:
-                for line in run.pipeline.work(block.uuid, run.variables, block.attempts):
+                for line in run.pipeline.work(block.uuid, variables, block.attempts):
                     block.log.append(LogLine(at, "INFO", line, block.tags))
         except Exception as error:
             block.raised = error_text(error)
@@ -962,9 +980,9 @@ async def json_of(request: web.Request, lenient: bool = False) -> Any:
 
 
 async def asked_of(request: web.Request) -> Any:
-    """Return what an update asks for; a body that is no wrapped object asks for nothing."""
+    """Return what an update asks for; a body without the wrapper asks for nothing."""
     body = await json_of(request) if request.content_type == "application/json" else {}
-    return (body.get("pipeline_run") if isinstance(body, dict) else None) or {}
+    return body.get("pipeline_run", {}) if isinstance(body, dict) else {}
 
 
 def read_date(value: Json, now: float, database: str) -> datetime:
@@ -984,6 +1002,11 @@ def ordered(runs: list[MageRun], order: str) -> list[MageRun]:
         column, _, direction = part.strip().partition(" ")
         if column not in RUN_COLUMNS:
             raise AttributeError(f"type object 'PipelineRun' has no attribute {column!r}")
+        if direction.lower() not in ("", "asc", "desc"):
+            both = (
+                "Neither 'InstrumentedAttribute' object nor 'Comparator' object associated with PipelineRun"
+            )
+            raise AttributeError(f"{both}.{column} has an attribute {direction.lower()!r}")
         runs = sorted(runs, key=lambda run: column_of(run, column), reverse=direction.lower() == "desc")
     return runs
 
@@ -1014,6 +1037,12 @@ def with_retries_grouped(runs: list[MageRun], rows: list[MageRun]) -> list[MageR
         dropped.add(first.execution_date)
     kept = [run for run in rows if run.execution_date not in dropped]
     return kept + [run for run in runs if run.execution_date == last.execution_date]
+
+
+def html(page: str, status: int = 200) -> web.Response:
+    """Return a page; the content type is written as Mage's is."""
+    headers = {"Content-Type": "text/html; charset=UTF-8"}
+    return web.Response(body=page.encode(), status=status, headers=headers)
 
 
 def answer(body: Json, status: int = 200) -> web.Response:

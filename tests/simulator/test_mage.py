@@ -311,7 +311,7 @@ def test_not_allowed(mage: Client, method: str, path: str) -> None:
 
 def test_unknown_page(mage: Client) -> None:
     answer = mage.call("GET", "/other")
-    assert (answer.status_code, answer.headers["Content-Type"]) == (404, "text/html; charset=utf-8")
+    assert (answer.status_code, answer.headers["Content-Type"]) == (404, "text/html; charset=UTF-8")
 
 
 def test_prevent_duplicates(mage: Client) -> None:
@@ -357,6 +357,12 @@ def test_other_columns(mage: Client) -> None:
     assert (run["id"], run["status"], run["metrics"], run["started_at"]) == (40, "completed", {"a": 1}, None)
     assert mage.get(40)["block_runs"] == []
     assert_uncaught(mage.trigger(json={"pipeline_run": {"id": 40}}), "UNIQUE constraint failed")
+
+
+def test_blocks_are_made_at_the_start_of_a_run_without(mage: Client, until: Until) -> None:
+    run = mage.start(json={"pipeline_run": {"create_block_runs": False}})
+    until(lambda: mage.status(run) == "completed")
+    assert [block["status"] for block in mage.get(run)["block_runs"]] == ["completed"] * 2
 
 
 def test_inactive_trigger_is_switched_on(mage: Client, until: Until) -> None:
@@ -468,7 +474,7 @@ def test_timeout_setting(mage: Client, until: Until) -> None:
     assert re.search(r"Pipeline run timed out after \d+ seconds", logs["pipeline_run_logs"][1]["content"])
 
 
-def test_timeout_status_setting(graph: Client, until: Until) -> None:
+def test_timeout_status_setting(graph: Graph, until: Until) -> None:
     """A run that times out may look like one that was cancelled."""
     graph.sim.plan(duration=500)
     run = graph.start_graph("gives_up")
@@ -484,7 +490,7 @@ def test_timeout_status_setting(graph: Client, until: Until) -> None:
         ("start", ["failed", "upstream_failed", "upstream_failed", "upstream_failed"]),
     ],
 )
-def test_allow_blocks_to_fail_setting(graph: Client, until: Until, fail: str, statuses: list[str]) -> None:
+def test_allow_blocks_to_fail_setting(graph: Graph, until: Until, fail: str, statuses: list[str]) -> None:
     """The other blocks go on; then the run fails all the same, with a time of completion."""
     run = graph.start_graph("lenient", fail=fail)
     until(lambda: graph.status(run) == "failed")
@@ -610,7 +616,7 @@ def test_databases() -> None:
             assert re.fullmatch(r"[-\d]{10} [:\d]{8}(\.\d{6})?\+00:00", run[name])
 
 
-def test_pipeline(graph: Client) -> None:
+def test_pipeline(graph: Graph) -> None:
     """Its blocks know their neighbours; their code and outputs are left out on request."""
     pipeline = graph.call("GET", "/api/pipelines/graph").json()["pipeline"]
     edges = {
@@ -760,7 +766,7 @@ def test_retry_a_completed_run(mage: Client, until: Until) -> None:
     assert last[1]["completed_at"] > before["block_runs"][1]["completed_at"]
 
 
-def test_blocks_run_side_by_side(graph: Client, until: Until) -> None:
+def test_blocks_run_side_by_side(graph: Graph, until: Until) -> None:
     """All blocks whose upstream is completed are queued by the same loop."""
     run = graph.start_graph()
     until(lambda: graph.status(run) == "completed")
@@ -769,7 +775,7 @@ def test_blocks_run_side_by_side(graph: Client, until: Until) -> None:
     assert max(left["completed_at"], right["completed_at"]) < join["started_at"]
 
 
-def test_retry_from_a_block_runs_what_depends_on_it(graph: Client, until: Until) -> None:
+def test_retry_from_a_block_runs_what_depends_on_it(graph: Graph, until: Until) -> None:
     run = graph.start_graph()
     until(lambda: graph.status(run) == "completed")
     before = graph.get(run)["block_runs"]
@@ -780,7 +786,7 @@ def test_retry_from_a_block_runs_what_depends_on_it(graph: Client, until: Until)
     assert again == {"left", "join"}
 
 
-def test_retry_beside_a_failed_block_fails_at_once(graph: Client, until: Until) -> None:
+def test_retry_beside_a_failed_block_fails_at_once(graph: Graph, until: Until) -> None:
     """The failed block counts as long as it is not among those that run again."""
     run = graph.start_graph(fail="left")
     until(lambda: graph.status(run) == "failed")
@@ -790,7 +796,7 @@ def test_retry_beside_a_failed_block_fails_at_once(graph: Client, until: Until) 
     assert graph.statuses(run) == ["completed", "failed", "cancelled", "cancelled"]
 
 
-def test_retry_does_not_stop_a_block_at_work(graph: Client, until: Until) -> None:
+def test_retry_does_not_stop_a_block_at_work(graph: Graph, until: Until) -> None:
     """A retry of a run that is running changes what the block shows; its process goes on and ends it."""
     graph.sim.plan(duration=200)
     run = graph.start_graph()
@@ -812,7 +818,7 @@ def test_retry_of_a_run_that_has_not_begun(mage: Client, until: Until) -> None:
     assert mage.get(run)["started_at"] is None
 
 
-def test_retry_of_a_cancelled_run_completes(graph: Client, until: Until) -> None:
+def test_retry_of_a_cancelled_run_completes(graph: Graph, until: Until) -> None:
     run = graph.start_graph()
     graph.put(run, status="cancelled")
     assert graph.statuses(run) == ["cancelled"] * 4
@@ -906,7 +912,7 @@ def test_logs(mage: Client, until: Until) -> None:
     ]
 
 
-def test_printed_lines_are_in_the_log_of_their_block(graph: Client, until: Until) -> None:
+def test_printed_lines_are_in_the_log_of_their_block(graph: Graph, until: Until) -> None:
     """Each is a line of its own; a retry goes on in the same file."""
     run = graph.start_graph(fail="left")
     until(lambda: graph.status(run) == "failed")
@@ -922,6 +928,16 @@ def test_printed_lines_are_in_the_log_of_their_block(graph: Client, until: Until
     until(lambda: graph.status(run) == "failed")
     messages = [line["message"] for line in logged(graph, run, "left")]
     assert messages.count("left is at work") == 2
+
+
+def test_what_an_event_holds_is_a_variable_unless_there_is_one(graph: Graph, until: Until) -> None:
+    body = {"pipeline_run": {"variables": {"fail": "start"}}, "fail": "left"}
+    run = graph.start(1, token="graph", json=body)
+    until(lambda: graph.status(run) == "failed")
+    assert graph.statuses(run)[0] == "failed"
+    run = graph.start(1, token="graph", json={"fail": "left"})
+    until(lambda: graph.status(run) == "failed")
+    assert graph.statuses(run)[:2] == ["completed", "failed"]
 
 
 def test_logs_of_what_does_not_exist(mage: Client) -> None:
