@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +17,7 @@ from tests.real.test_waits import (  # noqa: F401
     test_reads_whose_session_is_refused_together_share_one_login,
     test_two_hundred_waits_cost_at_most_two_requests_each_and_end_as_the_server_says,
 )
-from tests.real.waits import MortalMage
+from tests.real.waits import MortalMage, Requests, Waits
 from tools.mage_server import Schedule
 
 SPEED = 50
@@ -41,3 +42,16 @@ def mortal() -> Iterator[MortalMage]:
             logins=lambda: simulator.count("mage", "login", 200),
             extra={"max_requests_per_minute": 60_000},
         )
+
+
+async def test_waits_that_began_one_after_another_share_their_looks(
+    mortal: MortalMage,
+    requests: Requests,  # noqa: F811
+) -> None:
+    runs = mortal.start_many(("slow", 40, {}))["slow"]
+    async with Waits(runs, interval=1.0, begin_over=1.0):
+        await asyncio.sleep(1)
+        requests.clear()
+        await asyncio.sleep(5)
+        assert 5 <= requests.total() <= 5 * 40 / 4
+        assert requests["list"] >= 5

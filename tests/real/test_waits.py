@@ -113,15 +113,17 @@ async def test_reads_whose_session_is_refused_together_share_one_login(mortal: M
         await driver.close()
 
 
+@pytest.mark.parametrize("begin_over", [0.0, 1.0], ids=["at_once", "one_after_another"])
 async def test_two_hundred_waits_cost_at_most_two_requests_each_and_end_as_the_server_says(
-    mortal: MortalMage, requests: Requests
+    mortal: MortalMage, requests: Requests, begin_over: float
 ) -> None:
     """
     Wait for 200 runs that were started within seconds.
 
     100 have no blocks and end by themselves within some loops of Mage's scheduler. 60 have two blocks and
     take up to 20 s and their turn (Mage works on 20 blocks at once), 30 fail in their second block, and 10
-    would take two minutes but are cancelled while they run, after half of all waits are over.
+    would take two minutes but are cancelled while they run, after half of all waits are over. The waits
+    begin together, or spread over one interval as tasks of many DAGs do.
     """
     interval = 5 * mortal.loop
     runs = mortal.start_many(
@@ -131,7 +133,7 @@ async def test_two_hundred_waits_cost_at_most_two_requests_each_and_end_as_the_s
         ("empty", 100, {}),
     )
     began = time.monotonic()
-    async with Waits(flat(runs), interval) as waits:
+    async with Waits(flat(runs), interval, begin_over * interval) as waits:
         await until(lambda: waits.ended() >= 100, "half of the runs to end")
         going = await asyncio.to_thread(mortal.statuses, runs["slow"])
         assert set(going.values()) == {"running"}

@@ -116,18 +116,23 @@ class Wait(MageRunTrigger):
 
 class Waits:
     """
-    Waits for many runs in one event loop, an asynchronous context manager; all have begun when it begins.
+    Waits for many runs in one event loop, an asynchronous context manager.
 
     :param runs: the runs.
     :param interval: seconds between two looks at a run.
+    :param begin_over: seconds over which the waits begin, one after another; all at once unless given.
     """
 
-    def __init__(self, runs: Iterable[Run], interval: float) -> None:
+    def __init__(self, runs: Iterable[Run], interval: float, begin_over: float = 0.0) -> None:
         self.triggers = [Wait(run, interval) for run in runs]
+        self._step = begin_over / len(self.triggers)
         self._tasks: list[asyncio.Task[Mapping[str, Any]]] = []
 
     async def __aenter__(self) -> Waits:
-        self._tasks = [asyncio.create_task(trigger.event()) for trigger in self.triggers]
+        for trigger in self.triggers:
+            self._tasks.append(asyncio.create_task(trigger.event()))
+            if self._step:
+                await asyncio.sleep(self._step)
         return self
 
     async def __aexit__(self, *error: object) -> None:
