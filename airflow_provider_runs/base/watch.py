@@ -260,17 +260,28 @@ class Watcher:
                 self._keep_limit(waiter, not_before=now + 1.0)
 
     def _draw(self, now: float) -> None:
-        """Move to the queue what is due, and what is nearly due if a batch is asked anyway."""
-        batched = self._driver is not None and isinstance(self._driver.api, CanGetMany)
+        """Move to the queue what is due and, where that makes a batch, what is nearly due."""
         while self._dues and self._dues[0][0] <= now:
             self._take_due()
-        if not batched or len(self._ready) <= SINGLY:
+        if not self._ready or self._driver is None or not isinstance(self._driver.api, CanGetMany):
             return
+        nearly: list[tuple[float, int, Watched]] = []
         while self._dues:
             due, _, watched = self._dues[0]
-            if watched.due == due and watched.waiters and due - now > DRAW_SHARE * self._delay(watched, now):
-                return
-            self._take_due()
+            is_next = watched.due == due and self._runs.get(watched.run_id) is watched
+            if is_next and due - now > DRAW_SHARE * self._delay(watched, now):
+                break
+            entry = heapq.heappop(self._dues)
+            if is_next:
+                nearly.append(entry)
+        # Looks that are spread over the interval meet only if what is not yet due counts too.
+        if len(self._ready) + len(nearly) > SINGLY:
+            for _, _, watched in nearly:
+                watched.due = None
+                self._ready.append(watched)
+        else:
+            for entry in nearly:
+                heapq.heappush(self._dues, entry)
 
     def _take_due(self) -> None:
         due, _, watched = heapq.heappop(self._dues)
