@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 import airflow_provider_runs
-from airflow_provider_runs.base.operator import TriggerRunOperator
+from airflow_provider_runs.base.operator import CancelRunOperator, RetryRunOperator, TriggerRunOperator
 from airflow_provider_runs.base.sensor import RunSensor
-from airflow_provider_runs.core.api import RunApi
+from airflow_provider_runs.core.api import CanCancel, CanRetry, RunApi
 from airflow_provider_runs.core.run import RunState
 from airflow_provider_runs.provider_info import SYSTEMS, get_provider_info
 
@@ -95,12 +95,27 @@ def test_every_documented_word_is_in_the_table(system: str) -> None:
     assert reachable >= {RunState.RUNNING, RunState.SUCCEEDED, RunState.FAILED}
 
 
-@each_system
-@pytest.mark.parametrize(
-    ("module", "pattern"), [("operators", "{}TriggerRunOperator"), ("sensors", "{}RunSensor")]
-)
-def test_template_fields_are_arguments_and_attributes(system: str, module: str, pattern: str) -> None:
-    kind = part(system, module, pattern)
+TASKS = [
+    (system, kind)
+    for system in SYSTEMS
+    for module in ("operators", "sensors")
+    for kind in vars(import_module(f"airflow_provider_runs.{system}.{module}")).values()
+    if inspect.isclass(kind) and kind.__module__ == f"airflow_provider_runs.{system}.{module}"
+]
+
+
+def test_a_system_that_can_cancel_or_retry_has_tasks_for_it() -> None:
+    named = {kind.__name__ for _, kind in TASKS}
+    for system in SYSTEMS:
+        api = part(system, "api", "{}RunApi")
+        for capability, verb in ((CanCancel, "Cancel"), (CanRetry, "Retry")):
+            assert (
+                part(system, "hooks", "{}Hook").__name__.replace("Hook", f"{verb}RunOperator") in named
+            ) == (issubclass(api, capability))
+
+
+@pytest.mark.parametrize(("system", "kind"), TASKS)
+def test_template_fields_are_arguments_and_attributes(system: str, kind: Any) -> None:
     known = {
         name
         for base in kind.__mro__
@@ -123,6 +138,8 @@ def test_every_argument_of_a_run_is_templated(system: str) -> None:
         for name, parameter in inspect.signature(kind.__init__).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
+    # Whether a retry goes on with a failed run is a rule of the task, like wait_for_completion.
+    own.discard("retry_from_failure")
     assert own == set(kind.template_fields) - set(TriggerRunOperator.shared_template_fields)
     assert set(kind.resource_fields) <= set(kind.run_fields) <= own
 
@@ -135,8 +152,8 @@ def test_every_public_argument_is_documented(system: str, module: str) -> None:
         kind for kind in vars(loaded).values() if inspect.isclass(kind) and kind.__module__ == loaded.__name__
     ]
     assert classes
-    for kind in (*classes, TriggerRunOperator, RunSensor):
-        names = set(inspect.signature(kind.__init__).parameters) - {"self", "kwargs"}
+    for kind in (*classes, TriggerRunOperator, RetryRunOperator, CancelRunOperator, RunSensor):
+        names = set(inspect.signature(kind.__init__).parameters) - {"self", "kwargs"}  # type: ignore[misc]
         missing = [name for name in sorted(names) if f":param {name}:" not in (kind.__doc__ or "")]
         assert missing == [], kind
 
@@ -157,8 +174,9 @@ def test_arguments_can_be_mapped(system: str) -> None:
 @each_system
 def test_constructing_reads_no_connection(system: str, mocker: Any) -> None:
     read = mocker.patch("airflow_provider_runs.base.hook.RunHook.get_connection")
-    make(part(system, "operators", "{}TriggerRunOperator"), system)
-    make(part(system, "sensors", "{}RunSensor"), system)
+    for owner, kind in TASKS:
+        if owner == system:
+            make(kind, system)
     part(system, "hooks", "{}Hook")()
     assert not read.called
 

@@ -24,6 +24,8 @@ from airflow_provider_runs.core.run import Run, RunState, StatusTable
 if TYPE_CHECKING:
     from pendulum import DateTime
 
+Row = dict[str, Any]
+
 # Texts of error.exception that say that a call did nothing and never will (contract section 2).
 REFUSED = (
     "only supported for API trigger",
@@ -58,7 +60,7 @@ class MageAnswers(RunApi):
         """Return what a good answer holds under a key; raise what Mage said in any other."""
         return self._answer(response, key, what)[key]
 
-    def _answer(self, response: Response, key: str, what: str) -> dict[str, Any]:
+    def _answer(self, response: Response, key: str, what: str) -> Row:
         answer = parse_json(response)
         error = answer.get("error") if isinstance(answer, dict) else None
         if isinstance(error, dict):
@@ -69,7 +71,7 @@ class MageAnswers(RunApi):
             raise self._unusable(response, what)
         return answer
 
-    def _read_page(self, response: Response, key: str, what: str) -> tuple[list[dict[str, Any]], bool]:
+    def _read_page(self, response: Response, key: str, what: str) -> tuple[list[Row], bool]:
         """Return the rows of a page of a list, and whether there is another page."""
         answer = self._answer(response, key, what)
         rows, metadata = answer[key], answer.get("metadata")
@@ -151,7 +153,7 @@ class MageAnswers(RunApi):
         return one_line(said, self.redact)
 
 
-def blocks_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+def blocks_of(row: Mapping[str, Any]) -> list[Row]:
     """
     Return the runs of a run's blocks.
 

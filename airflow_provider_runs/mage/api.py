@@ -8,14 +8,13 @@ See https://docs.mage.ai/api-reference/pipeline-runs/overview. What the answers 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
 from airflow_provider_runs.core.api import (
     CanCancel,
-    CanExplain,
     CanFindStarted,
     CanGetMany,
     CanListRuns,
@@ -31,34 +30,23 @@ from airflow_provider_runs.core.connection import (
     Field,
     Settings,
 )
-from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound, RunsError, Unauthorized
+from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound, Unauthorized
 from airflow_provider_runs.core.http import Flow, Request, one_line
-from airflow_provider_runs.core.inputs import boolean, integer, json_object, required_text, unknown_names
+from airflow_provider_runs.core.inputs import boolean, json_object, required_text, unknown_names
 from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.core.schedule import Pace
-from airflow_provider_runs.mage.answers import (
-    MageAnswers,
-    blocks_of,
-    created_at,
-    failures,
-    inner_token,
-    log_lines,
-)
-
-Row = dict[str, Any]
+from airflow_provider_runs.mage.answers import Row, blocks_of, created_at, inner_token
+from airflow_provider_runs.mage.lookups import TRIGGER_FIELDS, run_number
+from airflow_provider_runs.mage.reasons import MageReasons
 
 # The public client id of Mage's own web interface, the same in every installation.
 API_KEY = "zkWlN0PkIKSN0C11CfUHUj84OT5XOJ6tDZ6bDRO2"
 SESSION_LIFETIME = 3600.0
 LONGEST_LIFETIME = 1e9
 MARKER = "airflow_run_key"
-PAGE = 100
 ACTIVE_PAGE = 500
-LOG_FILES = 20
 # created_at has whole seconds, and on Postgres it is the start of the transaction.
 CLOCK_SLACK = 300.0
-TRACEBACK_LINES = 50
-LOG_TAIL = 20
 ARGUMENTS = (
     "pipeline_schedule_id",
     "pipeline_uuid",
@@ -67,7 +55,6 @@ ARGUMENTS = (
     "event_variables",
     "allow_inactive_trigger",
 )
-FILTERS = ("pipeline_schedule_id", "pipeline_uuid", "trigger_name")
 # The server overwrites these in what the blocks get, so a value given here would be lost.
 RESERVED_VARIABLES = (
     "env",
@@ -119,7 +106,7 @@ CONNECTION = ConnectionSpec(
 )
 
 
-class MageRunApi(MageAnswers, CanCancel, CanExplain, CanFindStarted, CanGetMany, CanListRuns, CanRetry):
+class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListRuns, CanRetry):
     """Describe Mage's run API for one connection."""
 
     connection = CONNECTION
@@ -310,9 +297,9 @@ class MageRunApi(MageAnswers, CanCancel, CanExplain, CanFindStarted, CanGetMany,
     def list_runs(
         self, filters: Mapping[str, Any], *, since: float | None = None, limit: int | None = None
     ) -> Flow[list[Run]]:
-        unknown_names("list of Mage runs", filters, (*FILTERS, "status"))
+        unknown_names("list of Mage runs", filters, (*TRIGGER_FIELDS, "status"))
         status = _statuses(filters.get("status"), self.statuses.all_words())
-        named = {name: filters[name] for name in FILTERS if filters.get(name) is not None}
+        named = {name: filters[name] for name in TRIGGER_FIELDS if filters.get(name) is not None}
         params = {"order_by[]": "id desc", "disable_retries_grouping": "1"}
         if status:
             params["status[]"] = status
@@ -332,9 +319,7 @@ class MageRunApi(MageAnswers, CanCancel, CanExplain, CanFindStarted, CanGetMany,
         def enough(page: list[Row]) -> bool:
             return since is not None and _is_before(page[-1], since - CLOCK_SLACK)
 
-        rows = yield from self._rows(
-            path, params, "pipeline_runs", what, page=min(limit or PAGE, PAGE), enough=enough, limit=limit
-        )
+        rows = yield from self._rows(path, params, "pipeline_runs", what, enough=enough, limit=limit)
         if not rows and named:
             yield from self._exists(schedule, params.get("pipeline_uuid"))
         if schedule is not None and any(row.get("pipeline_schedule_id") != schedule for row in rows):
@@ -342,39 +327,6 @@ class MageRunApi(MageAnswers, CanCancel, CanExplain, CanFindStarted, CanGetMany,
             raise NotFound(f"Mage has no trigger {schedule}", status=404)
         runs = [self._run(row) for row in rows if since is None or not _is_before(row, since)]
         return runs[:limit]
-
-    def explain(self, run_id: str) -> Flow[str | None]:
-        row = yield from self._detail(run_id)
-        state = self._run(row).state
-        if state is RunState.PENDING:
-            return (yield from self._why_it_waits(row))
-        if state not in (RunState.FAILED, RunState.CANCELLED):
-            return None
-        failed = failures(row)
-        logs: list[Row] = []
-        note = None
-        try:
-            logs = yield from self._log_files(row)
-        except RunsError as error:
-            note = f"(its log cannot be read: {error})"
-        parts: list[str] = []
-        for block, reason in failed:
-            lines = self.redact(str(reason.get("message") or "")).rstrip().splitlines()
-            parts += [f"block {block}: {self._reason(reason)}", *lines[-TRACEBACK_LINES:]]
-            parts += self._tail(logs, block)
-        if not failed:
-            # A timeout, for one, stands nowhere else.
-            parts += self._complaints(logs)
-        return "\n".join([*parts, *([note] if note else [])]) or None
-
-    def logs(self, run_id: str) -> Flow[dict[str, str]]:
-        """
-        Return a run's log files by name: the scheduler's, and one for each block.
-
-        :param run_id: the run.
-        """
-        files = yield from self._log_files((yield from self._detail(run_id)))
-        return {str(file.get("name")): self.redact(str(file.get("content") or "")) for file in files}
 
     def check(self) -> Flow[str]:
         response = yield self._request("GET", "/api/status", authenticated=False)
@@ -387,12 +339,12 @@ class MageRunApi(MageAnswers, CanCancel, CanExplain, CanFindStarted, CanGetMany,
 
     def cancel(self, run_id: str) -> Flow[None]:
         response = yield self._request(
-            "PUT", f"/api/pipeline_runs/{_id(run_id)}", json={"pipeline_run": {"status": "cancelled"}}
+            "PUT", f"/api/pipeline_runs/{run_number(run_id)}", json={"pipeline_run": {"status": "cancelled"}}
         )
         self._read(response, "pipeline_run", f"cancelling run {run_id}")
 
     def prepare_retry(self, run_id: str, arguments: Mapping[str, Any]) -> None:
-        _id(run_id)
+        run_number(run_id)
         unknown_names("retry of a Mage run", arguments, ("from_block_uuid",))
         if arguments.get("from_block_uuid") is not None:
             required_text("from_block_uuid", arguments["from_block_uuid"])
@@ -470,134 +422,6 @@ class MageRunApi(MageAnswers, CanCancel, CanExplain, CanFindStarted, CanGetMany,
     def secrets(self) -> tuple[str, ...]:
         return (*super().secrets(), *self.tokens_read)
 
-    # Triggers
-
-    def _check_schedule(self, arguments: Mapping[str, Any]) -> None:
-        """Refuse what names no trigger, or two."""
-        given = {name for name in FILTERS if arguments.get(name) is not None}
-        if given == {"pipeline_schedule_id"}:
-            self._schedule_id(arguments)
-        elif "pipeline_schedule_id" in given or "pipeline_uuid" not in given:
-            raise BadInput(
-                "name the trigger either by pipeline_schedule_id or by pipeline_uuid and trigger_name, not "
-                + ("both" if "pipeline_schedule_id" in given else "neither")
-            )
-        else:
-            for name in given:
-                required_text(name, arguments[name])
-
-    @staticmethod
-    def _schedule_id(arguments: Mapping[str, Any]) -> int:
-        return integer("pipeline_schedule_id", arguments["pipeline_schedule_id"], at_least=0)
-
-    def _schedule(self, arguments: Mapping[str, Any]) -> Flow[Row]:
-        """Return a trigger by its id, or by its pipeline and its name."""
-        if arguments.get("pipeline_uuid") is None:
-            return (yield from self._schedule_by_id(self._schedule_id(arguments)))
-        pipeline = required_text("pipeline_uuid", arguments["pipeline_uuid"])
-        rows = yield from self._rows(
-            f"/api/pipelines/{quote(pipeline, safe='')}/pipeline_schedules",
-            {},
-            "pipeline_schedules",
-            f"listing the triggers of pipeline {pipeline!r}",
-        )
-        name = arguments.get("trigger_name")
-        if name is None:
-            wanted, called = [row for row in rows if row.get("schedule_type") == "api"], "API trigger"
-        else:
-            name = required_text("trigger_name", name)
-            wanted, called = [row for row in rows if row.get("name") == name], f"trigger {name!r}"
-        if len(wanted) == 1 and isinstance(wanted[0].get("id"), int):
-            return wanted[0]
-        there = ", ".join(
-            f"{one_line(str(row.get('name')), self.redact)!r} ({row.get('id')})" for row in rows
-        )
-        if wanted:
-            raise BadInput(
-                f"pipeline {pipeline!r} has {len(wanted)} of {called}: {there}; name one by "
-                + ("trigger_name" if name is None else "pipeline_schedule_id")
-            )
-        raise NotFound(f"pipeline {pipeline!r} in Mage has no {called}; it has {there or 'none'}", status=404)
-
-    def _schedule_by_id(self, schedule: int) -> Flow[Row]:
-        what = f"trigger {schedule}"
-        response = yield self._request("GET", f"/api/pipeline_schedules/{schedule}")
-        row = self._read(response, "pipeline_schedule", what)
-        if not isinstance(row, dict) or row.get("id") != schedule:
-            raise self._unusable(response, what)
-        return row
-
-    def _exists(self, schedule: int | None, pipeline: str | None) -> Flow[None]:
-        """Raise NotFound for a trigger or a pipeline that does not exist: Mage lists no runs for both."""
-        if schedule is not None:
-            yield from self._schedule_by_id(schedule)
-            return
-        path = f"/api/pipelines/{quote(str(pipeline), safe='')}/pipeline_schedules"
-        response = yield self._request("GET", path, {"_limit": "0"})
-        self._read(response, "pipeline_schedules", f"pipeline {pipeline!r}")
-
-    # Why
-
-    def _why_it_waits(self, row: Row) -> Flow[str | None]:
-        """Return what keeps a run from starting, as far as Mage tells."""
-        response = yield self._request("GET", "/api/status", authenticated=False)
-        scheduler = self._scheduler(self._read(response, "statuses", "the server's status"))
-        said = f"the run has not started; Mage's scheduler is {scheduler}"
-        schedule = row.get("pipeline_schedule_id")
-        if isinstance(schedule, int):
-            trigger = yield from self._schedule_by_id(schedule)
-            said += f", the trigger is {trigger.get('status')}"
-            settings = trigger.get("settings")
-            if isinstance(settings, dict) and settings.get("pipeline_run_limit"):
-                said += f" and lets {settings['pipeline_run_limit']} run(s) go at once"
-        return one_line(said, self.redact)
-
-    @staticmethod
-    def _scheduler(statuses: Any) -> str:
-        first = statuses[0] if isinstance(statuses, list) and statuses else None
-        return str((first.get("scheduler_status") if isinstance(first, dict) else None) or "unknown")
-
-    def _log_files(self, row: Row) -> Flow[list[Row]]:
-        """Return the log files of a run: the scheduler's first, then those of the blocks."""
-        pipeline, what = str(row.get("pipeline_uuid")), f"the log of run {row['id']}"
-        response = yield self._request(
-            "GET",
-            f"/api/pipelines/{quote(pipeline, safe='')}/logs",
-            {"pipeline_run_id[]": str(row["id"]), "_limit": str(LOG_FILES)},
-        )
-        logs = self._read(response, "logs", what)
-        first = logs[0] if isinstance(logs, list) and logs else None
-        files = []
-        for kind in ("pipeline_run_logs", "block_run_logs"):
-            listed = first.get(kind) if isinstance(first, dict) else None
-            if not isinstance(listed, list):
-                raise self._unusable(response, what)
-            files += [file for file in listed if isinstance(file, dict) and file.get("content")]
-        return files
-
-    def _tail(self, files: list[Row], block: str) -> list[str]:
-        """Return the end of a block's log, without the tracebacks."""
-        for file in files:
-            if file.get("name") == f"{block}.log":
-                entries = list(log_lines(file.get("content")))
-                lines = [self._log_line(entry) for entry in entries[-LOG_TAIL:]]
-                return [f"the end of its log ({len(lines)} of {len(entries)} lines):", *lines]
-        return []
-
-    def _complaints(self, files: list[Row]) -> list[str]:
-        """Return the errors in the scheduler's log."""
-        entries = [
-            entry
-            for file in files
-            if file.get("name") == "scheduler.log"
-            for entry in log_lines(file.get("content"))
-            if entry.get("level") in ("ERROR", "EXCEPTION", "CRITICAL")
-        ]
-        return [one_line(str(entry.get("message")), self.redact) for entry in entries[-LOG_TAIL:]]
-
-    def _log_line(self, entry: Row) -> str:
-        return f"  {entry.get('level')} {one_line(str(entry.get('message')), self.redact)}"
-
     # What a retry must not do
 
     def _check_block(self, run: Run, row: Row, block: str) -> Flow[None]:
@@ -648,75 +472,6 @@ class MageRunApi(MageAnswers, CanCancel, CanExplain, CanFindStarted, CanGetMany,
                 f"its trigger has a timeout of {timeout} s, which Mage counts from the run's first start, so "
                 "it would end at once. Start a new run, or change the timeout in Mage",
             )
-
-    # Requests
-
-    def _request(
-        self,
-        method: str,
-        path: str,
-        params: Mapping[str, str] | None = None,
-        *,
-        safe_to_repeat: bool = True,
-        **kwargs: Any,
-    ) -> Request:
-        """Return a call of the generic API, which is asked to tell errors by HTTP status too."""
-        return Request(
-            method,
-            self.settings.base_url + path,
-            params={**(params or {}), "_http_error_codes": "1"},
-            safe_to_repeat=safe_to_repeat,
-            **kwargs,
-        )
-
-    def _detail(self, run_id: str) -> Flow[Row]:
-        number = _id(run_id)
-        response = yield self._request("GET", f"/api/pipeline_runs/{number}")
-        row = self._read(response, "pipeline_run", f"run {run_id}")
-        if not isinstance(row, dict) or row.get("id") != number:
-            raise self._unusable(response, f"run {run_id}")
-        return row
-
-    def _rows(
-        self,
-        path: str,
-        params: Mapping[str, str],
-        key: str,
-        what: str,
-        *,
-        page: int = PAGE,
-        enough: Callable[[list[Row]], bool] = lambda page: False,
-        limit: int | None = None,
-    ) -> Flow[list[Row]]:
-        """
-        Read a list page by page.
-
-        :param path: the list.
-        :param params: query parameters beside those of paging.
-        :param key: the answer's member that holds the rows.
-        :param what: what is done, for messages.
-        :param page: rows of a page.
-        :param enough: tells of a page that is not empty whether the rest of the list does not matter.
-        :param limit: rows after which the rest does not matter either.
-        """
-        rows: list[Row] = []
-        last: list[Row] = []
-        offset = 0
-        while True:
-            asked = {**params, "_limit": str(page), "_offset": str(offset)}
-            response = yield self._request("GET", path, asked)
-            found, more = self._read_page(response, key, what)
-            if found and found == last:
-                raise self._unusable(response, what)
-            last = found
-            rows += found
-            offset += page
-            if not found or not more or enough(found) or (limit is not None and len(rows) >= limit):
-                return rows
-
-
-def _id(run_id: str) -> int:
-    return integer("run_id", run_id, at_least=0)
 
 
 def _is_before(row: Row, moment_: float) -> bool:

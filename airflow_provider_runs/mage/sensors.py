@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_provider_runs.base.sensor import RunSensor
-from airflow_provider_runs.mage.api import FILTERS
 from airflow_provider_runs.mage.hooks import MageHook
+from airflow_provider_runs.mage.lookups import TRIGGER_FIELDS
 from airflow_provider_runs.mage.triggers import MageRunTrigger
 
 
@@ -26,7 +26,7 @@ class MageRunSensor(RunSensor):
 
     hook_class = MageHook
     trigger_class = MageRunTrigger
-    search_fields = FILTERS
+    search_fields = TRIGGER_FIELDS
     template_fields = (*RunSensor.shared_template_fields, *search_fields, "mage_conn_id")
     ui_color = "#f1e8fd"
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.real.target import Mage, simulated_mage
+from tests.real.test_calls import *  # noqa: F403
 from tests.real.test_contract import *  # noqa: F403
 
 

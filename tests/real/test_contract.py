@@ -14,10 +14,11 @@ import requests
 
 from airflow_provider_runs.core.connection import read_settings
 from airflow_provider_runs.core.drive import AsyncDriver, Driver
-from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed, NotFound, Unauthorized
+from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, NotFound, Unauthorized
 from airflow_provider_runs.core.retry import NO_RETRY
 from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.mage import api as mage_api
+from airflow_provider_runs.mage import lookups
 from airflow_provider_runs.mage.api import MageRunApi
 from airflow_provider_runs.mage.hooks import MageHook
 from tests.real.target import Mage
@@ -145,11 +146,16 @@ def test_trigger_without_key_leaves_no_marker(mage: Mage) -> None:
     assert set(row["variables"]) == {"execution_partition"}
 
 
-def test_inactive_trigger_is_started_and_becomes_active(mage: Mage) -> None:
+def test_inactive_trigger_is_refused_unless_allowed_and_becomes_active_then(mage: Mage) -> None:
     driver = mage.driver()
     path = f"/api/pipeline_schedules/{mage.schedules['inactive'].id}"
+    before = mage.count()
+    with pytest.raises(ApiError, match=r"\('inactive'\) is inactive in Mage"):
+        mage.start("inactive")
+    assert mage.count() == before
+    assert mage.call("GET", path).json()["pipeline_schedule"]["status"] == "inactive"
     for _ in range(5):
-        run = mage.start("inactive")
+        run = mage.start("inactive", allow_inactive_trigger=True)
         time.sleep(2 * mage.loop)
         if mage.call("GET", path).json()["pipeline_schedule"]["status"] == "active":
             break
@@ -188,18 +194,22 @@ def test_unknown_trigger_is_not_found_and_starts_nothing(mage: Mage) -> None:
 
 def test_time_trigger_is_refused_for_good_and_starts_nothing(mage: Mage) -> None:
     before = mage.count()
-    with pytest.raises(ApiError, match="only supported for API trigger") as caught:
+    with pytest.raises(ApiError, match="is a time trigger in Mage") as caught:
         mage.start("nightly")
+    with pytest.raises(ApiError, match="only supported for API trigger"):
+        mage.start("nightly", allow_inactive_trigger=True)
     assert caught.value.permanent and not isinstance(caught.value, (NotFound, Unauthorized))
     assert mage.count() == before
 
 
-def test_without_a_trigger_token_nothing_is_sent(mage: Mage) -> None:
-    before = mage.count()
-    driver = Driver(mage.api(trigger=None))
-    with pytest.raises(BadInput, match="trigger_token"):
-        driver.drive(driver.api.trigger({"pipeline_schedule_id": mage.schedules["example"].id}))
-    assert mage.count() == before
+def test_without_a_trigger_token_in_the_connection_it_is_read_from_mage(mage: Mage) -> None:
+    told: list[str] = []
+    api = MageRunApi(mage.settings(trigger=None), keep_secret=told.append)
+    api.token = mage.driver().api.token
+    driver = Driver(api)
+    run = driver.drive(driver.api.trigger({"pipeline_schedule_id": mage.schedules["empty"].id}))
+    assert mage.wait(run).state is RunState.SUCCEEDED
+    assert told == [mage.schedules["empty"].token]
 
 
 # Watching
@@ -237,7 +247,11 @@ def test_explain_gives_the_traceback_of_the_failed_block(mage: Mage, failed: Run
     assert said is not None
     lines = said.splitlines()
     assert lines[0] == "block bang: ValueError: bang in transform"
-    assert lines[1].startswith(("Traceback", "  ")) and lines[-1] == "ValueError: bang in transform"
+    assert lines[1].startswith(("Traceback", "  "))
+    end = next(index for index, line in enumerate(lines) if line.startswith("the end of its log"))
+    assert lines[end - 1] == "ValueError: bang in transform"
+    assert lines[end + 1] == "  INFO Start executing block with BlockExecutor."
+    assert lines[-1].startswith("  EXCEPTION Failed to execute block bang")
     assert "block load" not in said
 
 
@@ -324,7 +338,7 @@ def test_run_is_found_again_among_others_by_its_marker(mage: Mage) -> None:
 
 def test_run_is_found_on_a_later_page(mage: Mage, monkeypatch: pytest.MonkeyPatch) -> None:
     since = time.time()
-    monkeypatch.setattr(mage_api, "PAGE", 2)
+    monkeypatch.setattr(lookups, "PAGE", 2)
     runs = [mage.start("empty", key=f"page-{number}") for number in range(5)]
     driver = mage.driver("empty")
     arguments = {"pipeline_schedule_id": str(mage.schedules["empty"].id)}
