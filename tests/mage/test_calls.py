@@ -243,6 +243,10 @@ class TestOldTriggerUrl:
         _, run = play(api.find_started({"pipeline_schedule_id": 1}, "key-1", NOW), page(row))
         assert run is not None and run.id == "7"
 
+    def test_the_marker_may_not_be_given(self):
+        with pytest.raises(BadInput, match="must not hold airflow_run_key"):
+            self.start(event_variables={"airflow_run_key": "mine"})
+
     def test_run_variables_are_refused(self):
         with pytest.raises(BadInput, match=r"old_trigger_url on.*give event_variables"):
             self.start(variables={"a": 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,9 +11,10 @@ import pendulum
 import pytest
 
 from airflow_provider_runs.core.drive import Driver
-from airflow_provider_runs.core.errors import ApiError, NotFound
+from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound
 from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.mage import lookups
+from airflow_provider_runs.mage.hooks import MageHook
 from tests.real.target import Mage
 
 UNKNOWN = 987654
@@ -330,3 +332,45 @@ def test_logs_are_one_file_for_the_scheduler_and_one_for_each_block(
     assert "ValueError: left was told to fail" in files["left.log"]
     with pytest.raises(NotFound):
         driver.drive(driver.api.logs(str(UNKNOWN)))
+
+
+# The same through the hook
+
+
+@pytest.fixture
+def tokenless_hook(mage: Mage, monkeypatch: pytest.MonkeyPatch) -> MageHook:
+    """A hook whose connection names no trigger."""
+    # As in every real task: Airflow 2.11 reads a connection only once its tables of DAGs are known.
+    with warnings.catch_warnings(action="ignore"):
+        import airflow_provider_runs.mage.operators  # noqa: F401
+
+    monkeypatch.setenv("AIRFLOW_CONN_MAGE_DEFAULT", mage.connection_json(trigger=None))
+    return MageHook()
+
+
+async def test_hook_lists_runs_retries_them_and_reads_their_logs(
+    mage: Mage, tokenless_hook: MageHook
+) -> None:
+    since = pendulum.now("UTC").subtract(seconds=1)
+    run = tokenless_hook.trigger_run(
+        pipeline_uuid="diamond", trigger_name="diamond", variables={"fail": "join"}
+    )
+    assert mage.wait(run).state is RunState.FAILED
+    chosen: dict[str, Any] = {"pipeline_uuid": "diamond", "status": "failed", "since": since, "limit": 1}
+    assert ids(tokenless_hook.list_runs(**chosen)) == [run.id]
+    assert "join is at work" in tokenless_hook.get_logs(run.id)["join.log"]
+    assert tokenless_hook.retry_run(run.id, from_block_uuid="join").status == "running"
+    assert mage.wait(run).state is RunState.FAILED
+    async with tokenless_hook as hook:
+        assert isinstance(hook, MageHook)
+        assert ids(await hook.alist_runs(**chosen)) == [run.id]
+        assert "join is at work" in (await hook.aget_logs(run.id))["join.log"]
+        assert (await hook.aretry_run(run.id)).status == "running"
+        ended = await hook.acancel_and_confirm(run.id, 30)
+    assert ended.state.is_terminal
+
+
+@pytest.mark.parametrize("wrong", [{"since": "2026-01-01"}, {"limit": 0}, {"status": "done"}])
+def test_hook_refuses_a_list_that_makes_no_sense(tokenless_hook: MageHook, wrong: dict[str, Any]) -> None:
+    with pytest.raises(BadInput):
+        tokenless_hook.list_runs(**wrong)
