@@ -1,7 +1,8 @@
 """A simulated Mage server: API triggers, runs and their blocks, lists, logs, login.
 
-As in the real one, a scheduler works in loops: a run leaves ``initial`` at a loop, queues one block per loop
-and ends at a later one. The loops are worked off when somebody asks, so an idle simulator does nothing.
+As in the real one, a scheduler works in loops: a run leaves ``initial`` at a loop, each loop queues the
+blocks whose turn it is, and the run ends at a later one. The loops are worked off when somebody asks, so an
+idle simulator does nothing.
 
 Triggers of the default project (id, pipeline, name, token):
 

@@ -304,6 +304,11 @@ RETRIES = [
         ("start_failed", {"from_block_uuid": None}),
     )
 ]
+DONE_SOON = {
+    Ask(f"PUT /api/pipeline_runs/{{{run}}}", body).name
+    for run, body in RETRIES
+    if run in ("timed_out", "empty_run", "good")
+}
 LOGINS = [
     *(
         login(**session)
@@ -359,7 +364,11 @@ class Probe:
         except ValueError:
             self.answers[name] = {"http": answer.status_code, "type": kind, "empty": not answer.text}
             return {}
-        self.answers[name] = {"http": answer.status_code, "type": kind, "body": self.plain(said)}
+        kept = self.plain(said)
+        if "pipeline_run" in kept and (method == "POST" or name in DONE_SOON):
+            # A loop of the scheduler may come between what is asked for and the answer.
+            kept["pipeline_run"] |= dict.fromkeys(("status", "started_at", "completed_at"), "any")
+        self.answers[name] = {"http": answer.status_code, "type": kind, "body": kept}
         return said
 
     def all(self) -> dict[str, Any]:
@@ -369,6 +378,7 @@ class Probe:
         for name, ask in RUNS.items():
             self.run(name, ask)
         self.wait("cancelled", lambda row: row["block_runs"][0]["status"] == "running")
+        time.sleep(self.mage.loop)  # until it has told its log
         self.ask(Ask("PUT /api/pipeline_runs/{cancelled}", CANCEL), " at work")
         for name in RUNS:
             self.wait(name)
