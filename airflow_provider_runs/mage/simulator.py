@@ -1,7 +1,8 @@
 """A simulated Mage server: API triggers, runs and their blocks, lists, logs, login.
 
-As in the real one, a scheduler works in loops: a run leaves ``initial`` at a loop, queues one block per loop
-and ends at a later one. The loops are worked off when somebody asks, so an idle simulator does nothing.
+As in the real one, a scheduler works in loops: a run leaves ``initial`` at a loop, each loop queues the
+blocks whose turn it is, and the run ends at a later one. The loops are worked off when somebody asks, so an
+idle simulator does nothing.
 
 Triggers of the default project (id, pipeline, name, token):
 
@@ -337,9 +338,9 @@ class MageSimulator(System):
                 edge = self._edge(name, query[name])
                 runs = [run for run in runs if sign * (self._created(run) - edge) >= 0]
         runs.sort(key=lambda run: (run.execution_date, run.id), reverse=True)
-        if query.get("order_by[]"):
-            runs = ordered(runs, query["order_by[]"])
         limit, offset = int(query.get("_limit", DEFAULT_LIMIT)), int(query.get("_offset", 0))
+        if query.get("order_by[]") and limit != 0:
+            runs = ordered(runs, query["order_by[]"])
         rows = runs[offset : None if limit < -1 else offset + limit + 1]
         groups = not query.get("disable_retries_grouping") and (schedule or query.get("pipeline_uuid"))
         if limit != 0 and runs and groups:

@@ -314,6 +314,20 @@ def test_unknown_page(mage: Client) -> None:
     assert (answer.status_code, answer.headers["Content-Type"]) == (404, "text/html; charset=UTF-8")
 
 
+@pytest.mark.parametrize(
+    ("path", "missing"),
+    [
+        ("things", "policies.ThingPolicy"),
+        ("odd_things/1", "resources.OddThingResource"),
+        ("pipelines/example/things", "resources.ThingResource"),
+        ("things/1/others/2", "resources.ThingResource"),
+    ],
+)
+def test_unknown_calls(mage: Client, path: str, missing: str) -> None:
+    body = assert_uncaught(mage.call("GET", f"/api/{path}"), f"No module named 'mage_ai.api.{missing}'")
+    assert list(body["url_parameters"].values()) == path.split("/")
+
+
 def test_prevent_duplicates(mage: Client) -> None:
     """A client-chosen date with the switch makes one run; without the switch, several."""
     date = "2026-11-22T12:34:56.789012+00:00"
@@ -540,6 +554,8 @@ def test_pages_and_order(mage: Client) -> None:
     assert mage.call("GET", "/api/pipeline_runs?_limit=0").json()["pipeline_runs"] == []
     assert_uncaught(mage.call("GET", "/api/pipeline_runs?_limit=many"), "invalid literal for int()")
     assert_uncaught(mage.call("GET", "/api/pipeline_runs?order_by[]=nothing desc"), "no attribute 'nothing'")
+    assert_uncaught(mage.call("GET", "/api/pipeline_runs?order_by[]=id up"), "has an attribute 'up'")
+    assert mage.ids("_limit=0&order_by[]=nothing up") == [], "without rows there is nothing to order"
 
 
 def test_filters(mage: Client, until: Until) -> None:
@@ -1029,6 +1045,12 @@ def test_refusals(closed: Client) -> None:
         assert error["message"] == f"Private access for {word} only, invalid scope."
     answer = closed.call("GET", path + "?_http_error_codes=1", headers=headers)
     assert_handled(answer, 403, 403, "unauthorized_access")
+    missing = closed.call("GET", "/api/pipeline_schedules/99", headers=headers)
+    assert_handled(missing, 200, 404, "record_not_found")
+    for child in ("", "/logs", "/pipeline_schedules"):
+        assert_uncaught(closed.call("GET", "/api/pipelines/none" + child, headers=headers), "does not exist")
+        answer = closed.call("GET", "/api/pipelines/empty" + child, headers=headers)
+        assert_handled(answer, 200, 403, "unauthorized_access")
     answer = closed.call("GET", path, headers={**headers, "OAUTH-TOKEN": "nonsense"})
     assert_handled(answer, 401, 401, "invalid_oauth_token")
     assert_uncaught(closed.call("GET", path, headers={**headers, "Cookie": "oauth_token=x"}), "Not enough")
