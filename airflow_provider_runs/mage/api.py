@@ -223,7 +223,7 @@ class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted, CanGetMany):
         Ask about many runs by one list of the active ones.
 
         A run that is not in it has ended, was deleted, or slipped between two pages: it is left out, so that
-        it is asked about by itself.
+        it is asked about by itself. So is one that ended while Mage made the list, which tells no reasons.
 
         :param run_ids: the runs' ids.
         """
@@ -250,7 +250,7 @@ class MageRunApi(RunApi, CanCancel, CanExplain, CanFindStarted, CanGetMany):
                 raise self._unusable(response, what)
             last = rows
             runs = [self._run(row) for row in rows]
-            found |= {run.id: run for run in runs if int(run.id) in wanted}
+            found |= {run.id: run for run in runs if int(run.id) in wanted and not run.state.is_terminal}
             offset += ACTIVE_PAGE
             # Newest first: below the lowest id nobody is waited for.
             if not runs or not _has_next(response) or int(runs[-1].id) < min(wanted, default=0):
