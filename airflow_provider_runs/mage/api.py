@@ -271,7 +271,7 @@ class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListRuns
         Ask about many runs by one list of the active ones.
 
         A run that is not in it has ended, was deleted, or slipped between two pages: it is left out, so that
-        it is asked about by itself.
+        it is asked about by itself. So is one that ended while Mage made the list, which tells no reasons.
 
         :param run_ids: the runs' ids.
         """
@@ -292,7 +292,7 @@ class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListRuns
             enough=lambda page: int(self._run(page[-1]).id) < lowest,
         )
         runs = (self._run(row) for row in rows)
-        return {run.id: run for run in runs if int(run.id) in wanted}
+        return {run.id: run for run in runs if int(run.id) in wanted and not run.state.is_terminal}
 
     def list_runs(
         self, filters: Mapping[str, Any], *, since: float | None = None, limit: int | None = None

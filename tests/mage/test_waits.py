@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from airflow_provider_runs.simulator import Simulator
+from tests.mage.conftest import make_api
+from tests.mage.test_many import page
+from tests.play import play
 from tests.real.target import PIPELINES, SCHEDULES
 from tests.real.test_waits import (  # noqa: F401
     masked,
@@ -55,3 +58,9 @@ async def test_waits_that_began_one_after_another_share_their_looks(
         await asyncio.sleep(5)
         assert 5 <= requests.total() <= 5 * 40 / 4
         assert requests["list"] >= 5
+
+
+def test_a_run_that_ends_while_the_list_is_made_is_asked_about_by_itself() -> None:
+    # Mage chooses the rows first and reads their status later; the short form has no reason for a failure.
+    _, found = play(make_api().get_many(["5"]), page(5, status="failed"))
+    assert found == {}

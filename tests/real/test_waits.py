@@ -17,9 +17,10 @@ from airflow_provider_runs.base import hook as hook_module
 from airflow_provider_runs.core.drive import AsyncDriver
 from airflow_provider_runs.core.run import Run
 from airflow_provider_runs.mage.api import MageRunApi
-from tests.real.waits import VERDICTS, MortalMage, Requests, Waits, mortal_mage, until
+from tests.real.waits import VERDICTS, MortalMage, Requests, Waits, mortal_mage, outcomes, reasons, until
 from tools.airflow_stack import AirflowStack
 
+REASON = "block bang: ValueError: bang in transform"
 DAG_FILE = """
 import pendulum
 from airflow.providers.common.compat.sdk import DAG, Variable
@@ -87,10 +88,11 @@ async def test_a_session_that_ends_is_renewed_once_for_all_waits(
         assert mortal.logins() == before + 3 and waits.ended() <= 20
 
         await asyncio.to_thread(mortal.cancel, runs["slow"])
-        outcomes = await waits.outcomes(60)
+        events = await waits.events(60)
 
     expected = {"slow": "cancelled", "example": "succeeded", "broken": "failed", "empty": "succeeded"}
-    assert outcomes == {run.id: expected[name] for name in runs for run in runs[name]}
+    assert outcomes(events) == {run.id: expected[name] for name in runs for run in runs[name]}
+    assert reasons(events, runs["broken"]) == {REASON}
     assert requests["login"] == 3
     assert mortal.logins() == before + 3 + 1, "one was for the cancelling"
     tokens = [secret for secret in masked if secret != mortal.password]
@@ -138,12 +140,13 @@ async def test_two_hundred_waits_cost_at_most_two_requests_each_and_end_as_the_s
         going = await asyncio.to_thread(mortal.statuses, runs["slow"])
         assert set(going.values()) == {"running"}
         await asyncio.to_thread(mortal.cancel, runs["slow"])
-        outcomes = await waits.outcomes(150)
+        events = await waits.events(150)
     seconds = time.monotonic() - began
 
     said = mortal.statuses(flat(runs))
-    assert outcomes == {run_id: VERDICTS[status] for run_id, status in said.items()}
+    assert outcomes(events) == {run_id: VERDICTS[status] for run_id, status in said.items()}
     assert Counter(said.values()) == {"completed": 160, "failed": 30, "cancelled": 10}
+    assert reasons(events, runs["broken"]) == {REASON}
     print(f"{sum(requests.values())} requests in {seconds:.0f} s: {dict(requests)}")
     assert set(requests) == {"login", "list", "detail"} and requests["login"] == 1
     assert requests["list"] >= 3
@@ -165,12 +168,13 @@ async def test_no_wait_fails_when_the_server_is_killed_and_started_again(
             )
             await asyncio.to_thread(mortal.revive)
             await asyncio.to_thread(mortal.cancel, early["slow"])
-            outcomes = await waits.outcomes(120) | await late_waits.outcomes(60)
+            events = await waits.events(120) | await late_waits.events(60)
 
     runs = flat(early) + late["empty"]
     said = mortal.statuses(runs)
-    assert outcomes == {run_id: VERDICTS[status] for run_id, status in said.items()}
+    assert outcomes(events) == {run_id: VERDICTS[status] for run_id, status in said.items()}
     assert Counter(said.values()) == {"completed": 13, "failed": 4, "cancelled": 3}
+    assert reasons(events, early["broken"]) == {REASON}
     for trigger in triggers:
         down = [note for note in trigger.notes if "cannot be asked about run" in note]
         up = [note for note in trigger.notes if "can be asked again" in note]

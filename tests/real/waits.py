@@ -144,11 +144,21 @@ class Waits:
         """Return how many waits are over."""
         return sum(task.done() for task in self._tasks)
 
-    async def outcomes(self, seconds: float) -> dict[str, str]:
-        """Return how each wait ended, by its run's id, once all are over."""
+    async def events(self, seconds: float) -> dict[str, Mapping[str, Any]]:
+        """Return what each wait ended with, by its run's id, once all are over."""
         async with asyncio.timeout(seconds):
             events = await asyncio.gather(*self._tasks)
-        return {event["run_id"]: event["outcome"] for event in events}
+        return {event["run_id"]: event for event in events}
+
+
+def outcomes(events: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the words by which waits ended."""
+    return {run_id: event["outcome"] for run_id, event in events.items()}
+
+
+def reasons(events: Mapping[str, Mapping[str, Any]], runs: Iterable[Run]) -> set[str | None]:
+    """Return the different reasons that events give for the end of runs."""
+    return {events[run.id]["message"] for run in runs}
 
 
 async def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> None:
