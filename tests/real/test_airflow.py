@@ -20,14 +20,38 @@ PIPELINES = ("example", "broken", "slow")
 DAG_FILE = """
 import pendulum
 from airflow.providers.common.compat.sdk import DAG, Variable
-from airflow_provider_runs.mage.operators import MageTriggerRunOperator
+from airflow_provider_runs.mage.operators import (
+    MageCancelRunOperator, MageRetryRunOperator, MageTriggerRunOperator,
+)
+from airflow_provider_runs.mage.sensors import MageRunSensor
+
+ALL = {"schedule": None, "start_date": pendulum.datetime(2024, 1, 1, tz="UTC"), "catchup": False}
+PACE = {"deferrable": True, "min_poll_interval": 0.5}
 
 for name, schedule in Variable.get("schedules", deserialize_json=True).items():
-    with DAG(dag_id=name, schedule=None, start_date=pendulum.datetime(2024, 1, 1, tz="UTC"), catchup=False):
+    with DAG(dag_id=name, **ALL):
         MageTriggerRunOperator(
-            task_id="run", mage_conn_id=f"mage_{name}", pipeline_schedule_id=schedule,
-            deferrable=True, min_poll_interval=0.5,
+            task_id="run", mage_conn_id=f"mage_{name}", pipeline_schedule_id=schedule, **PACE
         )
+
+with DAG(dag_id="flaky", **ALL):
+    MageTriggerRunOperator(
+        task_id="run", pipeline_uuid="flaky", retry_from_failure=True, retries=1, retry_delay=0, **PACE
+    )
+
+with DAG(dag_id="searching", **ALL):
+    MageRunSensor(
+        task_id="wait", pipeline_uuid="empty", since="{{ dag_run.run_after }}", poke_interval=1, **PACE
+    )
+
+with DAG(dag_id="changing", **ALL):
+    start = MageTriggerRunOperator(
+        task_id="start", pipeline_uuid="example", trigger_name="example", variables={"sleep": 5},
+        wait_for_completion=False,
+    )
+    cancel = MageCancelRunOperator(task_id="cancel", run_id="{{ ti.xcom_pull(task_ids='start') }}")
+    again = MageRetryRunOperator(task_id="again", run_id="{{ ti.xcom_pull(task_ids='start') }}", **PACE)
+    start >> cancel >> again
 """
 
 pytestmark = pytest.mark.parametrize("mage", [True], indirect=True, ids=["auth_on"])
@@ -38,6 +62,8 @@ def stack(mage: Mage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airf
     dags: Path = tmp_path_factory.mktemp("dags")
     (dags / "mage_dags.py").write_text(DAG_FILE)
     connections: dict[str, dict[str, Any]] = {f"mage_{name}": mage.connection(name) for name in PIPELINES}
+    # One connection without a trigger's token serves all triggers.
+    connections["mage_default"] = mage.connection(trigger=None)
     schedules = {name: mage.schedules[name].id for name in PIPELINES}
     env = {"AIRFLOW_VAR_SCHEDULES": json.dumps(schedules)}
     with AirflowStack(
@@ -53,7 +79,7 @@ def stack(mage: Mage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airf
 @pytest.fixture(scope="module")
 def runs(stack: AirflowStack) -> dict[str, str]:
     """The DAG runs, started together."""
-    return {name: stack.trigger_dag(name) for name in PIPELINES}
+    return {name: stack.trigger_dag(name) for name in (*PIPELINES, "flaky", "searching", "changing")}
 
 
 def status(mage: Mage, run: str) -> str:
@@ -110,3 +136,36 @@ def test_a_failed_pipeline_brings_its_blocks_error_into_the_task_log(
     assert "block bang: ValueError: bang in transform" in log
     (error,) = (line for line in log.splitlines() if line.startswith("ERROR RunFailed: "))
     assert f"Mage run {run} has failed (failed): block bang: ValueError: bang in transform" in error
+
+
+def test_a_retry_of_a_task_runs_the_failed_blocks_of_its_own_run_again(
+    mage: Mage, stack: AirflowStack, runs: dict[str, str]
+) -> None:
+    assert stack.wait_for_dag_run("flaky", runs["flaky"], timeout=240) == "success"
+    run = remote_run(stack, "flaky", runs["flaky"])
+    assert status(mage, run) == "completed"
+    first, second = (stack.task_log("flaky", runs["flaky"], "run", try_number) for try_number in (1, 2))
+    assert "block once: RuntimeError: it works when retried" in first
+    assert f"The run {run} of an earlier try ended as failed, going on where it failed" in second
+    listed = mage.call("GET", "/api/pipeline_runs", pipeline_uuid="flaky").json()["pipeline_runs"]
+    assert [row["id"] for row in listed if row["id"] >= int(run)] == [int(run)]
+
+
+def test_a_sensor_waits_for_a_run_that_mage_starts_later(
+    mage: Mage, stack: AirflowStack, runs: dict[str, str]
+) -> None:
+    stack.wait_for_task("searching", runs["searching"], "wait", "deferred", timeout=120)
+    run = mage.start("empty")
+    assert stack.wait_for_dag_run("searching", runs["searching"], timeout=120) == "success"
+    assert stack.links("searching", runs["searching"], "wait") == {"Remote run": run.url}
+    assert str(stack.xcom("searching", runs["searching"], "wait", "return_value")) == run.id
+
+
+def test_a_run_is_cancelled_by_one_task_and_gone_on_with_by_another(
+    mage: Mage, stack: AirflowStack, runs: dict[str, str]
+) -> None:
+    assert stack.wait_for_dag_run("changing", runs["changing"], timeout=240) == "success"
+    run = str(stack.xcom("changing", runs["changing"], "start", "return_value"))
+    assert status(mage, run) == "completed"
+    assert f"Mage run {run} has ended: cancelled" in stack.task_log("changing", runs["changing"], "cancel")
+    assert f"Retrying Mage run {run}" in stack.task_log("changing", runs["changing"], "again")
