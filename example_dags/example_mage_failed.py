@@ -1,8 +1,7 @@
 """
 Run a Mage pipeline whose second block raises: the task fails, and its log shows that block's error.
 
-Needs the connection ``mage_broken`` with the trigger's token, and the trigger's id in the Airflow variable
-``mage_schedule_broken``.
+Needs the connection ``mage_default``. The pipeline has one API trigger, so it need not be named.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ with DAG(
 ) as dag:
     MageTriggerRunOperator(
         task_id="run_broken_pipeline",
-        mage_conn_id="mage_broken",
-        pipeline_schedule_id="{{ var.value.mage_schedule_broken }}",
+        pipeline_uuid="broken",
         deferrable=True,
         min_poll_interval=1,
     )

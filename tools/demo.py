@@ -75,42 +75,19 @@ def get_json(address: str) -> Any:
     return answer.json()
 
 
-def find_schedules(mage: str) -> dict[str, dict[str, Any]]:
-    """Return the API trigger of each of Mage's pipelines, by the pipeline's name."""
-    schedules = get_json(f"{mage}/api/pipeline_schedules")["pipeline_schedules"]
-    callable_ones = [one for one in schedules if (one["schedule_type"], one["status"]) == ("api", "active")]
-    # Of several triggers of a pipeline the oldest is kept: it comes last.
-    callable_ones.sort(key=lambda one: -int(one["id"]))
-    return {one["pipeline_uuid"]: one for one in callable_ones}
-
-
-def make_connections(
-    chalk: str, mage: str, schedules: Mapping[str, Mapping[str, Any]]
-) -> dict[str, dict[str, Any]]:
-    """Return the connections that the example DAGs use: ``chalk_default``, and ``mage_<pipeline>``.
-
-    A trigger of Mage has a token of its own; ``mage_default`` has the one of the pipeline ``example``.
-    """
+def make_connections(chalk: str, mage: str) -> dict[str, dict[str, Any]]:
+    """Return the connections that the example DAGs use."""
     options = ChalkOptions()
-    connections: dict[str, dict[str, Any]] = {
+    return {
         "chalk_default": {
             "conn_type": "chalk",
             "host": chalk,
             "login": options.client_id,
             "password": options.client_secret,
             "extra": {"dashboard_url": chalk},
-        }
+        },
+        "mage_default": {"conn_type": "mage", "host": mage},
     }
-    for pipeline, schedule in schedules.items():
-        extra = {"trigger_token": schedule["token"]}
-        connections[f"mage_{pipeline}"] = {"conn_type": "mage", "host": mage, "extra": extra}
-    connections["mage_default"] = connections["mage_example"]
-    return connections
-
-
-def make_variables(schedules: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return the ids of Mage's triggers as environment variables: ``mage_schedule_<pipeline>`` in Airflow."""
-    return {f"AIRFLOW_VAR_MAGE_SCHEDULE_{name.upper()}": str(one["id"]) for name, one in schedules.items()}
 
 
 def remote_statuses(simulator_address: str, mage: str) -> dict[str, str]:
@@ -235,13 +212,8 @@ def main() -> int:
         if arguments.mage_python:
             mage = parts.enter_context(MageServer(arguments.mage_python)).url
             log.info("Mage at %s", mage)
-        schedules = find_schedules(mage)
-        stack = AirflowStack(
-            home,
-            arguments.dags,
-            connections=make_connections(f"{address}/chalk", mage, schedules),
-            env=make_variables(schedules),
-        )
+        connections = make_connections(f"{address}/chalk", mage)
+        stack = AirflowStack(home, arguments.dags, connections=connections)
         parts.enter_context(stack)
         # The first to run at the end: a second Ctrl-C must not cut the stopping short.
         parts.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)

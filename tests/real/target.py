@@ -138,11 +138,18 @@ class Mage:
 
 
 @contextmanager
-def real_mage(python: Path, folder: Path, *, auth: bool, base_path: str | None = None) -> Iterator[Mage]:
+def real_mage(
+    python: Path, folder: Path, *, auth: bool, base_path: str | None = None, timezone: str | None = None
+) -> Iterator[Mage]:
     """Serve `tools/mage_project` with the real Mage."""
     loop = 1.0
     with MageServer(
-        python, auth=auth, scheduler_interval=loop, workdir=folder, base_path=base_path
+        python,
+        auth=auth,
+        scheduler_interval=loop,
+        workdir=folder,
+        base_path=base_path,
+        timezone=timezone,
     ) as server:
         (database,) = folder.glob("data/**/mage-ai.db")
 
@@ -203,6 +210,7 @@ SCHEDULES = (
     SimulatedSchedule(
         8, "example", "one_at_a_time", "one_at_a_time_token", settings={"pipeline_run_limit": 1}
     ),
+    SimulatedSchedule(13, "example", "from_airflow", "from_airflow_token"),
     SimulatedSchedule(9, "flaky", "flaky", "flaky_token"),
     SimulatedSchedule(10, "slow", "slow", "slow_token"),
     SimulatedSchedule(11, "slow", "impatient", "impatient_token", settings={"timeout": 3}),
