@@ -111,6 +111,7 @@ class MageServer:
         """Start Mage, also after `stop` or `kill`, and return when its API triggers can be used."""
         if self._process:
             raise RuntimeError("Mage is already running")
+        self.headers = {}  # the session of an earlier start may have ended
         project = self._workdir / PROJECT.name
         if not project.exists():
             shutil.copytree(PROJECT, project, ignore=shutil.ignore_patterns("__pycache__"))

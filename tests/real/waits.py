@@ -80,7 +80,6 @@ def mortal_mage(python: Path, folder: Path) -> Iterator[MortalMage]:
 
         def end_sessions() -> None:
             query("UPDATE oauth2_access_token SET expires = '2020-01-01 00:00:00.000000'")
-            server.headers.clear()
 
         def logins() -> int:
             return int(query("SELECT count(*) FROM oauth2_access_token")[0][0])
