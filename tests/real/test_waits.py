@@ -149,7 +149,6 @@ async def test_two_hundred_waits_cost_at_most_two_requests_each_and_end_as_the_s
     assert reasons(events, runs["broken"]) == {REASON}
     print(f"{sum(requests.values())} requests in {seconds:.0f} s: {dict(requests)}")
     assert set(requests) == {"login", "list", "detail"} and requests["login"] == 1
-    assert requests["list"] >= 3
     assert sum(requests.values()) <= 2 * 200
 
 
