@@ -8,11 +8,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import requests
 
-from tests.real.target import Mage, simulated_mage
+from tests.real.target import Mage, real_mage, simulated_mage
 
 KEY = "zkWlN0PkIKSN0C11CfUHUj84OT5XOJ6tDZ6bDRO2"
 DATE = "2001-02-03T04:05:06.789012"  # dates of that time are compared, later ones are not
@@ -582,10 +584,13 @@ def differences(ours: Any, theirs: Any, where: str = "") -> Iterator[tuple[str, 
         yield where.removeprefix("."), ours, theirs
 
 
-def test_simulator_answers_as_mage_does(mage: Mage) -> None:
-    with simulated_mage(auth=mage.auth) as simulated:
+@pytest.mark.parametrize("auth", [False, True], ids=["auth_off", "auth_on"])
+def test_simulator_answers_as_mage_does(mage_python: Path, tmp_path: Path, auth: bool) -> None:
+    with simulated_mage(auth=auth) as simulated:
         ours = Probe(simulated).all()
-    theirs = Probe(mage).all()
+    # A server of its own: lists also tell of the runs that other tests started.
+    with real_mage(mage_python, tmp_path, auth=auth) as mage:
+        theirs = Probe(mage).all()
     assert ours.keys() == theirs.keys()
     assert len(theirs) >= 150
     found = {
