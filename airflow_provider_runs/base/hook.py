@@ -171,11 +171,33 @@ class RunHook(BaseHook):
         """
         return self.drive(lambda api: api.trigger(arguments, key, began), RetryPolicy(stopped=stopped))
 
+    def ready(self, arguments: Mapping[str, Any]) -> None:
+        """
+        Look up what a start needs, and refuse what would be refused.
+
+        :param arguments: the service's own arguments.
+        :raises BadInput: if an argument is wrong.
+        :raises RunsError: if the service refuses or does not answer; surely nothing was started.
+        """
+        self.drive(lambda api: api.ready(arguments))
+
+    def check_retry(self, run_id: str, arguments: Mapping[str, Any]) -> None:
+        """
+        Refuse a retry that would do nothing or harm.
+
+        :param run_id: the service's id.
+        :param arguments: the service's own arguments.
+        :raises BadInput: if an argument is wrong.
+        :raises CannotRetry: if the service has no such call.
+        :raises RunsError: if the run cannot be retried, or the service does not answer.
+        """
+        self.drive(lambda api: retrying(api).check_retry(run_id, arguments))
+
     def retry(
         self, run_id: str, arguments: Mapping[str, Any], stopped: Callable[[], bool] = lambda: False
     ) -> Run:
         """
-        Repeat what did not succeed in an ended run.
+        Repeat what did not succeed in an ended run that was checked by :meth:`check_retry`.
 
         :param run_id: the service's id.
         :param arguments: the service's own arguments.

@@ -17,10 +17,11 @@ from airflow_provider_runs.base.start import DurableStart, fingerprint
 from airflow_provider_runs.base.task import RunTask, ServiceTask
 from airflow_provider_runs.base.worker import Attended, Killed
 from airflow_provider_runs.core.api import CanCancel
-from airflow_provider_runs.core.errors import ApiError, BadInput, RunsError
+from airflow_provider_runs.core.errors import BadInput, RunsError, is_permanent
 from airflow_provider_runs.core.inputs import required_text, seconds
 from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
 from airflow_provider_runs.core.progress import UNREACHABLE_TIMEOUT
+from airflow_provider_runs.core.run import Run
 
 WEEK = timedelta(days=7)
 KILL_SECONDS = 4.0
@@ -118,13 +119,12 @@ class TriggerRunOperator(RunTask):
                 return run.id
             if run.state.is_terminal:
                 return self._conclude(Outcome.of(run))
-            recorded = start.record.started_at if start.record else None
             trigger = self._trigger(
                 context,
                 run.id,
                 limits,
                 cancel_on_kill=self.cancel_on_kill,
-                started_at=run.started_at.timestamp() if run.started_at else recorded,
+                started_at=self._began(run, start),
                 deferrable=self.deferrable,
             )
             if self.deferrable:
@@ -153,6 +153,14 @@ class TriggerRunOperator(RunTask):
         """
         return self._conclude(Outcome.from_event(event))
 
+    @staticmethod
+    def _began(run: Run, start: DurableStart) -> float | None:
+        """Return since when the run goes, UTC epoch seconds; a run that is retried keeps its first start."""
+        record = start.record
+        if run.started_at is not None and (record is None or record.resumes is None):
+            return run.started_at.timestamp()
+        return None if record is None else record.started_at
+
     def _start(self, context: Any) -> DurableStart:
         ti = context["ti"]
         return DurableStart(
@@ -162,6 +170,8 @@ class TriggerRunOperator(RunTask):
             retry_from_failure=self.retry_from_failure,
             store=context.get("task_state_store") if self._is_durable() else None,
             max_tries=ti.max_tries,
+            # A clear raises max_tries to the tries made plus the retries that are allowed.
+            again=ti.try_number > ti.max_tries - self.retries + 1,
             mark=self._fingerprint(ti),
             cancel_superseded=self.cancel_on_kill,
             log=self.log,
@@ -291,9 +301,9 @@ class CancelRunOperator(ServiceTask):
     Cancel runs and read back that they have ended.
 
     A run that has ended already is left as it is, which is no error; the log says how it ended. Where one of
-    several runs cannot be cancelled, the others still are. The task returns what it was given.
+    several runs cannot be cancelled, the others still are. The task returns the id or the list of ids.
 
-    :param run_id: the run's id, a list of ids, or a template of either.
+    :param run_id: the run's id or a template of it; or a list of them, such as another task's ``output``.
     :param timeout: how long to read back, in seconds or as timedelta.
     """
 
@@ -331,13 +341,14 @@ class CancelRunOperator(ServiceTask):
                 if run_id not in errors:
                     self._confirm(context, run_id, until, alone=len(run_ids) == 1)
             except RunsError as error:
+                self.log.error("%s", error)
                 errors[run_id] = error
         # One that a retry may heal comes first: what it repeats does no harm.
-        for healing in (error for error in errors.values() if not _is_permanent(error)):
+        for healing in (error for error in errors.values() if not is_permanent(error)):
             raise healing
         if errors:
             raise RequestRefused("; ".join(str(error) for error in errors.values()))
-        return self.run_id if isinstance(self.run_id, str) else run_ids
+        return run_ids[0] if isinstance(self.run_id, (str, int)) else run_ids
 
     def _wanted(self) -> tuple[list[str], float]:
         """Return the ids and the seconds to read back, checked."""
@@ -357,7 +368,3 @@ class CancelRunOperator(ServiceTask):
         if not run.state.is_terminal:
             raise RunTimedOut(f"{self.service} run {run_id} is still {run.status} after it was cancelled")
         self.log.info("%s run %s has ended: %s", self.service, run_id, run.status)
-
-
-def _is_permanent(error: RunsError) -> bool:
-    return isinstance(error, BadInput) or (isinstance(error, ApiError) and error.permanent)

@@ -33,7 +33,14 @@ from typing import Any, Protocol
 from airflow_provider_runs.base.exceptions import RequestRefused, StartUncertain
 from airflow_provider_runs.base.hook import RunHook, retrying
 from airflow_provider_runs.core.api import CanCancel, CanFindStarted
-from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed, NotFound, RunsError
+from airflow_provider_runs.core.errors import (
+    ApiError,
+    BadInput,
+    ConnectionFailed,
+    NotFound,
+    RunsError,
+    is_permanent,
+)
 from airflow_provider_runs.core.run import Run, RunState
 
 RECORD_KEY = "run"
@@ -72,6 +79,7 @@ class StartRecord:
     :param started_at: when the request was about to leave, UTC epoch seconds.
     :param resumes: id of the ended run that the request goes on with; None: it starts a new one.
     :param repeated_at: when the same request was about to leave once more, UTC epoch seconds, or None.
+    :param refused: whether the service refused the request, so that nothing was begun.
     """
 
     max_tries: int
@@ -82,6 +90,7 @@ class StartRecord:
     started_at: float
     resumes: str | None = None
     repeated_at: float | None = None
+    refused: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as it is stored."""
@@ -114,7 +123,7 @@ class StartRecord:
             and all(name in given and isinstance(given[name], kind) for name, kind in wanted.items())
             and not any(isinstance(given[name], bool) or given[name] == "" for name in wanted)
         ):
-            return cls(**{name: given[name] for name in wanted})
+            return cls(**{name: given[name] for name in wanted}, refused=given.get("refused") is True)
         raise StartUncertain(
             f"the task state {RECORD_KEY!r} holds no record that this version of the package can read. "
             "If no run of this task is under way, delete it (task instance, task state) and clear the task"
@@ -149,6 +158,7 @@ class DurableStart:
     :param retry_from_failure: whether a retry goes on with the run of the try before, where that ended badly.
     :param store: the task state store; None where Airflow has none: every try then starts a run.
     :param max_tries: Airflow's ``max_tries``.
+    :param again: whether Airflow's numbers say that this try is a retry.
     :param mark: the fingerprint.
     :param cancel_superseded: whether a run of an older generation is cancelled.
     :param log: the task's logger.
@@ -165,6 +175,7 @@ class DurableStart:
         retry_from_failure: bool = False,
         store: Store | None,
         max_tries: int,
+        again: bool = False,
         mark: str,
         cancel_superseded: bool,
         log: Any,
@@ -177,6 +188,7 @@ class DurableStart:
         self.retry_from_failure = retry_from_failure
         self.store = store
         self.max_tries = max_tries
+        self.again = again
         self.mark = mark
         self.cancel_superseded = cancel_superseded
         self.log = log
@@ -216,16 +228,33 @@ class DurableStart:
         return self._begun(self.record)
 
     def _ensure(self) -> Run:
-        old = StartRecord.from_json(self.store.get(RECORD_KEY)) if self.store is not None else None
-        if old is None:
+        if self.store is None:
+            return self._without_record()
+        old = StartRecord.from_json(self.store.get(RECORD_KEY))
+        if old is None or old.refused:
             return self._begin(1, self.resumes)
         if old.max_tries != self.max_tries or old.fingerprint != self.mark:
-            self._supersede(old)
-            return self._begin(1, self.resumes)
+            left = self._supersede(old)
+            if left is None or left.id != self.resumes:
+                return self._begin(1, self.resumes)
+            self.log.info("Attaching to run %s, which still goes", left.id)
+            self._complete(self._record(1, self.resumes), left)
+            return left
         self.record = old
         if old.run_id is None:
             return self._resume(old)
         return self._look(old, old.run_id)
+
+    def _without_record(self) -> Run:
+        """Begin where Airflow keeps no record: only a run whose id the task was given can be gone on with."""
+        if self.again and self.retry_from_failure:
+            self.log.warning("This Airflow keeps no task state (3.3 and later do): starting another run")
+        if self.again and self.resumes is not None:
+            found = self.hook.find_retried(self.resumes, self.arguments, 0.0)
+            if found is not None:
+                self.log.info("Attaching to run %s, which an earlier try has retried", found.id)
+                return found
+        return self._begin(1, self.resumes)
 
     def _look(self, record: StartRecord, run_id: str) -> Run:
         """Decide about a retry from what the run says."""
@@ -250,7 +279,22 @@ class DurableStart:
         return run
 
     def _begin(self, attempt: int, resumes: str | None) -> Run:
-        record = StartRecord(
+        # What will be refused is refused before anything is recorded as begun.
+        if resumes is None:
+            self.hook.ready(self.arguments)
+        else:
+            try:
+                self.hook.check_retry(resumes, self._retry_arguments())
+            except (ApiError, BadInput) as error:
+                if self.resumes is not None or not is_permanent(error):
+                    raise
+                return self._instead(self._record(attempt, resumes), error)
+        record = self._record(attempt, resumes)
+        self._keep(record)
+        return self._send(record)
+
+    def _record(self, attempt: int, resumes: str | None) -> StartRecord:
+        return StartRecord(
             max_tries=self.max_tries,
             attempt=attempt,
             key=str(uuid.uuid4()),
@@ -259,8 +303,23 @@ class DurableStart:
             started_at=self.clock(),
             resumes=resumes,
         )
-        self._keep(record)
-        return self._send(record)
+
+    def _instead(self, record: StartRecord, error: ApiError | BadInput) -> Run:
+        """Return the run to wait for where an ended run is refused to be gone on with."""
+        try:
+            found = self._find(record)
+        except NotFound:
+            found = None
+        if found is not None:
+            # A request of ours that was late, or a person, has retried it already.
+            self.log.info("Attaching to run %s, which is %s: %s", found.id, found.status, error)
+            self._complete(record, found)
+            return found
+        if self.resumes is not None:
+            self._keep(replace(record, refused=True))
+            raise error
+        self.log.warning("Run %s cannot be gone on with, starting another: %s", record.resumes, error)
+        return self._begin(record.attempt, None)
 
     def _resume(self, record: StartRecord) -> Run:
         """Settle a start whose answer never came."""
@@ -273,17 +332,24 @@ class DurableStart:
                 f"an earlier try may have started a {api.service} run that cannot be found again. Look for "
                 f"it in {api.service}; clear the task to start another run"
             )
-        # A request that is still under way may land after one look, so look again when none can be.
-        found = self._find(record)
-        settled_at = (record.repeated_at or record.started_at) + api.request_timeout
-        # Another worker's clock wrote the record: its lead must not become a wait.
-        wait = min(settled_at - self.clock(), api.request_timeout)
-        if found is None and wait > 0:
-            self.log.info("An earlier try may have started a run; looking for it again in %.0f s", wait)
-            self.sleep(wait)
-            found = self._find(record)
+        try:
+            found = self._settled(record)
+        except NotFound as error:
+            if record.resumes is None or self.resumes is not None:
+                raise
+            self.log.warning("Run %s is gone, starting another: %s", record.resumes, error)
+            return self._begin(record.attempt, None)
+        except ApiError as error:
+            if not error.permanent:
+                raise
+            raise RequestRefused(
+                f"an earlier try may have started a {api.service} run, which cannot be looked for: {error}. "
+                f"Look for it in {api.service}; clear the task to start another run"
+            ) from None
         if found is None:
             self.log.info("The earlier try did not start a run")
+            if record.resumes is None:
+                self.hook.ready(self.arguments)
             repeated = replace(record, repeated_at=self.clock())
             self._keep(repeated)
             return self._send(repeated)
@@ -291,6 +357,19 @@ class DurableStart:
         self._complete(record, found)
         if found.state in (RunState.FAILED, RunState.CANCELLED):
             return self._look(replace(record, run_id=found.id), found.id)
+        return found
+
+    def _settled(self, record: StartRecord) -> Run | None:
+        """Look for a run whose answer never came, and once more when its request cannot be under way."""
+        found = self._find(record)
+        timeout = self.hook.api.request_timeout
+        settled_at = (record.repeated_at or record.started_at) + timeout
+        # Another worker's clock wrote the record: its lead must not become a wait.
+        wait = min(settled_at - self.clock(), timeout)
+        if found is None and wait > 0:
+            self.log.info("An earlier try may have started a run; looking for it again in %.0f s", wait)
+            self.sleep(wait)
+            found = self._find(record)
         return found
 
     def _send(self, record: StartRecord) -> Run:
@@ -303,11 +382,10 @@ class DurableStart:
                 raise
             run = self._lost(record, error)
         except (ApiError, BadInput) as error:
-            permanent = not isinstance(error, ApiError) or error.permanent
-            if permanent and record.resumes is not None and self.resumes is None:
-                self.log.warning("Run %s cannot be gone on with, starting another: %s", record.resumes, error)
-                return self._begin(record.attempt, None)
-            if permanent:
+            if is_permanent(error) and record.resumes is not None:
+                return self._instead(record, error)
+            if is_permanent(error):
+                self._keep(replace(record, refused=True))
                 raise
             run = self._lost(record, error)
         self._complete(record, run)
@@ -351,19 +429,19 @@ class DurableStart:
             return self.hook.find_retried(record.resumes, self._retry_arguments(), record.started_at)
         return self.hook.find_started(self.arguments, record.key, record.started_at)
 
-    def _supersede(self, old: StartRecord) -> None:
-        """Cancel the run of an older generation if it still goes."""
+    def _supersede(self, old: StartRecord) -> Run | None:
+        """Cancel the run of an older generation if it still goes; return it where it is left going."""
         if old.fingerprint.split(".")[0] != self.mark.split(".")[0]:
             self.log.warning(
                 "Run %s was started through another connection or scope and is left alone",
                 old.run_id or "(unknown)",
             )
-            return
+            return None
         api = self.hook.api
         try:
             run = self._begun(old)
         except NotFound:
-            return
+            return None
         except RunsError as error:
             raise StartUncertain(
                 f"run {old.run_id or '(id unknown)'} of this task before it was cleared may still go on, and "
@@ -376,7 +454,7 @@ class DurableStart:
                 api.service,
             )
         if run is None or run.state.is_terminal:
-            return
+            return None
         if not self.cancel_superseded or not isinstance(api, CanCancel):
             reason = "cancel_on_kill is off" if isinstance(api, CanCancel) else f"{api.service} cannot cancel"
             self.log.warning(
@@ -385,13 +463,16 @@ class DurableStart:
                 reason,
                 run.url,
             )
-            return
+            return run
         self.log.info("Cancelling run %s, which was started before the task was cleared", run.id)
         self.hook.cancel_run(run.id)
+        return None
 
     def _begun(self, record: StartRecord) -> Run | None:
         """Return the run of a record, also if the answer to its start was lost; None if it has none."""
         api = self.hook.api
+        if record.refused:
+            return None
         if record.run_id is not None:
             return self.hook.get_run(record.run_id)
         if self._can_find(record):

@@ -23,9 +23,9 @@ from weakref import WeakKeyDictionary
 
 from airflow_provider_runs.core.api import CanGetMany, CanListRuns, RunApi
 from airflow_provider_runs.core.drive import AsyncDriver, load_libraries
-from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed, RunsError
+from airflow_provider_runs.core.errors import BadInput, ConnectionFailed, RunsError, is_permanent
 from airflow_provider_runs.core.http import Flow
-from airflow_provider_runs.core.outcome import Outcome, Verdict
+from airflow_provider_runs.core.outcome import Outcome
 from airflow_provider_runs.core.progress import Note, Progress, Trouble, Watch
 from airflow_provider_runs.core.retry import NO_RETRY, backoff_seconds
 from airflow_provider_runs.core.run import Run, RunState, to_wait_for
@@ -73,7 +73,7 @@ class Waiter:
         self.progress = progress
         self.limit: float | None = None
         """The limit that is in the heap."""
-        self.queue: asyncio.Queue[Note | Outcome | Run | WatcherDied] = asyncio.Queue()
+        self.queue: asyncio.Queue[Note | Outcome | WatcherDied] = asyncio.Queue()
 
 
 class Watched:
@@ -113,6 +113,9 @@ class Watcher:
         self._waiting = 0
         self._ready: deque[Watched] = deque()
         self._alone: deque[Watched] = deque()
+        self._searches: deque[Watched] = deque()
+        self._searched = False
+        """Whether the last request was a search: they and the known runs take turns."""
         self._asking: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._driver: AsyncDriver | None = None
@@ -132,14 +135,13 @@ class Watcher:
         self._task = asyncio.get_running_loop().create_task(self._watch(), context=contextvars.Context())
         self._task.add_done_callback(self._ended)
 
-    async def wait(self, watch: Watch, service: str, tell: Tell) -> Outcome | Run:
+    async def wait(self, watch: Watch, service: str, tell: Tell) -> Outcome:
         """
-        Wait until a run has ended or the wait has; for a search, until there is a run.
+        Wait until a run has ended or the wait has.
 
         :param watch: what is waited for, and how long.
         :param service: the service's name, for messages.
         :param tell: called, in the caller's own context, with what belongs in its log.
-        :return: how the wait ended, or the run that was searched for.
         :raises WatcherDied: if the common task ended by an error.
         """
         waiter = Waiter(Progress(self._on_own_clock(watch), service, self._clock()))
@@ -147,7 +149,7 @@ class Watcher:
         try:
             while True:
                 said = await waiter.queue.get()
-                if isinstance(said, (Outcome, Run)):
+                if isinstance(said, Outcome):
                     return said
                 if isinstance(said, WatcherDied):
                     raise said
@@ -243,7 +245,7 @@ class Watcher:
 
     def _next_moment(self) -> float | None:
         moments = [heap[0][0] for heap in (self._dues, self._limits) if heap]
-        if (self._ready or self._alone) and len(self._asking) < self._concurrency():
+        if (self._ready or self._alone or self._searches) and len(self._asking) < self._concurrency():
             moments.append(self._free_at(self._clock()))
         return min(moments, default=None)
 
@@ -266,28 +268,32 @@ class Watcher:
         if not self._ready or self._driver is None or not isinstance(self._driver.api, CanGetMany):
             return
         nearly: list[tuple[float, int, Watched]] = []
+        searches: list[tuple[float, int, Watched]] = []
         while self._dues:
             due, _, watched = self._dues[0]
             is_next = watched.due == due and self._runs.get(watched.run_id) is watched
             if is_next and due - now > DRAW_SHARE * self._delay(watched, now):
                 break
             entry = heapq.heappop(self._dues)
-            if is_next:
+            if is_next and watched.search is None:
                 nearly.append(entry)
+            elif is_next:
+                searches.append(entry)
         # Looks that are spread over the interval meet only if what is not yet due counts too.
         if len(self._ready) + len(nearly) > SINGLY:
             for _, _, watched in nearly:
                 watched.due = None
                 self._ready.append(watched)
         else:
-            for entry in nearly:
-                heapq.heappush(self._dues, entry)
+            searches += nearly
+        for entry in searches:
+            heapq.heappush(self._dues, entry)
 
     def _take_due(self) -> None:
         due, _, watched = heapq.heappop(self._dues)
         if watched.due == due and self._runs.get(watched.run_id) is watched:
             watched.due = None
-            (self._ready if watched.search is None else self._alone).append(watched)
+            (self._ready if watched.search is None else self._searches).append(watched)
 
     def _launch(self, now: float) -> None:
         while len(self._asking) < self._concurrency() and self._free_at(now) <= now:
@@ -306,6 +312,9 @@ class Watcher:
         if isinstance(api, CanGetMany) and len(self._ready) > SINGLY and not (self._outage or self._alone):
             size = api.batch_size
         queue = self._alone or self._ready
+        if self._searches and not (queue and self._searched):
+            queue, size = self._searches, 1
+        self._searched = queue is self._searches
         batch: list[Watched] = []
         while queue and len(batch) < size:
             watched = queue.popleft()
@@ -344,8 +353,7 @@ class Watcher:
         except Exception as error:
             known = _as_known(error, driver)
             # One bad id may spoil a batch for all: ask again singly.
-            spoilt = isinstance(known, BadInput) or (isinstance(known, ApiError) and known.permanent)
-            if len(batch) == 1 or not spoilt:
+            if len(batch) == 1 or not is_permanent(known):
                 self._fail(run_ids, known, self._clock())
                 answers = dict.fromkeys(run_ids, known)
         now = self._clock()
@@ -361,13 +369,8 @@ class Watcher:
     def _saw(self, watched: Watched, run: Run, now: float) -> None:
         self._recover(now)
         for waiter in tuple(watched.waiters):
-            if watched.search is None:
-                self._settle(waiter, waiter.progress.saw(run, now))
-            elif run is NONE_YET:
-                self._settle(waiter, waiter.progress.found_none(now))
-            else:
-                waiter.progress.answered(now)
-                self._finish(waiter, run)
+            progress = waiter.progress
+            self._settle(waiter, progress.found_none(now) if run is NONE_YET else progress.saw(run, now))
         self._look_at(watched, now + self._delay(watched, now))
 
     def _missed(self, watched: Watched, error: RunsError, now: float) -> None:
@@ -425,20 +428,16 @@ class Watcher:
                 self._look_at(watched, now + random.random() * spread)
 
     def _settle(self, waiter: Waiter, outcome: Outcome | None) -> None:
+        for note in waiter.progress.take_notes():
+            waiter.queue.put_nowait(note)
         if outcome is not None:
             self._finish(waiter, outcome)
         else:
-            self._pass_on_notes(waiter)
             self._keep_limit(waiter)
 
-    def _finish(self, waiter: Waiter, end: Outcome | Run) -> None:
-        self._pass_on_notes(waiter)
-        waiter.queue.put_nowait(end)
+    def _finish(self, waiter: Waiter, outcome: Outcome) -> None:
+        waiter.queue.put_nowait(outcome)
         self._forget(waiter)
-
-    def _pass_on_notes(self, waiter: Waiter) -> None:
-        for note in waiter.progress.take_notes():
-            waiter.queue.put_nowait(note)
 
     # When
 
@@ -549,40 +548,12 @@ async def wait_for_run(key: Hashable, connect: Connect, watch: Watch, service: s
     """
     Wait for a run together with all others in this event loop that have the same key.
 
-    Where the run has to be searched for first and has ended badly, another one that fits may have taken its
-    place; see :func:`~airflow_provider_runs.core.run.to_wait_for`.
-
     :param key: the connection and scope.
     :param connect: reads the connection and returns the service's description for it.
     :param watch: what is waited for, and how long.
     :param service: the service's name, for messages.
     :param tell: called, in the caller's own context, with what belongs in its log.
     """
-    if watch.search is None:
-        return _outcome(await _wait(key, connect, watch, service, tell))
-    outcome: Outcome | None = None
-    while True:
-        found = await _wait(key, connect, watch, service, tell)
-        if isinstance(found, Outcome):
-            return found
-        if outcome is not None and found.id == outcome.run_id:
-            return outcome
-        tell(Note(f"Found {service} run {found.id}" + (f": {found.url}" if found.url else "")))
-        if found.state.is_terminal:
-            return Outcome.of(found)
-        began = found.started_at or found.created_at
-        known = replace(watch, run_id=found.id, search=None, started_at=began.timestamp() if began else None)
-        outcome = _outcome(await _wait(key, connect, known, service, tell))
-        if outcome.verdict not in (Verdict.FAILED, Verdict.CANCELLED):
-            return outcome
-
-
-def _outcome(end: Outcome | Run) -> Outcome:
-    assert isinstance(end, Outcome)
-    return end
-
-
-async def _wait(key: Hashable, connect: Connect, watch: Watch, service: str, tell: Tell) -> Outcome | Run:
     died: WatcherDied | None = None
     for _ in range(2):
         try:

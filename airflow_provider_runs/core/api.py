@@ -123,6 +123,16 @@ class RunApi(ABC):
         """
         self.trigger_body(arguments, None)
 
+    def ready(self, arguments: Mapping[str, Any]) -> Flow[None]:
+        """
+        Look up what a start needs, before it is recorded that a run may have been started.
+
+        What would be refused, or would do something else than start a run, is refused here.
+
+        :param arguments: as for :meth:`trigger`.
+        """
+        yield from ()
+
     @abstractmethod
     def trigger_body(self, arguments: Mapping[str, Any], key: str | None) -> dict[str, Any]:
         """
@@ -259,9 +269,18 @@ class CanRetry(ABC):
         """
 
     @abstractmethod
+    def check_retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[None]:
+        """
+        Refuse a retry that would do nothing or harm, before it is recorded that it may have been begun.
+
+        :param run_id: the service's id.
+        :param arguments: as for :meth:`retry`.
+        """
+
+    @abstractmethod
     def retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[Run]:
         """
-        Repeat what did not succeed in an ended run, and return the run to wait for.
+        Repeat what did not succeed in an ended run that was checked, and return the run to wait for.
 
         :param run_id: the service's id.
         :param arguments: the service's own arguments, see its hook's ``retry_run``.

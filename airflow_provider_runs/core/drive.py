@@ -214,7 +214,9 @@ class Driver:
                     answer.content,
                 )
         except requests.exceptions.RequestException as error:
-            raise _failed(self.api, request, error, sent=not _requests_not_sent(error)) from None
+            failure = _failed(self.api, request, error, sent=not _requests_not_sent(error))
+        # Out here the library's error, which may show the URL as it was sent, is not the context of ours.
+        raise failure
 
     def _open(self) -> requests.Session:
         with self._opening:
@@ -320,7 +322,8 @@ class AsyncDriver:
                     await answer.read(),
                 )
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
-            raise _failed(self.api, request, error, sent=not _aiohttp_not_sent(error)) from None
+            failure = _failed(self.api, request, error, sent=not _aiohttp_not_sent(error))
+        raise failure
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:

@@ -56,3 +56,12 @@ class Unauthorized(ApiError):
 
 class NotFound(ApiError):
     """The service does not know the run or the resource."""
+
+
+def is_permanent(error: RunsError) -> bool:
+    """
+    Tell whether the same request would fail again for ever.
+
+    :param error: what it ended with.
+    """
+    return isinstance(error, BadInput) or (isinstance(error, ApiError) and error.permanent)

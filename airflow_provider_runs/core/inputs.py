@@ -131,7 +131,10 @@ def instant(name: str, value: Any) -> float:
     moment = value if isinstance(value, datetime) else _parse(name, required_text(name, value), zone=False)
     if moment.utcoffset() is None:
         raise BadInput(f"{name} needs a time zone: {_shown(value)}; data_interval_end and such have one")
-    return moment.timestamp()
+    try:
+        return moment.astimezone(UTC).timestamp()
+    except OverflowError:
+        raise BadInput(f"{name} is out of range: {_shown(value)}") from None
 
 
 def json_object(name: str, value: Any) -> dict[str, Any]:

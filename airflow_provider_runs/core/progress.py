@@ -132,6 +132,8 @@ class Progress:
         self._asked_in_vain_since = 0.0
         self._error: RunsError | None = None
         self._searching = False
+        self._found: str | None = None
+        """The id of the run that the search means just now."""
         self.told = False
         """Whether the log knows of the present trouble."""
         self._notes: list[Note] = []
@@ -149,6 +151,9 @@ class Progress:
         :param now: the current time.
         """
         self.answered(now)
+        if self.watch.search is not None and run.id != self._found:
+            self._found, self.status = run.id, None
+            self._say(f"Found {self.service} run {run.id}" + (f": {run.url}" if run.url else ""))
         if run.status != self.status:
             self._note_status(run, now)
         if run.state.is_terminal:
@@ -284,12 +289,12 @@ class Progress:
         seconds = max(0.0, now - self.started_at)
         last = f"its last status was {self.status}" if self.status else "it was never seen"
         trouble = f"; {self.service} could not be asked: {self._error}" if self._error else ""
-        if self.watch.search is not None:
+        if self.watch.search is not None and self._found is None:
             text = f"{self.service} had no run with {self.watch.run_id} when {which.value} was over{trouble}"
         else:
             text = (
-                f"run {self.watch.run_id} had not ended {seconds:.0f} s after its start, when {which.value} "
-                f"was over; {last}{trouble}"
+                f"run {self._found or self.watch.run_id} had not ended {seconds:.0f} s after its start, when "
+                f"{which.value} was over; {last}{trouble}"
             )
         return self._outcome(Verdict.TIMEOUT, text, which)
 
@@ -318,7 +323,7 @@ class Progress:
         return self._outcome(Verdict.UNREACHABLE, text)
 
     def _outcome(self, verdict: Verdict, message: str, which: Limit | None = None) -> Outcome:
-        return Outcome(verdict, self.watch.run_id, self.status, message, which)
+        return Outcome(verdict, self._found or self.watch.run_id, self.status, message, which)
 
     def _say(self, text: str, *, alarming: bool = False) -> None:
         self._notes.append(Note(text, alarming))

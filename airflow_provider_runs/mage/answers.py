@@ -37,7 +37,7 @@ REFUSED = (
     "does not exist in repo_path",
     "invalid keyword argument for PipelineRun",
 )
-NO_PIPELINE = re.compile(r"Pipeline \S+ does not exist\.")
+NO_PIPELINE = re.compile(r"Pipeline .+ does not exist\.")
 LOG_LINE = re.compile(r"\S+ (\{.*\})")
 
 

@@ -7,6 +7,7 @@ See https://docs.mage.ai/api-reference/pipeline-runs/overview. What the answers 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -45,6 +46,8 @@ SESSION_LIFETIME = 3600.0
 LONGEST_LIFETIME = 1e9
 MARKER = "airflow_run_key"
 ACTIVE_PAGE = 500
+# Rows since a moment, which is mostly a recent one. A full row takes Mage some milliseconds.
+FEW = 20
 # created_at has whole seconds, and on Postgres it is the start of the transaction.
 CLOCK_SLACK = 300.0
 ARGUMENTS = (
@@ -122,6 +125,8 @@ class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListRuns
         self.old_trigger_url = settings.flag("old_trigger_url")
         self.tokens_read: set[str] = set()
         """Trigger tokens that the server told."""
+        self.startable: dict[tuple[str, ...], tuple[int, str]] = {}
+        """Triggers that were looked up for a start, as :meth:`_startable` returns them."""
         if settings.password and not settings.login:
             raise BadInput(f"connection {settings.conn_id!r}: a password needs a login (email or username)")
         self.dashboard_url = (settings.text("dashboard_url") or settings.base_url).rstrip("/")
@@ -132,7 +137,8 @@ class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListRuns
         self, arguments: Mapping[str, Any], key: str | None = None, began: float | None = None
     ) -> Flow[Run]:
         body = self.trigger_body(arguments, key)
-        schedule, token = yield from self._startable(arguments)
+        found = self.startable.pop(_named(arguments), None)
+        schedule, token = found or (yield from self._startable(arguments))
         what = f"starting trigger {schedule}"
         guarded = key is not None and began is not None and not self.old_trigger_url
         date = datetime.fromtimestamp(began or 0.0, UTC)
@@ -155,9 +161,9 @@ class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListRuns
                     continue
                 if not guarded or DUPLICATE not in str(error):
                     raise
-            found = yield from self.find_started({"pipeline_schedule_id": schedule}, str(key), began or 0.0)
-            if found is not None:
-                return found
+            ours = yield from self.find_started({"pipeline_schedule_id": schedule}, str(key), began or 0.0)
+            if ours is not None:
+                return ours
             # Another task's run of the same microsecond.
             date += timedelta(microseconds=1)
         raise ApiError(
@@ -167,16 +173,14 @@ class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListRuns
             permanent=False,
         )
 
+    def ready(self, arguments: Mapping[str, Any]) -> Flow[None]:
+        self.startable[_named(arguments)] = yield from self._startable(arguments)
+
     def _start_request(self, schedule: int, token: str, body: Row) -> Request:
         path = f"{self.settings.base_url}/api/pipeline_schedules/{schedule}"
         if not self.old_trigger_url:
             bearer = {"Authorization": f"Bearer {token}"}
             return Request("POST", f"{path}/api_trigger", headers=bearer, json=body, authenticated=False)
-        if not re.fullmatch(r"\w+", token, re.ASCII):
-            raise BadInput(
-                f"connection {self.settings.conn_id!r}: a trigger token in the URL may consist of letters, "
-                "digits and _ only; switch old_trigger_url off, or give the trigger another token"
-            )
         return Request("POST", f"{path}/pipeline_runs/***", secret=token, json=body, authenticated=False)
 
     def _startable(self, arguments: Mapping[str, Any]) -> Flow[tuple[int, str]]:
@@ -184,14 +188,14 @@ class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListRuns
         allowed = boolean("allow_inactive_trigger", arguments.get("allow_inactive_trigger"), default=False)
         known = arguments.get("pipeline_uuid") is None
         if known and allowed and self.trigger_token:
-            return self._schedule_id(arguments), self.trigger_token
+            return self._schedule_id(arguments), self._usable(self.trigger_token)
         try:
             row = yield from self._schedule(arguments)
         except Unauthorized:
             # Without a login the trigger cannot be looked at where Mage has user authentication on.
             if self.authenticates() or not known or not self.trigger_token:
                 raise
-            return self._schedule_id(arguments), self.trigger_token
+            return self._schedule_id(arguments), self._usable(self.trigger_token)
         schedule = int(row["id"])
         named = f"trigger {schedule} ({one_line(str(row.get('name')), self.redact)!r})"
         if row.get("schedule_type") != "api":
@@ -215,7 +219,16 @@ class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListRuns
         if token != self.trigger_token:
             self.tokens_read.add(token)
             self.keep_secret(token)
-        return schedule, header_text("the trigger's token", token)
+        return schedule, self._usable(token)
+
+    def _usable(self, token: str) -> str:
+        """Return a trigger's token if it can be sent as the connection wants."""
+        if self.old_trigger_url and not re.fullmatch(r"\w+", token, re.ASCII):
+            raise BadInput(
+                f"connection {self.settings.conn_id!r}: a trigger token in the URL may consist of letters, "
+                "digits and _ only; switch old_trigger_url off, or give the trigger another token"
+            )
+        return header_text("the trigger's token", token)
 
     def trigger_body(self, arguments: Mapping[str, Any], key: str | None) -> Row:
         unknown_names("Mage run", arguments, ARGUMENTS)
@@ -319,7 +332,15 @@ class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListRuns
         def enough(page: list[Row]) -> bool:
             return since is not None and _is_before(page[-1], since - CLOCK_SLACK)
 
-        rows = yield from self._rows(path, params, "pipeline_runs", what, enough=enough, limit=limit)
+        rows = yield from self._rows(
+            path,
+            params,
+            "pipeline_runs",
+            what,
+            page=None if since is None else FEW,
+            enough=enough,
+            limit=limit,
+        )
         if not rows and named:
             yield from self._exists(schedule, params.get("pipeline_uuid"))
         if schedule is not None and any(row.get("pipeline_schedule_id") != schedule for row in rows):
@@ -349,13 +370,11 @@ class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListRuns
         if arguments.get("from_block_uuid") is not None:
             required_text("from_block_uuid", arguments["from_block_uuid"])
 
-    def retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[Run]:
+    def check_retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[None]:
         """
-        Run the blocks of an ended run again that did not complete, or a block and all that depend on it.
+        Refuse what Mage would accept, as it does every retry, though it would do nothing or harm.
 
-        Mage accepts every retry. What would do nothing, or harm, is refused here.
-
-        :param run_id: the run, which keeps its id.
+        :param run_id: the run.
         :param arguments: ``from_block_uuid``, the first block to run again, or nothing.
         """
         self.prepare_retry(run_id, arguments)
@@ -363,15 +382,28 @@ class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListRuns
         run = self._run(row)
         if not run.state.is_terminal:
             raise _no_retry(run, f"it is {run.status}; only an ended run can be retried")
-        action = {"pipeline_run_action": "retry_blocks"}
         if arguments.get("from_block_uuid") is not None:
-            action["from_block_uuid"] = required_text("from_block_uuid", arguments["from_block_uuid"])
-            yield from self._check_block(run, row, action["from_block_uuid"])
+            yield from self._check_block(run, row, arguments["from_block_uuid"].strip())
         elif run.state is RunState.SUCCEEDED:
             raise _no_retry(run, "it has completed. Name a block by from_block_uuid to run it again")
         yield from self._check_timeout(run, row)
+
+    def retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[Run]:
+        """
+        Run the blocks of an ended run again that did not complete, or a block and all that depend on it.
+
+        :param run_id: the run, which keeps its id.
+        :param arguments: as for :meth:`check_retry`.
+        """
+        self.prepare_retry(run_id, arguments)
+        action = {"pipeline_run_action": "retry_blocks"}
+        if arguments.get("from_block_uuid") is not None:
+            action["from_block_uuid"] = arguments["from_block_uuid"].strip()
         response = yield self._request(
-            "PUT", f"/api/pipeline_runs/{run.id}", safe_to_repeat=False, json={"pipeline_run": action}
+            "PUT",
+            f"/api/pipeline_runs/{run_number(run_id)}",
+            safe_to_repeat=False,
+            json={"pipeline_run": action},
         )
         return self._run(self._read(response, "pipeline_run", f"retrying run {run_id}"))
 
@@ -474,14 +506,21 @@ class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListRuns
             )
 
 
-def _is_before(row: Row, moment_: float) -> bool:
+def _named(arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(arguments.get(name)) for name in (*TRIGGER_FIELDS, "allow_inactive_trigger"))
+
+
+def _is_before(row: Row, moment: float) -> bool:
     created = created_at(row)
-    return created is not None and created.timestamp() < moment_
+    if created is None:
+        return False
+    # Where Mage keeps whole seconds, a run of the same second may be a later one.
+    return created.timestamp() < (moment if created.microsecond else math.floor(moment))
 
 
 def _statuses(given: Any, known: Sequence[str]) -> str:
     """Return status words as Mage's filter wants them; none where none are given."""
-    words = [given] if isinstance(given, str) else list(given or ())
+    words = list(given) if isinstance(given, (list, tuple, set)) else [] if given is None else [given]
     if unknown := [word for word in words if word not in known]:
         raise BadInput(f"Mage has no status {unknown[0]!r}; it has {', '.join(known)}")
     return ",".join(words)

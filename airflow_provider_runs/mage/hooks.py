@@ -8,6 +8,7 @@ from typing import Any
 
 from airflow_provider_runs.base.hook import FlowOf, RunHook
 from airflow_provider_runs.core.api import RunApi
+from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.inputs import instant, integer
 from airflow_provider_runs.core.run import Run
 from airflow_provider_runs.mage.api import MageRunApi
@@ -128,7 +129,7 @@ class MageHook(RunHook):
         :raises ApiError: if the run goes or has completed, or Mage could not end it after such a retry.
         :raises ConnectionFailed: if Mage does not answer; the run may go again if ``sent``.
         """
-        return self.retry(run_id, _retry_arguments(from_block_uuid))
+        return self.drive(_retrying(run_id, from_block_uuid))
 
     async def aretry_run(self, run_id: str, *, from_block_uuid: str | None = None) -> Run:
         """
@@ -137,7 +138,7 @@ class MageHook(RunHook):
         :param run_id: the run.
         :param from_block_uuid: instead, this block and all that depend on it.
         """
-        return await self.adrive(lambda api: _mage(api).retry(run_id, _retry_arguments(from_block_uuid)))
+        return await self.adrive(_retrying(run_id, from_block_uuid))
 
     def get_logs(self, run_id: str) -> dict[str, str]:
         """
@@ -185,5 +186,11 @@ def _listing(
     return lambda api: _mage(api).list_runs(filters, since=moment, limit=most)
 
 
-def _retry_arguments(from_block_uuid: str | None) -> dict[str, Any]:
-    return {} if from_block_uuid is None else {"from_block_uuid": from_block_uuid}
+def _retrying(run_id: str, from_block_uuid: str | None) -> FlowOf[Run]:
+    arguments = {} if from_block_uuid is None else {"from_block_uuid": from_block_uuid}
+
+    def flow(api: RunApi) -> Flow[Run]:
+        yield from _mage(api).check_retry(run_id, arguments)
+        return (yield from _mage(api).retry(run_id, arguments))
+
+    return flow

@@ -71,6 +71,7 @@ class MageLookups(MageAnswers):
         size = min(page or PAGE, limit or ENDLESS)
         rows: list[Row] = []
         last: list[Row] = []
+        seen: set[Any] = set()
         offset = 0
         while True:
             asked = {**params, "_limit": str(size), "_offset": str(offset)}
@@ -79,7 +80,9 @@ class MageLookups(MageAnswers):
             if found and found == last:
                 raise self._unusable(response, what)
             last = found
-            rows += found
+            # A run that is created meanwhile moves the others to a later place.
+            rows += [row for row in found if row.get("id") not in seen]
+            seen |= {row.get("id") for row in found if isinstance(row.get("id"), int)}
             offset += size
             if not found or not more or enough(found) or (limit is not None and len(rows) >= limit):
                 return rows

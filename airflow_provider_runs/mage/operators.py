@@ -32,6 +32,7 @@ class MageTriggerRunOperator(TriggerRunOperator):
         refuses to, as far as the connection may read.
     :param retry_from_failure: whether a retry of the task runs the blocks again that did not complete in this
         task's own run, where that ended badly, instead of starting another run. A cleared task starts anew.
+        Needs Airflow 3.3 or later; before that, a retry starts another run and says so.
     """
 
     hook_class = MageHook
@@ -71,8 +72,8 @@ class MageRetryRunOperator(RetryRunOperator):
     Run the blocks of an ended Mage run again that did not complete, and wait for the run.
 
     Further arguments: :class:`~airflow_provider_runs.base.operator.RetryRunOperator`. The run keeps its id. A
-    run that goes or has completed is refused, and so is one that has outlived its trigger's ``timeout``,
-    which Mage counts from the run's first start.
+    run that goes or has completed is refused, also if this task was cleared after it had succeeded, and so is
+    one that has outlived its trigger's ``timeout``, which Mage counts from the run's first start.
 
     :param run_id: the run's id, or a template of it.
     :param from_block_uuid: instead, run this block and all that depend on it again, also in a completed run.
@@ -104,7 +105,7 @@ class MageCancelRunOperator(CancelRunOperator):
     """
     Cancel Mage pipeline runs, see :class:`~airflow_provider_runs.base.operator.CancelRunOperator`.
 
-    :param run_id: the run's id, a list of ids, or a template of either.
+    :param run_id: the run's id or a template of it; or a list of them, such as another task's ``output``.
     :param mage_conn_id: the Airflow connection.
     """
 

@@ -39,9 +39,8 @@ class MageReasons(MageLookups, CanExplain):
             lines = self.redact(str(reason.get("message") or "")).rstrip().splitlines()
             parts += [f"block {block}: {self._reason(reason)}", *lines[-TRACEBACK_LINES:]]
             parts += self._tail(logs, block)
-        if not failed:
-            # A timeout, for one, stands nowhere else.
-            parts += self._complaints(logs)
+        # A timeout stands nowhere else.
+        parts += self._complaints(logs)
         return "\n".join([*parts, *([note] if note else [])]) or None
 
     def logs(self, run_id: str) -> Flow[dict[str, str]]:
@@ -100,13 +99,13 @@ class MageReasons(MageLookups, CanExplain):
         return []
 
     def _complaints(self, files: list[Row]) -> list[str]:
-        """Return the errors in the scheduler's log."""
+        """Return the errors in the scheduler's log that are not those of a block."""
         entries = [
             entry
             for file in files
             if file.get("name") == "scheduler.log"
             for entry in log_lines(file.get("content"))
-            if entry.get("level") in ("ERROR", "EXCEPTION", "CRITICAL")
+            if entry.get("level") in ("ERROR", "EXCEPTION", "CRITICAL") and "block_uuid" not in entry
         ]
         return [one_line(str(entry.get("message")), self.redact) for entry in entries[-LOG_TAIL:]]
 

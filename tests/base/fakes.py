@@ -25,7 +25,7 @@ from airflow_provider_runs.core.api import (
     RunApi,
 )
 from airflow_provider_runs.core.connection import MAX_REQUESTS_PER_MINUTE, ConnectionSpec
-from airflow_provider_runs.core.errors import BadInput, ConnectionFailed, NotFound
+from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed, NotFound
 from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.run import Run, RunState, StatusTable
 from airflow_provider_runs.core.schedule import Pace
@@ -51,6 +51,8 @@ class Service:
         self.get_errors: list[Exception] = []
         self.list_errors: list[Exception] = []
         self.retry_errors: list[Exception] = []
+        self.check_errors: list[Exception] = []
+        self.ready_errors: list[Exception] = []
         self.errors: dict[str, Exception] = {}
         self.status_of_new = "going"
         self.retried_status = "going"
@@ -99,6 +101,11 @@ class FakeApi(RunApi):
             raise ConnectionFailed("the answer was lost", sent=True)
         yield from ()
         return self.run(run_id)
+
+    def ready(self, arguments: Mapping[str, Any]) -> Flow[None]:
+        yield from ()
+        if SERVICE.ready_errors:
+            raise SERVICE.ready_errors.pop(0)
 
     def get(self, run_id: str) -> Flow[Run]:
         SERVICE.calls.append(("get", run_id))
@@ -179,6 +186,14 @@ class FullApi(FakeApi, CanCancel, CanExplain, CanFindStarted, CanGetMany, CanLis
     def prepare_retry(self, run_id: str, arguments: Mapping[str, Any]) -> None:
         if arguments.get("step") == "bad":
             raise BadInput("step is bad")
+
+    def check_retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[None]:
+        SERVICE.calls.append(("check_retry", run_id))
+        if SERVICE.check_errors:
+            raise SERVICE.check_errors.pop(0)
+        yield from ()
+        if not self.run(run_id).state.is_terminal:
+            raise ApiError(f"run {run_id} is still going", status=409)
 
     def retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[Run]:
         SERVICE.calls.append(("retry", (run_id, dict(arguments))))

@@ -363,7 +363,9 @@ def test_a_record_with_a_senseless_value_cannot_be_read(change: dict[str, Any]) 
 
 def test_a_record_of_the_first_release_can_be_read() -> None:
     stored = json.loads(GOLDEN.read_text())
-    first = {name: value for name, value in stored.items() if name not in ("resumes", "repeated_at")}
+    first = {
+        name: value for name, value in stored.items() if name not in ("resumes", "repeated_at", "refused")
+    }
     assert StartRecord.from_json(first) == StartRecord.from_json(stored)
 
 
@@ -452,7 +454,7 @@ def test_where_the_failed_run_cannot_be_gone_on_with_another_is_started(
     store = Store()
     first = begin(store, retry_from_failure=True).ensure()
     service.runs[first.id] = "broken"
-    service.retry_errors = [error]
+    service.check_errors = [error]
     second = begin(store, retry_from_failure=True).ensure()
     assert second.id != first.id
     assert f"Run {first.id} cannot be gone on with, starting another: {error}" in caplog.text
@@ -508,12 +510,174 @@ def test_a_retried_run_that_failed_again_is_retried_with_its_arguments(service: 
     assert service.called("retry") == [("r1", {"job": "j"})] * 2
 
 
-def test_what_the_service_refuses_to_retry_is_refused(service: Service) -> None:
+def test_what_the_service_refuses_to_retry_is_refused_and_not_recorded_as_begun(service: Service) -> None:
+    service.runs["r1"] = "going"
+    store = Store()
+    with pytest.raises(RequestRefused, match="r1 is still going"):
+        begin(store, resumes="r1").ensure()
+    assert store == {}
+    start = begin(store, resumes="r1")
+    with pytest.raises(RequestRefused):
+        start.ensure()
+    assert start.find() is None
+
+
+def test_a_cleared_retry_that_was_refused_leaves_the_run_of_others_alone(service: Service) -> None:
+    service.runs["r1"] = "going"
+    store = Store()
+    for max_tries in (2, 4):
+        with pytest.raises(RequestRefused):
+            begin(store, resumes="r1", max_tries=max_tries).ensure()
+    assert service.called("cancel") == service.called("retry") == []
+
+
+def test_a_task_that_is_killed_before_it_retried_anything_leaves_the_run_alone(service: Service) -> None:
+    service.runs["r1"] = "going"
+    service.check_errors = [ConnectionFailed("hangs", sent=True)]
+    start = begin(Store(), resumes="r1")
+    with pytest.raises(ConnectionFailed):
+        start.ensure()
+    assert start.find() is None
+
+
+def test_a_retry_that_is_refused_when_it_is_sent_is_no_retry(service: Service) -> None:
     service.runs["r1"] = "broken"
-    service.retry_errors = [ApiError("still running", status=409)]
-    with pytest.raises(RequestRefused, match="still running"):
-        begin(Store(), resumes="r1").ensure()
+    service.retry_errors = [ApiError("no", status=409)]
+    store = Store()
+    start = begin(store, resumes="r1")
+    with pytest.raises(RequestRefused, match="no"):
+        start.ensure()
+    assert store["run"]["refused"] is True
+    service.runs["r1"] = "going"
+    assert start.find() is None
+    with pytest.raises(RequestRefused, match="still going"):
+        begin(store, resumes="r1", max_tries=4).ensure()
+    assert service.called("cancel") == []
+
+
+def test_a_late_retry_is_attached_to_instead_of_another_start(service: Service) -> None:
+    store = Store()
+    first = begin(store, retry_from_failure=True).ensure()
+    service.runs[first.id] = "broken"
+    start = begin(store, retry_from_failure=True)
+    check = start.hook.check_retry
+
+    def lands_meanwhile(*arguments: Any) -> None:
+        service.runs[first.id] = "going"
+        check(*arguments)
+
+    start.hook.check_retry = lands_meanwhile  # type: ignore[method-assign]
+    assert start.ensure().id == first.id
+    assert len(service.called("trigger")) == 1
+    assert (store["run"]["run_id"], store["run"]["attempt"]) == (first.id, 2)
+
+
+def test_a_refused_repetition_of_a_retry_attaches_to_what_it_began(service: Service) -> None:
+    service.runs["r1"] = "broken"
+    store = Store()
+    store["run"] = StartRecord(2, 1, "k", MARK, None, 900.0, resumes="r1").to_json()
+    start = begin(store, resumes="r1")
+
+    def refuse(*arguments: Any) -> Any:
+        service.runs["r1"] = "going"
+        raise ApiError("it is running", status=409)
+
+    start.hook.retry = refuse  # type: ignore[method-assign]
+    assert start.ensure().state is RunState.RUNNING
+    assert store["run"]["run_id"] == "r1"
+
+
+def test_where_the_run_to_go_on_with_is_gone_another_is_started(service: Service) -> None:
+    store = Store()
+    store["run"] = StartRecord(2, 2, "k", MARK, None, 900.0, resumes="gone").to_json()
+    assert begin(store, retry_from_failure=True).ensure().id == "r1"
+    store["run"] = StartRecord(2, 2, "k", MARK, None, 900.0, resumes="gone").to_json()
+    with pytest.raises(RequestRefused, match="no run gone"):
+        begin(store, resumes="gone").ensure()
+
+
+def test_a_cleared_retry_attaches_to_the_run_that_it_must_not_cancel(service: Service) -> None:
+    service.runs["r1"] = "broken"
+    store = Store()
+    begin(store, resumes="r1").ensure()
+    run = begin(store, resumes="r1", max_tries=4, cancel_superseded=False).ensure()
+    assert (run.id, run.state) == ("r1", RunState.RUNNING)
+    assert len(service.called("retry")) == 1
+    assert (store["run"]["max_tries"], store["run"]["run_id"]) == (4, "r1")
+
+
+# What is refused before a start, and where Airflow keeps no record
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (ConnectionFailed("no answer", sent=True), ConnectionFailed),
+        (ApiError("upstream down", status=503), ApiError),
+        (ApiError("inactive", status=400), RequestRefused),
+        (BadInput("no token"), RequestRefused),
+    ],
+)
+def test_what_goes_wrong_before_the_start_is_no_start(
+    service: Service, error: Exception, raised: type[Exception]
+) -> None:
+    store = Store()
+    service.ready_errors = [error]
+    with pytest.raises(raised):
+        begin(store).ensure()
+    assert store == {} and service.called("trigger") == []
+
+
+def test_a_lost_start_that_nobody_may_look_for_says_what_to_do(service: Service, mocker: Any) -> None:
+    store = Store()
+    store["run"] = StartRecord(2, 1, "marker", MARK, None, 900.0).to_json()
+    start = begin(store)
+    mocker.patch.object(start.hook, "find_started", side_effect=ApiError("needs login", status=403))
+    with pytest.raises(RequestRefused, match=r"may have started a Fake run.*needs login.*clear the task"):
+        start.ensure()
     assert service.called("trigger") == []
+
+
+def test_a_look_for_a_lost_start_that_may_heal_is_made_again(service: Service, mocker: Any) -> None:
+    store = Store()
+    store["run"] = StartRecord(2, 1, "marker", MARK, None, 900.0).to_json()
+    start = begin(store)
+    mocker.patch.object(start.hook, "find_started", side_effect=ApiError("down", status=503))
+    with pytest.raises(ApiError, match="down"):
+        start.ensure()
+
+
+def test_a_refused_start_is_not_looked_for_when_the_task_is_cleared(service: Service) -> None:
+    store = Store()
+    service.trigger_errors = [ApiError("no such job", status=404)]
+    with pytest.raises(RequestRefused):
+        begin(store).ensure()
+    assert begin(store, max_tries=4).ensure().id == "r1"
+    assert service.called("find_started") == []
+
+
+@pytest.mark.parametrize("status", ["going", "done"])
+def test_without_a_store_a_retried_run_is_still_attached_to(service: Service, status: str) -> None:
+    service.runs["r1"] = "broken"
+    begin(None, resumes="r1").ensure()
+    service.runs["r1"] = status
+    assert begin(None, resumes="r1", again=True).ensure().status == status
+    assert len(service.called("retry")) == 1
+
+
+def test_without_a_store_a_run_that_failed_again_is_retried_again(service: Service) -> None:
+    service.runs["r1"] = "broken"
+    begin(None, resumes="r1", again=True).ensure()
+    assert len(service.called("retry")) == 1
+
+
+def test_without_a_store_the_log_says_that_a_retry_starts_another_run(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(None, retry_from_failure=True).ensure()
+    assert "keeps no task state" not in caplog.text
+    begin(None, retry_from_failure=True, again=True).ensure()
+    assert "keeps no task state" in caplog.text
 
 
 def test_a_retry_with_bad_arguments_is_refused_before_anything_is_recorded(service: Service) -> None:

@@ -22,7 +22,6 @@ from airflow_provider_runs.core.errors import (
 )
 from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
 from airflow_provider_runs.core.progress import Note, Watch
-from airflow_provider_runs.core.run import Run, RunState
 from tests.base import fakes
 from tests.base.fakes import FakeApi, FullApi, Service
 
@@ -576,7 +575,7 @@ async def test_a_search_waits_for_a_run_and_then_for_its_end(service: Service, l
     waiting = asyncio.create_task(wait(listing, a_search(), notes))
     await until(lambda: len(service.called("list_runs")) > 2)
     service.runs["r7"] = "going"
-    await until(lambda: service.called("get"))
+    await until(lambda: len(notes) > 2)
     service.runs["r7"] = "done"
     outcome = await waiting
     assert (outcome.verdict, outcome.run_id, outcome.status) == (Verdict.SUCCEEDED, "r7", "done")
@@ -604,10 +603,28 @@ async def test_a_later_run_takes_the_place_of_one_that_ended_badly(
     service: Service, listing: Connections
 ) -> None:
     service.runs["r7"] = "going"
-    waiting = asyncio.create_task(wait(listing, a_search()))
-    await until(lambda: service.called("get"))
+    notes: list[Note] = []
+    waiting = asyncio.create_task(wait(listing, a_search(), notes))
+    await until(lambda: notes)
     service.runs |= {"r7": "broken", "r8": "going"}
-    await until(lambda: "r8" in service.called("get"))
+    await until(lambda: "r8" in " ".join(note.text for note in notes))
+    service.runs["r8"] = "done"
+    assert (await waiting).run_id == "r8"
+    assert [note.text.split(" ")[:4] for note in notes] == [
+        ["Found", "Fake", "run", "r7:"],
+        ["Run", "r7", "is", "going"],
+        ["Found", "Fake", "run", "r8:"],
+        ["Run", "r8", "is", "going"],
+        ["Run", "r8", "is", "done"],
+    ]
+
+
+async def test_a_success_beside_a_run_that_hangs_ends_the_search(
+    service: Service, listing: Connections
+) -> None:
+    service.runs["r7"] = "going"
+    waiting = asyncio.create_task(wait(listing, a_search()))
+    await until(lambda: service.called("list_runs"))
     service.runs["r8"] = "done"
     assert (await waiting).run_id == "r8"
 
@@ -617,24 +634,17 @@ async def test_a_found_run_that_ended_badly_is_the_end_where_there_is_no_other(
 ) -> None:
     service.runs["r7"] = "going"
     waiting = asyncio.create_task(wait(listing, a_search()))
-    await until(lambda: service.called("get"))
+    await until(lambda: service.called("list_runs"))
     service.runs["r7"] = "broken"
     outcome = await waiting
     assert (outcome.verdict, outcome.run_id) == (Verdict.FAILED, "r7")
 
 
-async def test_a_list_that_lags_behind_does_not_have_a_run_waited_for_again(
-    service: Service, listing: Connections, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def lagging(api: FakeApi, *args: Any, **kwargs: Any) -> Any:
-        service.calls.append(("list_runs", None))
-        yield from ()
-        return [Run("r7", RunState.RUNNING, "going")]
-
-    monkeypatch.setattr(FullApi, "list_runs", lagging)
-    service.runs["r7"] = "broken"
-    assert (await wait(listing, a_search())).verdict is Verdict.FAILED
-    assert len(service.called("list_runs")) == 2
+async def test_a_deadline_names_the_run_that_was_found(service: Service, listing: Connections) -> None:
+    service.runs["r7"] = "going"
+    outcome = await wait(listing, a_search(wait_deadline=time.time() + 0.2))
+    assert (outcome.which, outcome.run_id, outcome.status) == (Limit.TIMEOUT, "r7", "going")
+    assert outcome.message is not None and outcome.message.startswith("run r7 had not ended")
 
 
 async def test_an_outage_while_searching_is_ridden_out(service: Service, listing: Connections) -> None:
@@ -642,7 +652,7 @@ async def test_an_outage_while_searching_is_ridden_out(service: Service, listing
     service.runs["r7"] = "done"
     notes: list[Note] = []
     assert (await wait(listing, a_search(), notes)).verdict is Verdict.SUCCEEDED
-    assert [note.alarming for note in notes] == [True, False, False]
+    assert [note.alarming for note in notes] == [True, False, False, False]
 
 
 async def test_a_search_ends_at_its_deadline(service: Service, listing: Connections) -> None:
@@ -651,15 +661,30 @@ async def test_a_search_ends_at_its_deadline(service: Service, listing: Connecti
 
 
 async def test_searches_and_known_runs_do_not_disturb_each_other(
-    service: Service, listing: Connections
+    service: Service, listing: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def none_yet(api: FakeApi, *args: Any, **kwargs: Any) -> Any:
+        service.calls.append(("list_runs", None))
+        yield from ()
+        return []
+
+    monkeypatch.setattr(FullApi, "list_runs", none_yet)
+    listing.cap = 3000
     service.runs |= {f"r{number}": "going" for number in range(20)}
     known = [asyncio.create_task(wait(listing, a_watch(run_id))) for run_id in service.runs]
-    searching = [asyncio.create_task(wait(listing, a_search())) for _ in range(3)]
-    await until(lambda: service.called("get_many") and service.called("list_runs"))
+    searches = [
+        asyncio.create_task(wait(listing, a_watch(f"job {number}", search={"job": number, "since": 5.0})))
+        for number in range(60)
+    ]
+    await until(lambda: len(service.called("get_many")) > 5 and len(service.called("list_runs")) > 60)
+    assert not any("job" in run_id for batch in service.called("get_many") for run_id in batch)
     service.runs |= dict.fromkeys(service.runs, "done")
-    outcomes = await asyncio.gather(*known, *searching)
+    # More searches are due than the cap on requests lets through; the known runs have their turn.
+    outcomes = await asyncio.wait_for(asyncio.gather(*known), 3)
     assert {outcome.verdict for outcome in outcomes} == {Verdict.SUCCEEDED}
+    for search in searches:
+        search.cancel()
+    await asyncio.gather(*searches, return_exceptions=True)
 
 
 async def test_a_service_that_cannot_list_runs_ends_the_search(service: Service) -> None:

@@ -404,7 +404,7 @@ async def test_an_error_message_holds_no_secret(connect: Connect) -> None:
     with pytest.raises(ConnectionFailed) as caught:
         await driver.drive(once(to=f"http://127.0.0.1:{port}/x", params={"token": "hush hush"}))
     assert "hush" not in str(caught.value)
-    assert caught.value.__cause__ is None and caught.value.__suppress_context__
+    assert caught.value.__cause__ is None and caught.value.__context__ is None
 
 
 # What the flow hears

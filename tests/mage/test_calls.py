@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
 import pytest
@@ -157,6 +158,18 @@ class TestMayItBeCalled:
         arguments = {"pipeline_schedule_id": 1, "allow_inactive_trigger": allowed}
         _, run = play(tokenless().trigger(arguments), one(status="inactive"), STARTED)
         assert run.id == "2"
+
+    def test_what_was_looked_up_before_the_start_is_not_looked_up_again(self):
+        api, arguments = tokenless(), {"pipeline_schedule_id": 1}
+        play(api.ready(arguments), one())
+        (start,), _ = play(api.trigger(arguments, "key-1", NOW), STARTED)
+        assert (start.method, start.headers) == ("POST", {"Authorization": f"Bearer {TOLD}"})
+        (look, _), _ = play(api.trigger(arguments), one(), STARTED)
+        assert look.method == "GET"
+
+    def test_what_may_not_be_called_is_refused_before_the_start(self):
+        with pytest.raises(ApiError, match="is inactive"):
+            play(tokenless().ready({"pipeline_schedule_id": 1}), one(status="inactive"))
 
     def test_a_time_trigger_is_refused(self):
         with pytest.raises(ApiError, match="is a time trigger in Mage; only API triggers") as caught:
@@ -360,6 +373,7 @@ class TestList:
             ),
             ({"status": "done"}, "no status 'done'; it has initial, running, completed, failed, cancelled"),
             ({"status": ["failed", 5]}, "no status 5"),
+            ({"status": 5}, "no status 5"),
             ({"trigger_name": "a"}, "not neither"),
             ({"pipeline_uuid": "a", "pipeline_schedule_id": 1}, "not both"),
             ({"pipeline_uuid": ""}, "pipeline_uuid is empty"),
@@ -396,6 +410,20 @@ class TestList:
         row = run_row(created_at="2026-11-22 13:29:17.9+09:00", execution_date="2026-11-22 04:29:18.1+00:00")
         _, (run,) = self.list({}, page(row))
         assert run.created_at == datetime(2026, 11, 22, 4, 29, 18, 100000, tzinfo=UTC)
+
+    def test_a_scheduled_run_of_the_same_second_is_not_left_out(self):
+        row = run_row(execution_date="2026-11-22 00:00:00")
+        at = datetime(2026, 11, 22, 4, 29, 18, tzinfo=UTC).timestamp()
+        assert len(self.list({}, page(row), since=at + 0.9)[1]) == 1
+        assert self.list({}, page(row), since=at + 1)[1] == []
+
+    def test_pages_are_small_where_only_the_newest_count(self):
+        (request,), _ = self.list({}, page(run_row()), since=1.0)
+        assert request.params["_limit"] == "20"
+
+    def test_a_run_that_moved_to_the_next_page_counts_once(self):
+        pages = [page(run_row(9), run_row(8), more=True), page(run_row(8), run_row(7))]
+        assert [run.id for run in self.list({}, *pages)[1]] == ["9", "8", "7"]
 
     def test_a_trigger_that_does_not_exist_is_told_from_one_with_runs(self):
         # Mage lists the runs of all triggers then.
@@ -437,8 +465,15 @@ class TestRetry:
         rows = [{"block_uuid": name, "status": word, "metrics": None} for name, word in blocks.items()]
         return run_answer(status=status, started_at=started_at, block_runs=rows)
 
-    def retry(self, *answers, run_id="5", api=None, **arguments):
-        return play((api or make_api()).retry(run_id, arguments), *answers)
+    def retry(self, *answers, run_id="5", **arguments):
+        """Check a retry and make it, as the hook does."""
+        api = make_api()
+
+        def flow():
+            yield from api.check_retry(run_id, arguments)
+            return (yield from api.retry(run_id, arguments))
+
+        return play(flow(), *answers)
 
     @pytest.mark.parametrize("status", ["failed", "cancelled"])
     def test_the_blocks_that_did_not_complete_run_again(self, status):
@@ -537,8 +572,9 @@ class TestRetry:
     def test_bad_input_is_refused_before_anything_is_sent(self, run_id, arguments, said):
         with pytest.raises(BadInput, match=said):
             make_api().prepare_retry(run_id, arguments)
-        with pytest.raises(BadInput, match=said):
-            next(make_api().retry(run_id, arguments))
+        for flow in (make_api().check_retry, make_api().retry):
+            with pytest.raises(BadInput, match=said):
+                next(flow(run_id, arguments))
 
     @pytest.mark.parametrize(
         ("status", "began"), [("running", True), ("initial", True), ("failed", False), ("cancelled", False)]
@@ -582,6 +618,17 @@ class TestReasons:
         for status in ("failed", "cancelled"):
             said = self.explain(run_answer(status=status, block_runs=[]), logs(scheduler))
             assert said == "Pipeline run timed out after 4 seconds"
+
+    def test_a_timeout_is_told_beside_a_failed_block(self):
+        said = self.explain(run_answer(), logs([("ERROR", "Pipeline run timed out after 4 seconds")]))
+        assert said.splitlines()[-1] == "Pipeline run timed out after 4 seconds"
+
+    def test_an_error_of_a_block_that_has_run_again_since_is_not_said(self):
+        old = {"level": "EXCEPTION", "message": "BlockRun 2 (block_uuid: b) failed.", "block_uuid": "b"}
+        content = f"2026-11-22T04:29:19 {json.dumps(old)}\n"
+        files = {"pipeline_run_logs": [{"name": "scheduler.log", "content": content}], "block_run_logs": []}
+        answers = (run_answer(status="cancelled", block_runs=[]), answer({"logs": [files]}))
+        assert self.explain(*answers) is None
 
     def test_a_run_that_somebody_cancelled_has_nothing_to_explain(self):
         assert self.explain(run_answer(status="cancelled", block_runs=[]), logs([("INFO", "alive")])) is None

@@ -41,6 +41,12 @@ def lopsided(mage: Mage) -> Run:
     return mage.wait(mage.start("diamond", variables={"fail": "left"}))
 
 
+def retried(driver: Driver, run_id: str, arguments: dict[str, str]) -> Run:
+    """Check a retry and make it."""
+    driver.drive(driver.api.check_retry(run_id, arguments))
+    return driver.drive(driver.api.retry(run_id, arguments))
+
+
 # Triggers by name
 
 
@@ -207,8 +213,8 @@ def test_what_does_not_exist_is_told_from_what_has_no_runs(mage: Mage, driver: D
 def test_failed_block_runs_again_and_the_run_keeps_its_id(mage: Mage, driver: Driver) -> None:
     run = mage.wait(mage.start("flaky"))
     assert (run.state, run.message) == (RunState.FAILED, "block once: RuntimeError: it works when retried")
-    retried = driver.drive(driver.api.retry(run.id, {}))
-    assert (retried.id, retried.status) == (run.id, "running")
+    again = retried(driver, run.id, {})
+    assert (again.id, again.status) == (run.id, "running")
     assert driver.drive(driver.api.get(run.id)).message is None
     ended = mage.wait(run)
     assert (ended.state, ended.message) == (RunState.SUCCEEDED, None)
@@ -220,14 +226,14 @@ def test_cancelled_run_is_gone_on_with(mage: Mage, driver: Driver) -> None:
     run = mage.start("example", variables={"sleep": 2})
     mage.wait(run, "running")
     driver.drive(driver.api.cancel(run.id))
-    driver.drive(driver.api.retry(run.id, {}))
+    retried(driver, run.id, {})
     assert mage.wait(run).state is RunState.SUCCEEDED
 
 
 def test_block_and_what_depends_on_it_run_again_in_a_completed_run(mage: Mage, driver: Driver) -> None:
     run = mage.wait(mage.start("diamond"))
     assert run.state is RunState.SUCCEEDED and run.finished_at is not None
-    driver.drive(driver.api.retry(run.id, {"from_block_uuid": "left"}))
+    retried(driver, run.id, {"from_block_uuid": "left"})
     again = mage.wait(run)
     assert again.state is RunState.SUCCEEDED
     assert again.finished_at is not None and again.finished_at > run.finished_at
@@ -245,28 +251,28 @@ def test_retry_that_mage_could_not_end_is_refused(mage: Mage, driver: Driver, lo
     }
     for block in ("right", "join"):
         with pytest.raises(ApiError, match="would stay as they are") as caught:
-            driver.drive(driver.api.retry(lopsided.id, {"from_block_uuid": block}))
+            retried(driver, lopsided.id, {"from_block_uuid": block})
         assert caught.value.permanent
     with pytest.raises(ApiError, match="no block 'nothing'; it has start, left, right, join"):
-        driver.drive(driver.api.retry(lopsided.id, {"from_block_uuid": "nothing"}))
+        retried(driver, lopsided.id, {"from_block_uuid": "nothing"})
     assert driver.drive(driver.api.get(lopsided.id)).state is RunState.FAILED
 
 
 def test_run_that_goes_or_has_completed_is_not_retried(mage: Mage, driver: Driver) -> None:
     run = mage.start("example", variables={"sleep": 2})
     with pytest.raises(ApiError, match="only an ended run can be retried"):
-        driver.drive(driver.api.retry(run.id, {}))
+        retried(driver, run.id, {})
     assert mage.wait(run).state is RunState.SUCCEEDED
     with pytest.raises(ApiError, match="it has completed"):
-        driver.drive(driver.api.retry(run.id, {}))
+        retried(driver, run.id, {})
     with pytest.raises(NotFound):
-        driver.drive(driver.api.retry(str(UNKNOWN), {}))
+        retried(driver, str(UNKNOWN), {})
 
 
 def test_retry_whose_answer_was_lost_is_recognised(mage: Mage, driver: Driver, lopsided: Run) -> None:
     since = time.time()
     assert driver.drive(driver.api.find_retried(lopsided.id, {}, since)) is None
-    driver.drive(driver.api.retry(lopsided.id, {}))
+    retried(driver, lopsided.id, {})
     found = driver.drive(driver.api.find_retried(lopsided.id, {}, since))
     assert found is not None and found.id == lopsided.id
     assert mage.wait(lopsided).state is RunState.FAILED
@@ -283,7 +289,7 @@ def test_timeout_of_a_trigger_is_explained_and_not_retried(mage: Mage, driver: D
     assert run.started_at is not None
     time.sleep(max(0.0, run.started_at.timestamp() + 3.1 - time.time()))
     with pytest.raises(ApiError, match="its trigger has a timeout of 3 s") as caught:
-        driver.drive(driver.api.retry(run.id, {}))
+        retried(driver, run.id, {})
     assert caught.value.permanent
 
 
