@@ -42,8 +42,8 @@ class RunSensor(RunTask, BaseSensorOperator):
     still goes, else the last.
 
     The three modes give the same verdict. ``soft_fail`` skips the task where the run failed, was cancelled or
-    took too long; it does not hide a service that cannot be asked. The task returns the run's id and pushes
-    its page as ``run_url``.
+    took too long; it does not hide a service that cannot be asked, which ``reschedule`` mode waits for until
+    ``timeout``. The task returns the run's id and pushes its page as ``run_url``.
 
     :param run_id: the run's id, or a template of it.
     :param since: without a ``run_id``: the moment after which the run was created, as datetime or ISO 8601
