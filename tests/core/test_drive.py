@@ -677,7 +677,7 @@ async def test_the_wait_that_the_token_request_was_told_of_is_kept(wire: Start, 
 
 
 async def test_waiting_calls_share_the_failure_to_get_a_token(wire: Start, connect: Connect) -> None:
-    server = wire(_later(reply(400), 0.1))
+    server = wire(_later(reply(400), 1.0))
     driver = connect(server.url, TokenService)
     errors = await asyncio.gather(
         *(driver.drive(driver.api.get("r1")) for _ in range(20)), return_exceptions=True
