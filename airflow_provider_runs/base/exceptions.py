@@ -47,3 +47,7 @@ class StartUncertain(RunsError):
 
 class Interrupted(RunsError):
     """The task's process was told to stop."""
+
+
+class RunInProgress(RunsError):
+    """Another run of what was to be started goes, and ``if_running`` is ``fail``. A retry looks again."""

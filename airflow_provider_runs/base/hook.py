@@ -11,10 +11,17 @@ from typing import Any, ClassVar, TypeVar
 from airflow.providers.common.compat.sdk import BaseHook, mask_secret
 
 from airflow_provider_runs.base.forms import add_form_methods
-from airflow_provider_runs.core.api import CanCancel, CanExplain, CanFindStarted, CanRetry, RunApi
+from airflow_provider_runs.core.api import (
+    CanCancel,
+    CanExplain,
+    CanFindStarted,
+    CanListActive,
+    CanRetry,
+    RunApi,
+)
 from airflow_provider_runs.core.connection import Settings, read_settings
 from airflow_provider_runs.core.drive import DEFAULT_RETRY, AsyncDriver, Driver
-from airflow_provider_runs.core.errors import ConnectionUnreadable, RunsError
+from airflow_provider_runs.core.errors import BadInput, ConnectionUnreadable, RunsError
 from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.retry import RetryPolicy
 from airflow_provider_runs.core.run import Run
@@ -170,6 +177,21 @@ class RunHook(BaseHook):
         :raises RunsError: if the service refuses or does not answer.
         """
         return self.drive(lambda api: api.trigger(arguments, key, began), RetryPolicy(stopped=stopped))
+
+    def newest_active(self, arguments: Mapping[str, Any]) -> Run | None:
+        """
+        Return the newest active run of what would be started, whoever started it, or None.
+
+        :param arguments: the service's own arguments of a start.
+        :raises BadInput: if the service cannot list its active runs.
+        :raises RunsError: if it cannot be asked.
+        """
+
+        def flow(api: RunApi) -> Flow[list[Run]]:
+            listing = _listing(api)
+            return listing.list_runs(listing.active_filters(arguments), limit=1)
+
+        return next(iter(self.drive(flow)), None)
 
     def ready(self, arguments: Mapping[str, Any]) -> None:
         """
@@ -335,6 +357,12 @@ class RunHook(BaseHook):
 def _cancelling(api: RunApi) -> CanCancel:
     if not isinstance(api, CanCancel):
         raise CannotCancel(f"{api.service} has no call that cancels a run")
+    return api
+
+
+def _listing(api: RunApi) -> CanListActive:
+    if not isinstance(api, CanListActive):
+        raise BadInput(f"{api.service} cannot list active runs: if_running can be start only")
     return api
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar, NoReturn
 
@@ -13,12 +13,12 @@ from airflow_provider_runs.base.exceptions import Interrupted, RequestRefused, R
 from airflow_provider_runs.base.hook import CONFIRM_INTERVAL
 from airflow_provider_runs.base.link import RUN_URL
 from airflow_provider_runs.base.own_state import ended_by_person, own_state
-from airflow_provider_runs.base.start import DurableStart, fingerprint
+from airflow_provider_runs.base.start import IF_RUNNING, RECORD_KEY, DurableStart, StartRecord, fingerprint
 from airflow_provider_runs.base.task import RunTask, ServiceTask
 from airflow_provider_runs.base.worker import Attended, Killed
-from airflow_provider_runs.core.api import CanCancel
+from airflow_provider_runs.core.api import CanCancel, CanListActive
 from airflow_provider_runs.core.errors import BadInput, RunsError, is_permanent
-from airflow_provider_runs.core.inputs import required_text, seconds
+from airflow_provider_runs.core.inputs import one_of, required_text, seconds
 from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
 from airflow_provider_runs.core.progress import UNREACHABLE_TIMEOUT
 from airflow_provider_runs.core.run import Run
@@ -28,6 +28,7 @@ KILL_SECONDS = 4.0
 """How long a killed task has: Airflow ends its process 5 s after the first signal."""
 CONFIRM_SECONDS = 10.0
 CANCEL_TIMEOUT = 60.0
+ON_REMOTE_CANCEL = ("fail_without_retry", "retry", "skip")
 
 
 class TriggerRunOperator(RunTask):
@@ -54,6 +55,13 @@ class TriggerRunOperator(RunTask):
         until ``timeout``. A longer one fails the task without a verdict on the run; a retry attaches to it.
     :param no_progress_timeout: how long the run may keep its first status, in seconds or as timedelta; None:
         for ever.
+    :param on_remote_cancel: what a run means that somebody cancelled in the tool: ``fail_without_retry``,
+        ``retry`` (the task fails, and a retry starts another run) or ``skip``.
+    :param skip_on_states: the tool's words for ended runs that skip the task.
+    :param if_running: what becomes of the task while another run of the same goes, whoever started it:
+        ``start`` one nevertheless, ``attach`` to the newest of them (it is never cancelled), ``skip`` or
+        ``fail``. Needs a tool that can list its active runs. It is not atomic: two tasks that look at the
+        same moment may both start one.
     """
 
     timeout_error = RunTimedOut
@@ -85,9 +93,15 @@ class TriggerRunOperator(RunTask):
         cancel_on_kill: bool = True,
         unreachable_timeout: float | timedelta | None = UNREACHABLE_TIMEOUT,
         no_progress_timeout: float | timedelta | None = None,
+        on_remote_cancel: str = "fail_without_retry",
+        skip_on_states: Collection[str] | str = (),
+        if_running: str = "start",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.on_remote_cancel = on_remote_cancel
+        self.skip_on_states = skip_on_states
+        self.if_running = if_running
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
         self.poll_interval = poll_interval
@@ -109,6 +123,7 @@ class TriggerRunOperator(RunTask):
         """
         attended = self._attend()
         limits = self._checked(lambda: self._limits(self.poll_interval, self.timeout))
+        self._checked(self._check_rules)
         start = self._checked(lambda: self._start(context))
         try:
             run = attended.run(start.ensure)
@@ -118,18 +133,18 @@ class TriggerRunOperator(RunTask):
             if not self.wait_for_completion:
                 return run.id
             if run.state.is_terminal:
-                return self._conclude(Outcome.of(run))
+                return self._conclude(Outcome.of(run), own=not start.attached)
             trigger = self._trigger(
                 context,
                 run.id,
                 limits,
-                cancel_on_kill=self.cancel_on_kill,
+                cancel_on_kill=self.cancel_on_kill and not start.attached,
                 started_at=self._began(run, start),
                 deferrable=self.deferrable,
             )
             if self.deferrable:
                 self.defer(trigger=trigger, method_name="execute_complete")
-            return self._conclude(self._wait_here(attended, trigger))
+            return self._conclude(self._wait_here(attended, trigger), own=not start.attached)
         except Killed:
             self._killed(context, attended, start)
         except AirflowTaskTimeout:
@@ -151,7 +166,15 @@ class TriggerRunOperator(RunTask):
         :raises RunFailed: as :meth:`execute`.
         :raises BadEvent: if the event says nothing that can be relied on.
         """
-        return self._conclude(Outcome.from_event(event))
+        return self._conclude(Outcome.from_event(event), own=self._is_own(context))
+
+    def _is_own(self, context: Any) -> bool:
+        """Tell whether this task started its run. Not sure counts as no: such a run is not cancelled."""
+        if self.if_running != "attach":
+            return True
+        store = context.get("task_state_store") if self._is_durable() else None
+        record = StartRecord.from_json(store.get(RECORD_KEY)) if store is not None else None
+        return record is not None and not record.attached
 
     @staticmethod
     def _began(run: Run, start: DurableStart) -> float | None:
@@ -161,6 +184,12 @@ class TriggerRunOperator(RunTask):
             return run.started_at.timestamp()
         return None if record is None else record.started_at
 
+    def _check_rules(self) -> None:
+        one_of("on_remote_cancel", self.on_remote_cancel, ON_REMOTE_CANCEL)
+        one_of("if_running", self.if_running, IF_RUNNING)
+        if self.if_running != "start" and not issubclass(self.hook_class.api_class, CanListActive):
+            raise BadInput(f"{self.service} cannot list active runs: if_running can be start only")
+
     def _start(self, context: Any) -> DurableStart:
         ti = context["ti"]
         return DurableStart(
@@ -168,6 +197,7 @@ class TriggerRunOperator(RunTask):
             self._arguments(),
             resumes=self._resumes(),
             retry_from_failure=self.retry_from_failure,
+            if_running=self.if_running,
             store=context.get("task_state_store") if self._is_durable() else None,
             max_tries=ti.max_tries,
             # A clear raises max_tries to the tries made plus the retries that are allowed.
@@ -204,14 +234,15 @@ class TriggerRunOperator(RunTask):
             return [name for name in self.run_fields if name in mapped]
         return list(self.run_fields)
 
-    def _conclude(self, outcome: Outcome) -> str:
+    def _conclude(self, outcome: Outcome, *, own: bool) -> str:
         """Turn how the wait ended into how the task ends."""
         outcome = self._told(outcome)
+        self._skipped(outcome)
         if outcome.verdict is Verdict.SUCCEEDED:
             return outcome.run_id
         if outcome.verdict is Verdict.TIMEOUT and outcome.which is not None:
             execution = outcome.which is Limit.EXECUTION_TIMEOUT
-            wanted = self.cancel_on_kill if execution else self.cancel_on_timeout
+            wanted = own and (self.cancel_on_kill if execution else self.cancel_on_timeout)
             self._cancel(outcome.run_id, f"{outcome.which.value} is over", wanted)
         raise self._error(outcome)
 
@@ -243,7 +274,8 @@ class TriggerRunOperator(RunTask):
             if run is None:
                 self.log.warning("%s: no started %s run is known", why, self.service)
             else:
-                self._cancel(run.id, why, self.cancel_on_kill, confirm=until - time.monotonic() - 1.0)
+                wanted = self.cancel_on_kill and not start.attached
+                self._cancel(run.id, why, wanted, confirm=until - time.monotonic() - 1.0)
 
         try:
             attended.finish(cancel, until - time.monotonic())

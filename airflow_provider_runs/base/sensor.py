@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NoReturn
 
@@ -55,6 +55,7 @@ class RunSensor(RunTask, BaseSensorOperator):
         until ``timeout``. In ``reschedule`` mode every outage is waited out until ``timeout``.
     :param no_progress_timeout: how long the run may keep its first status, in seconds or as timedelta; None:
         for ever. Has no effect in ``reschedule`` mode.
+    :param skip_on_states: the tool's words for ended runs that skip the task.
     """
 
     timeout_error = AirflowSensorTimeout
@@ -78,6 +79,7 @@ class RunSensor(RunTask, BaseSensorOperator):
         min_poll_interval: float | None = None,
         unreachable_timeout: float | timedelta | None = UNREACHABLE_TIMEOUT,
         no_progress_timeout: float | timedelta | None = None,
+        skip_on_states: Collection[str] | str = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -87,6 +89,7 @@ class RunSensor(RunTask, BaseSensorOperator):
         self.min_poll_interval = min_poll_interval
         self.unreachable_timeout = unreachable_timeout
         self.no_progress_timeout = no_progress_timeout
+        self.skip_on_states = skip_on_states
 
     def execute(self, context: Any) -> Any:
         """
@@ -157,6 +160,7 @@ class RunSensor(RunTask, BaseSensorOperator):
         :return: whether the run has succeeded, with its id.
         """
         try:
+            self._checked(self._skip_states)
             run = self._checked(self._look)
         except RequestRefused as error:
             # Airflow's own loop would turn an error that is not to be retried into a skip under soft_fail.
@@ -234,6 +238,7 @@ class RunSensor(RunTask, BaseSensorOperator):
     def _conclude(self, outcome: Outcome) -> str:
         """Turn how the wait ended into how the task ends."""
         outcome = self._told(outcome)
+        self._skipped(outcome)
         if outcome.verdict is Verdict.SUCCEEDED:
             return outcome.run_id
         error = self._error(outcome)

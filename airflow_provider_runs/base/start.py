@@ -30,7 +30,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from airflow_provider_runs.base.exceptions import RequestRefused, StartUncertain
+from airflow.providers.common.compat.sdk import AirflowSkipException
+
+from airflow_provider_runs.base.exceptions import RequestRefused, RunInProgress, StartUncertain
 from airflow_provider_runs.base.hook import RunHook, retrying
 from airflow_provider_runs.core.api import CanCancel, CanFindStarted
 from airflow_provider_runs.core.errors import (
@@ -45,6 +47,11 @@ from airflow_provider_runs.core.run import Run, RunState
 
 RECORD_KEY = "run"
 RECORD_VERSION = 1
+IF_RUNNING = ("start", "attach", "skip", "fail")
+"""
+What becomes of a new start while another run of the same goes: it starts nevertheless, the newest of them is
+waited for instead, the task is skipped, or it fails.
+"""
 
 
 class Store(Protocol):
@@ -80,6 +87,7 @@ class StartRecord:
     :param resumes: id of the ended run that the request goes on with; None: it starts a new one.
     :param repeated_at: when the same request was about to leave once more, UTC epoch seconds, or None.
     :param refused: whether the service refused the request, so that nothing was begun.
+    :param attached: whether the run is one that somebody else started.
     """
 
     max_tries: int
@@ -91,6 +99,7 @@ class StartRecord:
     resumes: str | None = None
     repeated_at: float | None = None
     refused: bool = False
+    attached: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as it is stored."""
@@ -123,7 +132,11 @@ class StartRecord:
             and all(name in given and isinstance(given[name], kind) for name, kind in wanted.items())
             and not any(isinstance(given[name], bool) or given[name] == "" for name in wanted)
         ):
-            return cls(**{name: given[name] for name in wanted}, refused=given.get("refused") is True)
+            return cls(
+                **{name: given[name] for name in wanted},
+                refused=given.get("refused") is True,
+                attached=given.get("attached") is True,
+            )
         raise StartUncertain(
             f"the task state {RECORD_KEY!r} holds no record that this version of the package can read. "
             "If no run of this task is under way, delete it (task instance, task state) and clear the task"
@@ -156,6 +169,7 @@ class DurableStart:
     :param arguments: the service's own arguments.
     :param resumes: id of the ended run that the task goes on with; None: it starts a new one.
     :param retry_from_failure: whether a retry goes on with the run of the try before, where that ended badly.
+    :param if_running: what becomes of a new start while another run goes: see :data:`IF_RUNNING`.
     :param store: the task state store; None where Airflow has none: every try then starts a run.
     :param max_tries: Airflow's ``max_tries``.
     :param again: whether Airflow's numbers say that this try is a retry.
@@ -173,6 +187,7 @@ class DurableStart:
         *,
         resumes: str | None = None,
         retry_from_failure: bool = False,
+        if_running: str = "start",
         store: Store | None,
         max_tries: int,
         again: bool = False,
@@ -186,6 +201,7 @@ class DurableStart:
         self.arguments = arguments
         self.resumes = resumes
         self.retry_from_failure = retry_from_failure
+        self.if_running = if_running
         self.store = store
         self.max_tries = max_tries
         self.again = again
@@ -198,6 +214,8 @@ class DurableStart:
         """Set from outside: nothing may be started any more."""
         self.run: Run | None = None
         self.record: StartRecord | None = None
+        self.attached = False
+        """Whether the run is one that somebody else started."""
 
     def ensure(self) -> Run:
         """
@@ -241,6 +259,7 @@ class DurableStart:
             self._complete(self._record(1, self.resumes), left)
             return left
         self.record = old
+        self.attached = old.attached
         if old.run_id is None:
             return self._resume(old)
         return self._look(old, old.run_id)
@@ -268,7 +287,8 @@ class DurableStart:
             )
             return Run(run_id, RunState.UNKNOWN, "")
         if run.state in (RunState.FAILED, RunState.CANCELLED):
-            resumes = self.resumes or (run_id if self.retry_from_failure else None)
+            own = self.retry_from_failure and not record.attached
+            resumes = self.resumes or (run_id if own else None)
             does = "starting another" if resumes is None else "going on where it failed"
             self.log.info("The run %s of an earlier try ended as %s, %s", run_id, run.status, does)
             return self._begin(record.attempt + 1, resumes)
@@ -281,6 +301,10 @@ class DurableStart:
     def _begin(self, attempt: int, resumes: str | None) -> Run:
         # What will be refused is refused before anything is recorded as begun.
         if resumes is None:
+            other = self._other()
+            if other is not None:
+                self._attach(attempt, other)
+                return other
             self.hook.ready(self.arguments)
         else:
             try:
@@ -292,6 +316,22 @@ class DurableStart:
         record = self._record(attempt, resumes)
         self._keep(record)
         return self._send(record)
+
+    def _other(self) -> Run | None:
+        """Return a run that somebody else started and that is to be waited for instead of a new one."""
+        if self.if_running == "start":
+            return None
+        run = self.hook.newest_active(self.arguments)
+        if run is None or self.if_running == "attach":
+            return run
+        text = f"{self.hook.api.service} run {run.id} goes already ({run.status})"
+        if self.if_running == "skip":
+            raise AirflowSkipException(f"{text}, and if_running is skip")
+        raise RunInProgress(f"{text}, and if_running is fail{f': {run.url}' if run.url else ''}")
+
+    def _attach(self, attempt: int, run: Run) -> None:
+        self.log.info("Attaching to run %s, which somebody else started and which is %s", run.id, run.status)
+        self._complete(replace(self._record(attempt, None), attached=True), run)
 
     def _record(self, attempt: int, resumes: str | None) -> StartRecord:
         return StartRecord(
@@ -438,6 +478,9 @@ class DurableStart:
             )
             return None
         api = self.hook.api
+        if old.attached:
+            self.log.info("Run %s, which somebody else started, is left alone", old.run_id)
+            return None
         try:
             run = self._begun(old)
         except NotFound:
@@ -483,6 +526,7 @@ class DurableStart:
 
     def _complete(self, record: StartRecord, run: Run) -> None:
         self.run = run
+        self.attached = record.attached
         self._keep(replace(record, run_id=run.id))
 
     def _keep(self, record: StartRecord) -> None:

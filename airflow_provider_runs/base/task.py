@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowSkipException, AirflowTaskTimeout, BaseOperator
 
 from airflow_provider_runs.base.exceptions import (
     RequestRefused,
@@ -27,7 +27,7 @@ from airflow_provider_runs.core.errors import BadInput, RunsError
 from airflow_provider_runs.core.http import one_line
 from airflow_provider_runs.core.inputs import seconds
 from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
-from airflow_provider_runs.core.run import Run
+from airflow_provider_runs.core.run import Run, RunState
 
 T = TypeVar("T")
 EXPLANATION_LIMIT = 10_000
@@ -104,6 +104,8 @@ class RunTask(ServiceTask):
     unreachable_timeout: float | timedelta | None
     no_progress_timeout: float | timedelta | None
     min_poll_interval: float | None
+    skip_on_states: Collection[str] | str
+    on_remote_cancel: str = "fail_without_retry"
 
     def on_kill(self) -> None:
         """Note that the process was told to stop; :meth:`execute` decides what that means."""
@@ -123,6 +125,7 @@ class RunTask(ServiceTask):
         :param timeout: what the user gave; None is no limit.
         :raises BadInput: if one of them is no duration.
         """
+        self._skip_states()
         pace = self.hook_class.api_class.pace
         longest = seconds("poll_interval", poll_interval) or pace.poll_interval
         shortest = seconds("min_poll_interval", self.min_poll_interval) or pace.min_poll_interval
@@ -215,6 +218,31 @@ class RunTask(ServiceTask):
         self.log.error("%s about run %s:\n%s", self.service, run_id, shown)
         return replace(outcome, message=outcome.message or one_line(text.splitlines()[0]))
 
+    def _skip_states(self) -> frozenset[str]:
+        """
+        Return the words of ``skip_on_states`` in lower case.
+
+        :raises BadInput: if one of them does not end a run in this service.
+        """
+        given = self.skip_on_states
+        words = {str(word).casefold() for word in ((given,) if isinstance(given, str) else given or ())}
+        statuses = self.hook_class.api_class.statuses
+        ends = {word for state in RunState if state.is_terminal for word in statuses.words(state)}
+        if unknown := sorted(words - ends):
+            raise BadInput(
+                f"skip_on_states: {', '.join(unknown)} ends no {self.service} run; these do: "
+                + ", ".join(sorted(ends))
+            )
+        return frozenset(words)
+
+    def _skipped(self, outcome: Outcome) -> None:
+        """Skip the task where the user wants that for how the run ended."""
+        ended = outcome.verdict in (Verdict.SUCCEEDED, Verdict.FAILED, Verdict.CANCELLED)
+        if ended and (outcome.status or "").casefold() in self._skip_states():
+            raise AirflowSkipException(
+                f"{self.service} run {outcome.run_id} ended as {outcome.status}, which is in skip_on_states"
+            )
+
     def _error(self, outcome: Outcome) -> BaseException:
         """Return what the task raises for a wait that ended otherwise than well."""
         said = f": {outcome.message}" if outcome.message else ""
@@ -222,7 +250,10 @@ class RunTask(ServiceTask):
         if outcome.verdict is Verdict.FAILED:
             return RunFailed(f"{named} has failed ({outcome.status}){said}", outcome)
         if outcome.verdict is Verdict.CANCELLED:
-            return RunCancelled(f"{named} was cancelled ({outcome.status}){said}", outcome)
+            text = f"{named} was cancelled ({outcome.status}){said}"
+            if self.on_remote_cancel == "skip":
+                return AirflowSkipException(text)
+            return (RunFailed if self.on_remote_cancel == "retry" else RunCancelled)(text, outcome)
         if outcome.verdict is Verdict.TIMEOUT:
             text = outcome.message or f"{named} took too long"
             kind = AirflowTaskTimeout if outcome.which is Limit.EXECUTION_TIMEOUT else self.timeout_error

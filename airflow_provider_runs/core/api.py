@@ -255,6 +255,18 @@ class CanListRuns(ABC):
         """
 
 
+class CanListActive(CanListRuns):
+    """A service whose active runs of what would be started can be listed."""
+
+    @abstractmethod
+    def active_filters(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """
+        Return the filters that list the active runs of what would be started.
+
+        :param arguments: as for :meth:`RunApi.trigger`.
+        """
+
+
 class CanRetry(ABC):
     """A service that can go on with an ended run where it went wrong."""
 

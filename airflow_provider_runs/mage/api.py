@@ -18,7 +18,7 @@ from airflow_provider_runs.core.api import (
     CanCancel,
     CanFindStarted,
     CanGetMany,
-    CanListRuns,
+    CanListActive,
     CanRetry,
     Scope,
     Token,
@@ -109,7 +109,7 @@ CONNECTION = ConnectionSpec(
 )
 
 
-class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListRuns, CanRetry):
+class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListActive, CanRetry):
     """Describe Mage's run API for one connection."""
 
     connection = CONNECTION
@@ -348,6 +348,11 @@ class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListRuns
             raise NotFound(f"Mage has no trigger {schedule}", status=404)
         runs = [self._run(row) for row in rows if since is None or not _is_before(row, since)]
         return runs[:limit]
+
+    def active_filters(self, arguments: Mapping[str, Any]) -> Row:
+        named = {name: arguments[name] for name in TRIGGER_FIELDS if arguments.get(name) is not None}
+        pending, running = (self.statuses.words(state) for state in (RunState.PENDING, RunState.RUNNING))
+        return {**named, "status": [*pending, *running]}
 
     def check(self) -> Flow[str]:
         response = yield self._request("GET", "/api/status", authenticated=False)

@@ -20,7 +20,7 @@ from airflow_provider_runs.core.api import (
     CanExplain,
     CanFindStarted,
     CanGetMany,
-    CanListRuns,
+    CanListActive,
     CanRetry,
     RunApi,
 )
@@ -138,7 +138,7 @@ class KeyApi(FakeApi):
     takes_key = True
 
 
-class FullApi(FakeApi, CanCancel, CanExplain, CanFindStarted, CanGetMany, CanListRuns, CanRetry):
+class FullApi(FakeApi, CanCancel, CanExplain, CanFindStarted, CanGetMany, CanListActive, CanRetry):
     """One that can do everything but take a key."""
 
     batch_size = 50
@@ -181,7 +181,11 @@ class FullApi(FakeApi, CanCancel, CanExplain, CanFindStarted, CanGetMany, CanLis
         if SERVICE.list_errors:
             raise SERVICE.list_errors.pop(0)
         yield from ()
-        return [self.run(run_id) for run_id in reversed(SERVICE.runs)]
+        runs = [self.run(run_id) for run_id in reversed(SERVICE.runs)]
+        return [run for run in runs if run.status in filters.get("status", (run.status,))][:limit]
+
+    def active_filters(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"job": arguments["job"], "status": ["waiting", "going"]}
 
     def prepare_retry(self, run_id: str, arguments: Mapping[str, Any]) -> None:
         if arguments.get("step") == "bad":

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, TaskDeferred
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    TaskDeferred,
+)
 
 from airflow_provider_runs.base import own_state as own_states
 from airflow_provider_runs.base.exceptions import (
@@ -760,3 +765,126 @@ def test_a_senseless_cancel_is_refused_before_anything_is_sent(
     with pytest.raises(RequestRefused):
         cancel_task(**changes).execute(context)
     assert service.calls == []
+
+
+# Rules for the verdict
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("rule", "raised"),
+    [("fail_without_retry", RunCancelled), ("retry", RunFailed), ("skip", AirflowSkipException)],
+)
+def test_a_run_that_somebody_cancelled_means_what_the_user_says(
+    service: Service, context: dict[str, Any], later: Later, run: Way, rule: str, raised: type[Exception]
+) -> None:
+    later(0.2, ends(service, "stopped"))
+    with pytest.raises(raised) as caught:
+        run(task(on_remote_cancel=rule), context)
+    assert isinstance(caught.value, AirflowFailException) == (rule == "fail_without_retry")
+
+
+def test_a_retry_after_a_cancel_starts_another_run_where_that_is_wanted(
+    service: Service, context: dict[str, Any]
+) -> None:
+    service.status_of_new = "stopped"
+    with pytest.raises(RunFailed):
+        on_the_worker(task(on_remote_cancel="retry"), context)
+    service.status_of_new = "done"
+    assert on_the_worker(task(on_remote_cancel="retry"), context) == "r2"
+
+
+@both_ways
+@pytest.mark.parametrize("status", ["broken", "stopped", "done"])
+@pytest.mark.parametrize("given", [["broken", "STOPPED", "done"], "{status}"])
+def test_a_status_may_skip_the_task(
+    service: Service, context: dict[str, Any], later: Later, run: Way, status: str, given: Any
+) -> None:
+    states = given if isinstance(given, list) else given.format(status=status)
+    later(0.2, ends(service, status))
+    with pytest.raises(AirflowSkipException, match=f"ended as {status}, which is in skip_on_states"):
+        run(task(skip_on_states=states), context)
+
+
+@both_ways
+def test_another_status_does_not_skip_the_task(
+    service: Service, context: dict[str, Any], later: Later, run: Way
+) -> None:
+    later(0.2, ends(service, "broken"))
+    with pytest.raises(RunFailed):
+        run(task(skip_on_states=["stopped"]), context)
+
+
+def test_a_wait_without_a_verdict_skips_nothing(service: Service) -> None:
+    with pytest.raises(RunUnreachable):
+        task(skip_on_states=["broken"]).execute_complete({}, event("unreachable", status="broken"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"on_remote_cancel": "perhaps"},
+        {"if_running": "perhaps"},
+        {"skip_on_states": ["going"]},
+        {"skip_on_states": "nonsense"},
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_refused_before_anything_is_started(
+    service: Service, context: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    with pytest.raises(RequestRefused):
+        on_the_worker(task(**changes), context)
+    assert service.calls == []
+
+
+# A run that somebody else started
+
+
+@both_ways
+def test_a_run_of_others_is_waited_for_and_survives_every_deadline(
+    service: Service, context: dict[str, Any], run: Way
+) -> None:
+    service.runs["r1"] = "going"
+    with pytest.raises(RunTimedOut):
+        run(task(if_running="attach", timeout=0.3, cancel_on_timeout=True), context)
+    with pytest.raises(AirflowTaskTimeout):
+        run(task(if_running="attach", execution_timeout=timedelta(seconds=0.5)), context)
+    assert service.runs == {"r1": "going"}
+    assert service.called("cancel") == service.called("trigger") == []
+
+
+def test_a_run_of_others_survives_the_persons_kill(
+    service: Service, context: dict[str, Any], later: Later, states: Any
+) -> None:
+    service.runs["r1"] = "going"
+    operator = task(if_running="attach")
+    states("failed")
+    later(0.3, operator.on_kill)
+    with pytest.raises(Interrupted):
+        on_the_worker(operator, context)
+    assert service.called("cancel") == []
+
+
+def test_the_trigger_of_a_run_of_others_is_told_not_to_cancel(
+    service: Service, context: dict[str, Any]
+) -> None:
+    service.runs["r1"] = "going"
+    with pytest.raises(TaskDeferred) as pause:
+        task(if_running="attach", deferrable=True).execute(context)
+    assert pause.value.trigger.serialize()[1]["cancel_on_kill"] is False
+
+
+def test_an_own_run_is_cancelled_also_where_others_would_be_attached_to(
+    service: Service, context: dict[str, Any]
+) -> None:
+    with pytest.raises(RunTimedOut):
+        deferred(task(if_running="attach", timeout=0.3, cancel_on_timeout=True), context)
+    assert service.called("cancel") == ["r1"]
+
+
+def test_without_a_record_nobody_knows_whose_run_it_is(service: Service, context: dict[str, Any]) -> None:
+    service.runs["r1"] = "going"
+    del context["task_state_store"]
+    with pytest.raises(RunTimedOut):
+        deferred(task(if_running="attach", timeout=0.3, cancel_on_timeout=True), context)
+    assert service.called("cancel") == []

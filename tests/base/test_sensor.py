@@ -295,3 +295,36 @@ def test_a_page_that_cannot_be_read_hides_no_verdict(service: Service, context: 
     event = Outcome(Verdict.SUCCEEDED, "r7", "done").event()
     assert a_search("deferrable").execute_complete(context, event) == "r7"
     assert "run_url" not in context["ti"].pushed
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("soft_fail", [False, True])
+@pytest.mark.parametrize(
+    ("status", "states"), [("broken", ["broken"]), ("done", "done"), ("stopped", ["STOPPED"])]
+)
+def test_a_status_may_skip_the_sensor_in_every_mode(
+    service: Service,
+    context: dict[str, Any],
+    later: Later,
+    mode: str,
+    soft_fail: bool,
+    status: str,
+    states: Any,
+) -> None:
+    service.runs["r1"] = "going"
+    later(0.2, lambda: service.runs.update(r1=status))
+    # Under soft_fail Airflow replaces a resumed sensor's message by its own.
+    said = None if soft_fail else "which is in skip_on_states"
+    with pytest.raises(AirflowSkipException, match=said):
+        run(a_sensor(mode, skip_on_states=states, soft_fail=soft_fail), context, service)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_word_that_ends_no_run_is_refused_in_every_mode(
+    service: Service, context: dict[str, Any], mode: str
+) -> None:
+    with pytest.raises(
+        RequestRefused, match="skip_on_states: going ends no Fake run; these do: broken, done, st"
+    ):
+        run(a_sensor(mode, skip_on_states=["going"]), context, service)
+    assert service.calls == []

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowSkipException
 
-from airflow_provider_runs.base.exceptions import RequestRefused, StartUncertain
+from airflow_provider_runs.base.exceptions import RequestRefused, RunInProgress, StartUncertain
 from airflow_provider_runs.base.hook import CannotRetry
 from airflow_provider_runs.base.start import DurableStart, StartRecord, fingerprint
 from airflow_provider_runs.core.api import CanCancel
@@ -364,7 +365,9 @@ def test_a_record_with_a_senseless_value_cannot_be_read(change: dict[str, Any]) 
 def test_a_record_of_the_first_release_can_be_read() -> None:
     stored = json.loads(GOLDEN.read_text())
     first = {
-        name: value for name, value in stored.items() if name not in ("resumes", "repeated_at", "refused")
+        name: value
+        for name, value in stored.items()
+        if name not in ("resumes", "repeated_at", "refused", "attached")
     }
     assert StartRecord.from_json(first) == StartRecord.from_json(stored)
 
@@ -701,3 +704,58 @@ def test_a_cleared_retry_cancels_the_run_that_still_goes_and_retries_it(service:
 def test_a_service_that_cannot_retry_says_so(service: Service) -> None:
     with pytest.raises(CannotRetry, match="Fake has no call"):
         begin(Store(), PlainHook(), resumes="r1").ensure()
+
+
+# While another run goes
+
+
+def test_an_active_run_of_others_is_waited_for_where_that_is_wanted(service: Service) -> None:
+    service.runs |= {"r1": "going", "r2": "waiting", "r3": "done"}
+    store = Store()
+    start = begin(store, if_running="attach")
+    assert (start.ensure().id, start.attached) == ("r2", True)
+    assert (store["run"]["run_id"], store["run"]["attached"]) == ("r2", True)
+    assert service.called("trigger") == []
+    again = begin(store, if_running="attach")
+    assert (again.ensure().id, again.attached) == ("r2", True)
+
+
+@pytest.mark.parametrize("mode", ["attach", "skip", "fail"])
+def test_a_run_is_started_where_none_goes(service: Service, mode: str) -> None:
+    service.runs["r1"] = "done"
+    start = begin(Store(), if_running=mode)
+    assert (start.ensure().id, start.attached) == ("r2", False)
+
+
+def test_a_retry_looks_at_its_own_run_and_not_for_others(service: Service) -> None:
+    store = Store()
+    begin(store, if_running="fail").ensure()
+    assert begin(store, if_running="fail").ensure().id == "r1"
+
+
+def test_another_active_run_skips_or_fails_the_task_before_anything_is_recorded(service: Service) -> None:
+    service.runs["r1"] = "going"
+    store = Store()
+    with pytest.raises(AirflowSkipException, match="Fake run r1 goes already"):
+        begin(store, if_running="skip").ensure()
+    with pytest.raises(RunInProgress, match=r"r1 goes already \(going\), and if_running is fail: http"):
+        begin(store, if_running="fail").ensure()
+    assert store == {} and service.called("trigger") == []
+
+
+def test_a_run_of_others_is_neither_cancelled_nor_gone_on_with(service: Service) -> None:
+    service.runs["r1"] = "going"
+    store = Store()
+    begin(store, if_running="attach", retry_from_failure=True).ensure()
+    service.runs["r1"] = "broken"
+    assert begin(store, if_running="attach", retry_from_failure=True).ensure().id == "r2"
+    assert service.called("retry") == []
+    service.runs |= {"r2": "done", "r3": "going"}
+    begin(store, if_running="attach", max_tries=4).ensure()
+    begin(store, max_tries=6).ensure()
+    assert service.called("cancel") == []
+
+
+def test_a_service_that_cannot_list_active_runs_says_so(service: Service) -> None:
+    with pytest.raises(RequestRefused, match="Fake cannot list active runs"):
+        begin(Store(), PlainHook(), if_running="attach").ensure()

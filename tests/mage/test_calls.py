@@ -689,3 +689,13 @@ class TestLogs:
         assert request.url == f"{HOST}/api/pipelines/example/logs"
         assert set(files) == {"scheduler.log", "load_x.log"}
         assert '"message": "*** ok"' in files["load_x.log"]
+
+
+def test_the_active_runs_of_a_trigger_are_listed_by_what_names_it():
+    api = make_api()
+    arguments = {"pipeline_schedule_id": 4, "variables": {"a": 1}, "allow_inactive_trigger": True}
+    filters = api.active_filters(arguments)
+    assert filters == {"pipeline_schedule_id": 4, "status": ["initial", "running"]}
+    (request,), runs = play(api.list_runs(filters, limit=1), page(run_row(pipeline_schedule_id=4)))
+    assert request.params["status[]"] == "initial,running" and request.params["_limit"] == "1"
+    assert len(runs) == 1

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowSkipException, TaskDeferred
 
-from airflow_provider_runs.base.exceptions import RequestRefused, RunFailed, RunUnreachable
-from airflow_provider_runs.core.run import RunState
+from airflow_provider_runs.base.exceptions import RequestRefused, RunFailed, RunTimedOut, RunUnreachable
+from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.mage.operators import (
     MageCancelRunOperator,
     MageRetryRunOperator,
@@ -170,3 +170,34 @@ def test_a_search_for_runs_of_what_does_not_exist_ends_the_sensor(
     # soft_fail hides no wrong pipeline.
     with pytest.raises(RunUnreachable, match="Pipeline nothing does not exist"):
         run(sensor, context)
+
+
+# Beside other runs
+
+
+def test_a_run_of_others_is_waited_for_and_left_alone(mage: Mage, context: dict[str, Any]) -> None:
+    other = mage.start("slow")
+    arguments: dict[str, Any] = {"task_id": "t", "pipeline_uuid": "slow", "trigger_name": "slow", **PACE}
+    before = starts(mage, "slow")
+    with pytest.raises(RunTimedOut, match=f"run {other.id} had not ended"):
+        run(
+            MageTriggerRunOperator(**arguments, if_running="attach", timeout=0.5, cancel_on_timeout=True),
+            context,
+        )
+    with pytest.raises(AirflowSkipException, match=f"Mage run {other.id} goes already"):
+        run(MageTriggerRunOperator(**arguments, if_running="skip"), {**context, "task_state_store": Store()})
+    assert starts(mage, "slow") == before
+    assert mage.get(other).state is RunState.RUNNING
+    MageCancelRunOperator(task_id="t", run_id=other.id).execute(context)
+    fresh = {**context, "task_state_store": Store()}
+    with pytest.raises(RunTimedOut):
+        run(
+            MageTriggerRunOperator(**arguments, if_running="attach", timeout=0.5, cancel_on_timeout=True),
+            fresh,
+        )
+    assert starts(mage, "slow") == before + 1
+    own = fresh["task_state_store"]["run"]
+    assert (
+        own["attached"] is False
+        and mage.row(Run(own["run_id"], RunState.UNKNOWN, ""))["status"] == "cancelled"
+    )
