@@ -174,14 +174,17 @@ class LoopLag(BaseTrigger):
                 yield TriggerEvent({"at": time.time(), "lag": lag})
 
 
-class Lines(list[str]):
-    """What a trigger writes into its task's log, instead of a file."""
+class Log:
+    """What a trigger writes into its task's log, kept in memory."""
 
-    def __call__(self, processors: Any) -> Lines:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def __call__(self, processors: Any) -> Log:
         return self
 
     def log(self, level: int, event: str, **details: Any) -> None:
-        self.append(event)
+        self.lines.append(event)
 
     def upload_to_remote(self) -> None:
         """Do nothing: there is no remote log."""
@@ -201,7 +204,7 @@ class Triggerer(TriggerRunnerSupervisor):
 
     fired: dict[int, list[Any]] = attrs.field(factory=lambda: defaultdict(list), init=False)
     broken: dict[int, Any] = attrs.field(factory=dict, init=False)
-    logs: dict[int, Lines] = attrs.field(factory=dict, init=False)
+    logs: dict[int, Log] = attrs.field(factory=dict, init=False)
 
     def add(self, trigger: BaseTrigger) -> int:
         """Have a trigger run as that of a deferred task, and return its id."""
@@ -223,7 +226,7 @@ class Triggerer(TriggerRunnerSupervisor):
             encrypted_kwargs=Trigger.encrypt_kwargs(arguments),
             ti=task_instance,
         )
-        self.logs[trigger_id] = self.logger_cache[trigger_id] = Lines()  # type: ignore[assignment]
+        self.logs[trigger_id] = self.logger_cache[trigger_id] = Log()  # type: ignore[assignment]
         self.creating_triggers.append(workload)
         return trigger_id
 
