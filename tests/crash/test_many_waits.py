@@ -51,10 +51,10 @@ EACH = {
 }
 """How many runs of each kind 500 waits of one system have."""
 FEW = {
-    **{Kind("succeeded", seconds): 1 for seconds in (900, 1100, 1300, 1500)},
-    Kind("failed", 1000): 1,
-    Kind("failed", 1400): 1,
-    Kind("cancelled", 1200): 1,
+    **{Kind("succeeded", seconds): 1 for seconds in (600, 800, 1000, 1200)},
+    Kind("failed", 700): 1,
+    Kind("failed", 1100): 1,
+    Kind("cancelled", 900): 1,
 }
 DAGS = Path(__file__).parent / "outage_dags"
 
@@ -113,9 +113,8 @@ def test_a_thousand_waits_in_airflows_own_trigger_runner(
     lag = triggerer.add(LoopLag())
     triggerer.work_until(lambda: bool(triggerer.fired[lag]), 60)
     triggerer.work_until(lambda: False, 5)
-    lag_at_start = triggerer.fired[lag][-1]["lag"]
 
-    began = time.monotonic()
+    began, began_at = time.monotonic(), time.time()
     weather = threading.Thread(target=ten_minutes, args=(simulator,))
     weather.start()
     triggerer.work_until(lambda: not weather.is_alive(), 300)
@@ -138,10 +137,8 @@ def test_a_thousand_waits_in_airflows_own_trigger_runner(
         + f"; faults met: {dict(simulator.faults)}"
     )
     print("verdicts:", Counter(found[0]["outcome"] for found in events.values()))
-    print(
-        f"biggest lag of the event loop: {triggerer.fired[lag][-1]['lag'] * 1000:.0f} ms, "
-        f"{lag_at_start * 1000:.0f} ms of it while the waits began"
-    )
+    lags = [(round(each["at"] - began_at), round(each["lag"] * 1000)) for each in triggerer.fired[lag]]
+    print(f"the event loop's biggest lag so far, (seconds since the faults began, milliseconds): {lags}")
     assert set(simulator.faults) == FAULTS
     assert triggerer.broken == {}
     assert {len(found) for found in events.values()} == {1}
@@ -199,12 +196,8 @@ def test_thirty_waits_in_a_real_airflow(few_runs: SimulatorProcess, stack: Airfl
     def states() -> Counter[str]:
         return Counter(str(each["state"]) for each in stack.task_instances("waits", dag_run))
 
-    def all_wait() -> bool:
-        found = states()
-        return found["deferred"] == found["running"] == 15 and len(few_runs.runs()) == 30
-
-    stack.wait_for(all_wait, 150, "15 tasks to be deferred and 15 to run")
-    print(f"30 tasks wait after {time.monotonic() - began:.1f} s")
+    stack.wait_for(lambda: len(few_runs.runs()) == 30, 150, "30 runs to be started")
+    print(f"30 runs started in {time.monotonic() - began:.0f} s: {dict(states())}")
     ten_minutes(few_runs)
     print(f"after the faults, {time.monotonic() - began:.0f} s from the start: {dict(states())}")
     stack.wait_for_dag_run("waits", dag_run, timeout=180)

@@ -3,13 +3,13 @@ No secret is found in anything that a real Airflow writes, shows or starts.
 
 Planted are the secrets of connections: passwords, a bearer, trigger tokens, wrong ones among them; and the
 tokens that the services give in answer: access tokens, sessions, a trigger token read from the server. Some
-connections have Mage's trigger token in the URL. Everything logs at DEBUG, and the services fail in every way,
-so that errors are told too.
+connections have Mage's trigger token in the URL. Everything logs at DEBUG, and the services fail in every
+way, so that errors are told too.
 
 Searched are the task logs of all tries, every file in Airflow's home (logs of all components, raw), what the
 REST API shows (XComs, rendered fields, state store, connections, audit log), every column of the metadata
-database but the encrypted ones of connections, triggers (their arguments decrypted) and events while the tasks
-wait, and the arguments and the environment of every process.
+database but the encrypted ones of connections, triggers (their arguments decrypted) and events while the
+tasks wait, and the arguments and the environment of every process.
 """
 
 from __future__ import annotations
