@@ -46,8 +46,7 @@ with DAG(
     mage("mage_old_deferred", 2, mage_conn_id="mage_old", deferrable=True)
     mage("mage_old_wrong", mage_conn_id="mage_old_wrong")
     mage("mage_old_down", mage_conn_id="mage_old_down")
-    mage("mage_wrong_login", mage_conn_id="mage_wrong_login", unreachable_timeout=3)
-    mage("mage_wrong_login_deferred", mage_conn_id="mage_wrong_login", unreachable_timeout=3, deferrable=True)
+    mage("mage_wrong_login", mage_conn_id="mage_wrong_login", deferrable=True)
     chalk_deferred >> ChalkRunSensor(
         task_id="chalk_sensor", run_id=chalk_deferred.output, mode="reschedule", poke_interval=2, **AGAIN
     )
