@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 import uuid
 from collections import defaultdict
@@ -30,7 +31,7 @@ VERDICTS = {
 GOING = {"received", "initial", "running"}
 CHALK_WORDS = {"cancelled": "canceled"}
 """Words that the simulated Chalk would not say by itself."""
-SCALE = 10
+SCALE = float(os.environ.get("OUTAGE_SCALE", "10"))
 """How much faster than in life everything is that these tests may choose."""
 TOKEN = "outagetriggertoken"
 
@@ -61,7 +62,7 @@ def plan_runs(simulator: SimulatorProcess, kinds: Mapping[Kind, int]) -> None:
 
 def connections(simulator: SimulatorProcess) -> dict[str, dict[str, Any]]:
     """Return the Airflow connections; what a connection sets in seconds or minutes is scaled."""
-    extra = {"request_timeout": 30 / SCALE, "max_requests_per_minute": 600 * SCALE}
+    extra = {"request_timeout": 30 / SCALE, "max_requests_per_minute": round(600 * SCALE)}
     return {
         "chalk_default": {
             "conn_type": "chalk",

@@ -9,7 +9,7 @@ from airflow_provider_runs.chalk.operators import ChalkTriggerRunOperator
 from airflow_provider_runs.mage.operators import MageTriggerRunOperator
 
 KINDS: list[str] = Variable.get("outage_kinds", deserialize_json=True)
-SCALE: int = Variable.get("outage_scale", deserialize_json=True)
+SCALE: float = Variable.get("outage_scale", deserialize_json=True)
 
 with DAG(
     dag_id="waits",
