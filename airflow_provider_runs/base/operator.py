@@ -21,6 +21,7 @@ from airflow_provider_runs.core.errors import BadInput, RunsError, is_permanent
 from airflow_provider_runs.core.inputs import one_of, required_text, seconds
 from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
 from airflow_provider_runs.core.progress import UNREACHABLE_TIMEOUT
+from airflow_provider_runs.core.retry import NO_RETRY
 from airflow_provider_runs.core.run import Run
 
 WEEK = timedelta(days=7)
@@ -302,8 +303,9 @@ class TriggerRunOperator(RunTask):
             self.log.warning("%s run %s is still %s after it was cancelled", self.service, run_id, run.status)
 
     def _page(self, run_id: str) -> str:
+        # Asked once: a word in the log is not worth the minutes that an outage could hold the task up.
         try:
-            return self.hook.get_run(run_id).url or "no page"
+            return self.hook.drive(lambda api: api.get(run_id), NO_RETRY).url or "no page"
         except RunsError as error:
             return f"no page, {error}"
 

@@ -130,6 +130,7 @@ class Watcher:
         self._failing_since = 0.0
         self._outage: RunsError | None = None
         """Why the connection counts as broken."""
+        self._probing_since = 0.0
         self._hold_until = 0.0
         # A fresh context: inherited from the first trigger, the task would write into that trigger's log.
         self._task = asyncio.get_running_loop().create_task(self._watch(), context=contextvars.Context())
@@ -344,6 +345,7 @@ class Watcher:
         answers: dict[str, Run | Exception] = {}
         driver: AsyncDriver | None = None
         run_ids = [watched.run_id for watched in batch]
+        began = self._clock()
         try:
             driver = await self._connected()
             if len(batch) > 1 and isinstance(driver.api, CanGetMany):
@@ -354,7 +356,7 @@ class Watcher:
             known = _as_known(error, driver)
             # One bad id may spoil a batch for all: ask again singly.
             if len(batch) == 1 or not is_permanent(known):
-                self._fail(run_ids, known, self._clock())
+                self._fail(run_ids, known, began)
                 answers = dict.fromkeys(run_ids, known)
         now = self._clock()
         for watched in batch:
@@ -385,20 +387,23 @@ class Watcher:
         wait = backoff_seconds(failures, BACKOFF_BASE, min(BACKOFF_CAP, longest))
         self._look_at(watched, now + wait)
 
-    def _fail(self, run_ids: list[str], error: RunsError, now: float) -> None:
+    def _fail(self, run_ids: list[str], error: RunsError, began: float) -> None:
         """Count a request in vain; after a few in a row, probe the connection with one run at a time."""
         if Trouble.of(error) is Trouble.NOT_FOUND:
             return
+        now = self._clock()
         if self._failures == 0:
             self._failing_since = now
-        self._failures += 1
+        # Requests that one cut has hit together are one failure: only a probe makes the next one wait longer.
+        if self._outage is None or began >= self._probing_since:
+            self._failures += 1
         self._failing.update(run_ids)
         pause = error.retry_after or 0.0
         widespread = len(self._failing) >= min(OUTAGE_AFTER, len(self._runs))
         if self._failures >= OUTAGE_AFTER and widespread:
             pause = max(pause, backoff_seconds(self._failures - OUTAGE_AFTER + 1, BACKOFF_BASE, BACKOFF_CAP))
             if self._outage is None:
-                self._outage = error
+                self._outage, self._probing_since = error, now
                 for watched in tuple(self._runs.values()):
                     for waiter in tuple(watched.waiters):
                         if not waiter.progress.told:

@@ -11,10 +11,12 @@ no redirects, so that credentials never reach another host, keep no cookies, and
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import threading
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 from airflow_provider_runs import __version__
 from airflow_provider_runs.core.api import RunApi, Token
@@ -40,6 +42,28 @@ def _keepalive_options() -> list[tuple[int, int, int]]:
         if number := getattr(socket, name, None):
             options.append((socket.IPPROTO_TCP, number, value))
     return options
+
+
+class _UrlsInLogs(logging.Filter):
+    """Keep secrets out of urllib3's debug messages, which quote every URL. Airflow masks not all its logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._secrets: set[str] = set()
+
+    def hide(self, secret: str) -> None:
+        self._secrets.add(secret)
+        logging.getLogger("urllib3.connectionpool").addFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        for secret in tuple(self._secrets):
+            text = text.replace(secret, "***")
+        record.msg, record.args = text, ()
+        return True
+
+
+_urls_in_logs = _UrlsInLogs()
 
 
 class _Exchange:
@@ -197,6 +221,8 @@ class Driver:
         import requests
 
         request = exchange.request
+        if request.secret is not None:
+            _urls_in_logs.hide(quote(request.secret, safe=""))
         try:
             with self._open().request(
                 request.method,

@@ -319,6 +319,16 @@ def test_where_nothing_can_cancel_the_log_says_that_the_run_goes_on_and_where(
     assert "run r1 goes on (Fake cannot cancel): http://fake/r1" in told()
 
 
+def test_the_page_of_a_run_that_goes_on_is_asked_for_once(service: Service, mocker: Any) -> None:
+    operator = task(cancel_on_timeout=False)
+    drive = mocker.patch.object(operator.hook, "drive", side_effect=ConnectionFailed("down", sent=False))
+    late = Outcome(Verdict.TIMEOUT, "r1", "going", "late", Limit.TIMEOUT)
+    with pytest.raises(RunTimedOut):
+        operator.execute_complete({}, late.event())
+    (call,) = drive.call_args_list
+    assert call.args[1].attempts == 1
+
+
 # Being told to stop
 
 

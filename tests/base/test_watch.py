@@ -269,6 +269,42 @@ async def test_an_outage_is_probed_by_one_request_at_a_time(
     assert {outcome.verdict for outcome in await asyncio.gather(*waiting)} == {Verdict.SUCCEEDED}
 
 
+async def test_requests_that_are_cut_together_do_not_make_the_first_probe_wait_longer(
+    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut, answering, hanging = asyncio.Event(), True, 0
+
+    class Driver(watching.AsyncDriver):
+        async def drive(self, flow: Any, retry: Any = None) -> Any:
+            nonlocal hanging
+            if answering:
+                return await super().drive(flow, retry)
+            flow.close()
+            hanging += 1
+            await cut.wait()
+            raise DOWN
+
+    monkeypatch.setattr(watching, "AsyncDriver", Driver)
+    monkeypatch.setattr(watching, "BACKOFF_BASE", 0.1)
+    monkeypatch.setattr(watching, "BACKOFF_CAP", 10.0)
+    service.runs |= {str(number): "going" for number in range(20)}
+    waiting = [
+        asyncio.create_task(wait(connections, a_watch(str(number), poll_interval=0.02)))
+        for number in range(20)
+    ]
+    await until(lambda: len(service.called("get")) >= 40)
+    answering = False
+    await until(lambda: hanging == watching.CONCURRENCY)
+    service.calls.clear()
+    answering = True
+    began = time.monotonic()
+    cut.set()
+    await until(lambda: service.called("get"))
+    assert 0.05 <= time.monotonic() - began < 0.5
+    service.runs |= {str(number): "done" for number in range(20)}
+    assert {outcome.verdict for outcome in await asyncio.gather(*waiting)} == {Verdict.SUCCEEDED}
+
+
 async def test_a_wait_ends_as_unreachable_after_its_own_time(
     service: Service, connections: Connections
 ) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import logging
 import socket
 import ssl
 import threading
@@ -405,6 +406,18 @@ async def test_an_error_message_holds_no_secret(connect: Connect) -> None:
         await driver.drive(once(to=f"http://127.0.0.1:{port}/x", params={"token": "hush hush"}))
     assert "hush" not in str(caught.value)
     assert caught.value.__cause__ is None and caught.value.__context__ is None
+
+
+async def test_no_log_holds_the_secret_of_a_url(
+    wire: Start, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = wire(reply(200, RUN))
+    with caplog.at_level(logging.DEBUG):
+        await connect(server.url).drive(once("POST", to=f"{server.url}/runs/***", secret="hush hush"))
+    assert server.asked[0].target == "/runs/hush%20hush"
+    assert "hush" not in caplog.text
+    said = [record.getMessage() for record in caplog.records if record.name == "urllib3.connectionpool"]
+    assert all("POST /runs/*** HTTP/1.1" in text for text in said if "POST" in text)
 
 
 # What the flow hears
