@@ -22,7 +22,7 @@ export UV_PYTHON_DOWNLOADS := never
 PURE := */core/*,*/api.py,*/mage/answers.py,*/mage/lookups.py,*/mage/reasons.py
 
 .DEFAULT_GOAL := help
-.PHONY: help test check vendor mage compat system demo clean
+.PHONY: help test check vendor mage compat system crash demo clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -54,6 +54,11 @@ mage: $(AIRFLOW)/.installed $(MAGE_AI)/.installed
 ## make system   the tests that need real Airflow processes
 system: $(AIRFLOW)/.installed
 	$(AIRFLOW)/bin/python -m pytest tests/system
+
+## make crash    the crash bench; SAMPLE=20 takes random cases, SEED=7 the same again, DATABASE=postgres that database
+crash: $(AIRFLOW)/.installed
+	$(AIRFLOW)/bin/python -m pytest tests/crash -q --tb=line $(if $(SAMPLE),--sample $(SAMPLE)) \
+		$(if $(SEED),--seed $(SEED)) $(if $(filter postgres,$(DATABASE)),--postgres)
 
 ## make demo     the example DAGs on a real Airflow; UI=1 keeps its web interface up, MAGE=real adds a real Mage
 demo: $(AIRFLOW)/.installed $(if $(filter real,$(MAGE)),$(MAGE_AI)/.installed)
