@@ -55,10 +55,10 @@ mage: $(AIRFLOW)/.installed $(MAGE_AI)/.installed
 system: $(AIRFLOW)/.installed
 	$(AIRFLOW)/bin/python -m pytest tests/system
 
-## make crash    the crash bench; SAMPLE=20 takes random cases, SEED=7 the same again, DATABASE=postgres that database
+## make crash    the crash bench; SAMPLE=20 takes random cases, SEED=7 the same again; DATABASE=sqlite is slower
 crash: $(AIRFLOW)/.installed
 	$(AIRFLOW)/bin/python -m pytest tests/crash -q --tb=line $(if $(SAMPLE),--sample $(SAMPLE)) \
-		$(if $(SEED),--seed $(SEED)) $(if $(filter postgres,$(DATABASE)),--postgres)
+		$(if $(SEED),--seed $(SEED)) $(if $(DATABASE),--database $(DATABASE))
 
 ## make demo     the example DAGs on a real Airflow; UI=1 keeps its web interface up, MAGE=real adds a real Mage
 demo: $(AIRFLOW)/.installed $(if $(filter real,$(MAGE)),$(MAGE_AI)/.installed)
@@ -77,7 +77,7 @@ define build
 endef
 
 $(AIRFLOW)/.installed: pyproject.toml constraints/airflow-3.3.txt
-	$(call build,$(AIRFLOW),-c constraints/airflow-3.3.txt $(PROJECT))
+	$(call build,$(AIRFLOW),-c constraints/airflow-3.3.txt $(PROJECT) --group crash)
 
 $(COMPAT)/.installed: pyproject.toml constraints/airflow-2.11.txt
 	$(call build,$(COMPAT),-c constraints/airflow-2.11.txt $(PROJECT))

@@ -24,8 +24,8 @@ from tools.airflow_stack import AirflowStack, StackError
 log = logging.getLogger("crash_bench")
 Script = Generator[None, None, None]
 
-WIDTH = 24
-"""Cases that are under way at the same time: what two cores bear."""
+WIDTH = {"postgres": 24, "sqlite": 5}
+"""Cases that are under way at the same time: what two cores, or Airflow on SQLite, can bear."""
 TICK = 0.5
 ENDED = ("success", "failed", "skipped", "removed", "upstream_failed")
 POSITION_SECONDS = 120.0
@@ -109,12 +109,14 @@ class Bench:
     :param stack: the Airflow, with the triggerers ``triggerer`` and ``triggerer-2``.
     :param simulator: the services.
     :param folder: what the task processes and the bench share.
+    :param width: how many cases are under way at the same time.
     """
 
-    def __init__(self, stack: AirflowStack, simulator: Simulator, folder: Path) -> None:
+    def __init__(self, stack: AirflowStack, simulator: Simulator, folder: Path, width: int) -> None:
         self.stack = stack
         self.simulator = simulator
         self.folder = folder
+        self.width = width
         self.results: dict[str, Result] = {}
         self.seconds: dict[str, float] = {}
         self._begun: set[str] = set()
@@ -372,7 +374,7 @@ class Bench:
         waiting = deque(cases)
         active: dict[str, Script] = {}
         while waiting or active:
-            while waiting and len(active) < WIDTH:
+            while waiting and len(active) < self.width:
                 case = waiting.popleft()
                 if not self.results[case.id].wrong:
                     active[case.id] = script_of(case)
@@ -390,6 +392,8 @@ class Bench:
 
     def _look(self, case_ids: Iterable[str]) -> None:
         """Look at the tasks, at the points that they have reached, and at the remote runs."""
+        if dead := [name for name, one in self.stack.components.items() if one.process.poll() is not None]:
+            raise RuntimeError(f"{', '.join(dead)} ended by itself; logs in {self.stack.home}")
         self._marks = {path.name for path in self.folder.iterdir()}
         self._runs = self.simulator.runs()
         ids = [case_id for case_id in case_ids if case_id in self._begun]

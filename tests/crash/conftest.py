@@ -30,7 +30,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("crash bench")
     group.addoption("--sample", type=int, help="run this many random cases only")
     group.addoption("--seed", type=int, help="choose the same random cases again")
-    group.addoption("--postgres", action="store_true", help="keep Airflow's database on PostgreSQL")
+    group.addoption(
+        "--database", choices=tuple(WIDTH), default="postgres", help="where Airflow keeps its data"
+    )
     group.addoption("--case", action="append", default=[], help="run the cases whose name holds this text")
 
 
@@ -73,7 +75,7 @@ def simulator() -> Iterator[Simulator]:
 
 @pytest.fixture(scope="session")
 def database(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
-    if not request.config.getoption("--postgres"):
+    if request.config.getoption("--database") == "sqlite":
         yield {}
         return
     with postgres() as url:
@@ -81,10 +83,15 @@ def database(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the task processes and the bench share."""
+    return tmp_path_factory.mktemp("marks")
+
+
+@pytest.fixture(scope="session")
 def stack(
-    simulator: Simulator, database: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    simulator: Simulator, database: dict[str, str], folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[AirflowStack]:
-    folder = tmp_path_factory.mktemp("marks")
     connections: dict[str, dict[str, Any]] = {
         TARGETS[system].operator.hook_class.default_conn_name: {
             "conn_type": TARGETS[system].operator.hook_class.conn_type,
@@ -98,7 +105,7 @@ def stack(
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         FOLDER: str(folder),
         # A worker that was killed or stands still keeps its place.
-        "AIRFLOW__CORE__PARALLELISM": str(WIDTH + 16),
+        "AIRFLOW__CORE__PARALLELISM": str(max(WIDTH.values()) + 16),
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
@@ -118,11 +125,13 @@ def results(
     request: pytest.FixtureRequest,
     stack: AirflowStack,
     simulator: Simulator,
+    folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Result]:
     """What came out of every case. All are run before the first is judged."""
     logging.getLogger("crash_bench").setLevel(logging.INFO)
-    bench = Bench(stack, simulator, Path(stack._environment[FOLDER]))
+    width = WIDTH[request.config.getoption("--database")]
+    bench = Bench(stack, simulator, folder, width)
     found = bench.run(request.config.stash[CHOSEN])
     text = table(found)
     file = tmp_path_factory.mktemp("table") / "crash.md"
