@@ -16,7 +16,7 @@ import requests
 
 from airflow_provider_runs.core.run import RunState
 from airflow_provider_runs.simulator import Simulator
-from tests.crash.cases import LATE, LOST, OUTAGES, STAGES, TRIGGERER, Case
+from tests.crash.cases import LATE, LATE_ZOMBIE, LOST, NO_TRIGGERER, OUTAGES, STAGES, TRIGGERER, Case
 from tests.crash.points import go_path, mark_path, thaw
 from tests.crash.systems import TARGETS
 from tools.airflow_stack import AirflowStack, StackError
@@ -30,7 +30,7 @@ TICK = 0.5
 ENDED = ("success", "failed", "skipped", "removed", "upstream_failed")
 POSITION_SECONDS = 120.0
 END_SECONDS = 240.0
-CANCEL_SECONDS = 30.0
+CANCEL_SECONDS = 15.0
 """
 From a person's act to the cancel. A worker hears of it with its next heartbeat and a triggerer with its next
 round, both within seconds; the rest is what many tasks at once cost on a small machine.
@@ -124,6 +124,8 @@ class Bench:
         self._marks: set[str] = set()
         self._runs: list[dict[str, Any]] = []
         self._turns: dict[str, Case] = {}
+        self._acted: dict[str, float] = {}
+        self._ended: set[str] = set()
 
     def run(self, cases: Sequence[Case]) -> list[Result]:
         """Run all cases, one stage after the other."""
@@ -150,6 +152,8 @@ class Bench:
             return lambda cases: self._go(cases, self._alone)
         if stage == "lost":
             return lambda cases: self._go(cases, self._lost)
+        if stage == NO_TRIGGERER:
+            return self._without_triggerer
         acts: dict[str, Callable[[list[Case]], None]] = {
             "triggerer SIGKILL": lambda cases: self._kill_triggerer(cases, signal.SIGKILL),
             "triggerer SIGTERM": lambda cases: self._kill_triggerer(cases, signal.SIGTERM),
@@ -189,7 +193,9 @@ class Bench:
         yield
 
     def _in_place(self, case: Case) -> Script:
-        if case.point in ("deferred", "run ends meanwhile"):
+        if case.point == "no triggerer has it":
+            yield from self._until(f"{case.id} to be deferred", lambda: self._state(case) == "deferred")
+        elif case.inside == "none" and case.point not in ("waiting", "sent"):
             yield from self._until(
                 f"{case.id} to be in a triggerer", lambda: self._triggerer_of(case) is not None
             )
@@ -201,12 +207,15 @@ class Bench:
             )
 
     def _person(self, case: Case) -> Script:
-        result = self.results[case.id]
+        yield from self._act(case)
+        yield from self._see_cancelled(case)
+
+    def _act(self, case: Case) -> Script:
         place = (case.dag_id, case.id)
         own = self._runs_of(case)
         if len(own) != 1:
             raise CaseError(f"{len(own)} runs when the person acts")
-        acted = time.monotonic()
+        self._acted[case.id] = time.monotonic()
         if case.kind == "mark failed":
             self.stack.set_task_state(*place, "run", "failed")
         elif case.kind == "mark success":
@@ -217,15 +226,15 @@ class Bench:
             self.stack.patch(f"dags/{case.dag_id}/dagRuns/{case.id}", {"state": "failed"})
         elif case.kind == "dagrun_timeout":
             yield from self._until("dagrun_timeout to be over", lambda: self._state(case) in ENDED)
-            acted = time.monotonic()
-        if case.expected.cancelled:
-            first = own[0]["id"]
-            yield from self._until(
-                "the run to be cancelled",
-                lambda: any(run["id"] == first and run["cancels"] for run in self._runs_of(case)),
-                CANCEL_SECONDS,
-            )
-            result.cancel_seconds = time.monotonic() - acted
+            self._acted[case.id] = time.monotonic()
+
+    def _see_cancelled(self, case: Case) -> Script:
+        if not case.expected.cancelled:
+            return
+        yield from self._until(
+            "the run to be cancelled", lambda: self._runs_of(case)[0]["cancels"] > 0, CANCEL_SECONDS
+        )
+        self.results[case.id].cancel_seconds = time.monotonic() - self._acted[case.id]
 
     def _zombie(self, case: Case) -> Script:
         """Wake the old try when the next one stands where it waits for the run, or has ended."""
@@ -233,7 +242,8 @@ class Bench:
         def is_followed() -> bool:
             waits = "waiting" if case.mode == "worker" else "before_defer"
             number = self._try(case)
-            return number > 1 and (self._is_marked(case, waits, number) or self._state(case) in ENDED)
+            attached = self._is_marked(case, waits, number) and case.kind != LATE_ZOMBIE
+            return number > 1 and (attached or self._state(case) in ENDED)
 
         yield from self._until(f"{case.id} to be at {case.point}", lambda: self._is_marked(case, case.point))
         yield from self._until("a new try to attach", is_followed)
@@ -283,8 +293,7 @@ class Bench:
         began: list[Case] = []
 
         def place(case: Case) -> Script:
-            yield from self._begin(case)
-            yield from self._in_place(case)
+            yield from self._placed(case)
             began.append(case)
 
         # An answer that is under way does not wait for the others to be in place.
@@ -307,6 +316,27 @@ class Bench:
         time.sleep(15)
         self.stack.restart("triggerer")
 
+    def _without_triggerer(self, cases: list[Case]) -> None:
+        """Let people end tasks whose triggers never began, and start the triggerers again."""
+        self._ended = {"triggerer", "triggerer-2"}
+        for name in self._ended:
+            self.stack.kill(name)
+            self.stack.components[name].process.wait(30)
+        self._go(cases, self._placed)
+        self._go(cases, self._act)
+        for name in self._ended:
+            self.stack.restart(name)
+        self._ended = set()
+        time.sleep(15)  # until they are at work
+        for case in cases:
+            self._acted[case.id] = time.monotonic()
+        self._go(cases, self._see_cancelled)
+        self._go(cases, self._finish)
+
+    def _placed(self, case: Case) -> Script:
+        yield from self._begin(case)
+        yield from self._in_place(case)
+
     def _freeze_triggerer(self, cases: list[Case]) -> None:
         """Let the triggerer stand still until the other one has taken its triggers over; thaw it."""
         deferred = [case for case in cases if case.inside == "none"]
@@ -317,11 +347,12 @@ class Bench:
             self._let_go(cases)
 
             def taken_over(case: Case) -> Script:
+                moved = case.point == "deferred"
                 yield from self._until(
                     f"another triggerer to take {case.id}",
                     lambda: (
-                        self._triggerer_of(case) not in (None, held[case.id])
-                        or self._state(case) != "deferred"
+                        (moved and self._triggerer_of(case) not in (None, held[case.id]))
+                        or self._state(case) in ENDED
                     ),
                     TAKEOVER_SECONDS,
                 )
@@ -392,8 +423,9 @@ class Bench:
 
     def _look(self, case_ids: Iterable[str]) -> None:
         """Look at the tasks, at the points that they have reached, and at the remote runs."""
-        if dead := [name for name, one in self.stack.components.items() if one.process.poll() is not None]:
-            raise RuntimeError(f"{', '.join(dead)} ended by itself; logs in {self.stack.home}")
+        for name, component in self.stack.components.items():
+            if component.process.poll() is not None and name not in self._ended:
+                raise RuntimeError(f"{name} ended by itself; logs in {self.stack.home}")
         self._marks = {path.name for path in self.folder.iterdir()}
         self._runs = self.simulator.runs()
         ids = [case_id for case_id in case_ids if case_id in self._begun]

@@ -17,6 +17,8 @@ POINTS = {
     "deferred": (*START_POINTS, "before_defer", "resumed"),
 }
 ALONE = {"SIGKILL": 12.0, "eviction": 12.0, "worker SIGKILL": 35.0, "zombie": 40.0}
+LATE_ZOMBIE = "zombie, late"
+"""It wakes when the new try has ended."""
 """What strikes one task only, with the seconds that its run takes: longer than until a retry looks at it."""
 PEOPLE = ("mark failed", "mark success", "clear", "fail DAG run", "dagrun_timeout")
 STATES = {
@@ -58,7 +60,8 @@ OUTAGES = {
         ("deferred", "resumed"),
     ),
 }
-STAGES = ("alone", "lost", *TRIGGERER, *OUTAGES)
+NO_TRIGGERER = "no triggerer"
+STAGES = ("alone", "lost", *TRIGGERER, NO_TRIGGERER, *OUTAGES)
 """Cases of one stage are under way at the same time: what happens strikes all of them, or only one task."""
 
 
@@ -143,6 +146,16 @@ def _alone_cases() -> Iterable[dict[str, Any]]:
                     "plan": plan,
                 }
 
+    for point in ("before_request", "sent", "waiting"):
+        yield {
+            "stage": "alone",
+            "mode": "worker",
+            "point": point,
+            "kind": LATE_ZOMBIE,
+            "inside": "zombie",
+            "plan": {"duration": 12.0, **({"hold": 3.0} if point == "sent" else {})},
+        }
+
 
 def _lost_cases() -> Iterable[dict[str, Any]]:
     for kind in LOST:
@@ -156,9 +169,9 @@ def _lost_cases() -> Iterable[dict[str, Any]]:
 def _group_cases() -> Iterable[dict[str, Any]]:
     for kind in TRIGGERER:
         for point, inside, duration in (
-            ("deferred", "none", 60.0),
+            ("deferred", "none", 45.0),
             ("run ends meanwhile", "none", 12.0),
-            ("before_defer", "hold", 60.0),
+            ("before_defer", "hold", 45.0),
         ):
             yield {
                 "stage": kind,
@@ -168,6 +181,15 @@ def _group_cases() -> Iterable[dict[str, Any]]:
                 "inside": inside,
                 "plan": {"duration": duration},
             }
+    yield {
+        "stage": "triggerer freeze",
+        "mode": "deferred",
+        "point": "timeout is over meanwhile",
+        "kind": "triggerer freeze",
+        "variant": "impatient",
+        "plan": {"duration": 120.0},
+        "expected": Expected(states=frozenset({"failed"}), goes_on=True),
+    }
     for kind, places in OUTAGES.items():
         for mode, point in places:
             is_outside = point in ("waiting", "deferred", "sent")
@@ -177,22 +199,23 @@ def _group_cases() -> Iterable[dict[str, Any]]:
                 "point": point,
                 "kind": kind,
                 "inside": "none" if is_outside else "hold",
+                "variant": "patient" if kind == "API server outage" else "plain",
                 "plan": {
-                    "duration": 3.0 if point == "resumed" else 50.0,
+                    "duration": 3.0 if point == "resumed" else 45.0,
                     **({"hold": 6.0} if point == "sent" else {}),
                 },
             }
 
 
 def _person_cases(can_cancel: bool) -> Iterable[dict[str, Any]]:
-    def one(mode: str, point: str, kind: str, variant: str = "plain") -> dict[str, Any]:
+    def one(mode: str, point: str, kind: str, variant: str = "plain", stage: str = "alone") -> dict[str, Any]:
         cancelled = can_cancel and variant != "kept"
         runs = {1}
         if kind == "clear":
             # Where the old run cannot be cancelled, the cleared task may go on with it instead.
-            runs = {2} if cancelled or point == "deferred" else {1, 2}
+            runs = {2} if cancelled or (mode == "deferred" and point != "sent") else {1, 2}
         return {
-            "stage": "alone",
+            "stage": stage,
             "mode": mode,
             "point": point,
             "kind": kind,
@@ -213,6 +236,8 @@ def _person_cases(can_cancel: bool) -> Iterable[dict[str, Any]]:
             yield one(mode, "sent", kind)
         for kind in ("mark failed", "clear"):
             yield one(mode, waiting, kind, "kept")
+    for kind in ("mark failed", "clear"):
+        yield one("deferred", "no triggerer has it", kind, stage=NO_TRIGGERER)
 
 
 def sample(cases: list[Case], size: int, seed: int) -> list[Case]:

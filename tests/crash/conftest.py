@@ -109,6 +109,9 @@ def stack(
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
+        # On a busy small machine the usual 5 s become, now and then, more than the 10 s after which the stack
+        # takes a triggerer for dead.
+        "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
         # With the usual pauses between attempts an outage would have to last minutes to be noticed.
         "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "2",
         "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "1",

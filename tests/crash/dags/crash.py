@@ -17,6 +17,9 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "plain": ({}, {}),
     "kept": ({}, {"cancel_on_kill": False}),
     "limited": ({"dagrun_timeout": timedelta(seconds=40)}, {}),
+    "impatient": ({}, {"timeout": 15, "retries": 0}),
+    # An outage of the API server costs a try for every process that cannot be started.
+    "patient": ({}, {"retries": 30}),
 }
 
 for system, target in TARGETS.items():
@@ -36,10 +39,7 @@ for system, target in TARGETS.items():
                     deferrable=mode == "deferred",
                     poll_interval=1,
                     min_poll_interval=0.5,
-                    # An outage of the API server costs a try for every process that cannot be started.
-                    retries=9,
                     retry_delay=timedelta(seconds=1),
-                    retry_exponential_backoff=False,
                     **target.arguments,
-                    **of_task,
+                    **{"retries": 2, **of_task},
                 )
