@@ -22,7 +22,7 @@ export UV_PYTHON_DOWNLOADS := never
 PURE := */core/*,*/api.py,*/mage/answers.py,*/mage/lookups.py,*/mage/reasons.py
 
 .DEFAULT_GOAL := help
-.PHONY: help test check vendor mage compat system demo clean
+.PHONY: help test check vendor mage compat system crash demo clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -55,6 +55,11 @@ mage: $(AIRFLOW)/.installed $(MAGE_AI)/.installed
 system: $(AIRFLOW)/.installed
 	$(AIRFLOW)/bin/python -m pytest tests/system
 
+## make crash    the crash bench; SAMPLE=20 takes random cases, SEED=7 the same again; DATABASE=sqlite is slower
+crash: $(AIRFLOW)/.installed
+	$(AIRFLOW)/bin/python -m pytest tests/crash -q --tb=line $(if $(SAMPLE),--sample $(SAMPLE)) \
+		$(if $(SEED),--seed $(SEED)) $(if $(DATABASE),--database $(DATABASE))
+
 ## make demo     the example DAGs on a real Airflow; UI=1 keeps its web interface up, MAGE=real adds a real Mage
 demo: $(AIRFLOW)/.installed $(if $(filter real,$(MAGE)),$(MAGE_AI)/.installed)
 	$(AIRFLOW)/bin/python -m tools.demo $(if $(UI),--ui) $(if $(filter real,$(MAGE)),--mage-python $(MAGE_AI)/bin/python)
@@ -72,7 +77,7 @@ define build
 endef
 
 $(AIRFLOW)/.installed: pyproject.toml constraints/airflow-3.3.txt
-	$(call build,$(AIRFLOW),-c constraints/airflow-3.3.txt $(PROJECT))
+	$(call build,$(AIRFLOW),-c constraints/airflow-3.3.txt $(PROJECT) --group crash)
 
 $(COMPAT)/.installed: pyproject.toml constraints/airflow-2.11.txt
 	$(call build,$(COMPAT),-c constraints/airflow-2.11.txt $(PROJECT))

@@ -274,6 +274,9 @@ class TriggerRunOperator(RunTask):
             run = start.find() if run_id is None else start.run
             if run is None:
                 self.log.warning("%s: no started %s run is known", why, self.service)
+            elif run.state.is_terminal:
+                # As a newer try saw, which ended the task while this process stood still.
+                self.log.info("%s; %s run %s has ended: %s", why, self.service, run.id, run.status)
             else:
                 wanted = self.cancel_on_kill and not start.attached
                 self._cancel(run.id, why, wanted, confirm=until - time.monotonic() - 1.0)

@@ -18,6 +18,7 @@ from airflow_provider_runs.core.api import CanCancel
 from airflow_provider_runs.core.errors import RunsError
 from airflow_provider_runs.core.outcome import Outcome, Verdict
 from airflow_provider_runs.core.progress import UNREACHABLE_TIMEOUT, Note, Watch
+from airflow_provider_runs.core.run import Run
 
 CANCEL_SECONDS = 20.0
 SETTLE_SECONDS = 6.0
@@ -131,7 +132,8 @@ class RunTrigger(BaseTrigger):
         Cancel the run where a person ended the task.
 
         Airflow (3.3 and later) also calls this for a trigger that was moved to another process while its own
-        stood still. The task's state tells the two apart.
+        stood still. The task's state tells the two apart, unless the task has ended by itself meanwhile: then
+        the run has ended, too, or the wait is over and the task has decided about the run.
         """
         # Airflow 3.3 sends its cancellation again every second until the trigger has ended, which cuts this
         # call short. What is owed to the run goes on in a task of its own, within CANCEL_SECONDS.
@@ -155,6 +157,9 @@ class RunTrigger(BaseTrigger):
                     self.log.info("The task is %s: run %s is not cancelled", state, self.run_id)
                     return
                 self.log.info("The task was ended (%s)", state or "cleared")
+                if self.wait_deadline is not None and time.time() >= self.wait_deadline:
+                    self.log.info("The wait was over before: run %s is left alone", self.run_id)
+                    return
                 await self._cancel()
         except (RunsError, TimeoutError) as error:
             self.log.warning("Run %s may go on: %s", self.run_id, str(error) or "no end seen in time")
@@ -167,9 +172,19 @@ class RunTrigger(BaseTrigger):
                 url = (await hook.aget_run(self.run_id)).url
                 self.log.warning("%s cannot cancel: run %s goes on: %s", service, self.run_id, url)
                 return
-            self.log.info("Cancelling %s run %s", service, self.run_id)
-            run = await hook.acancel_and_confirm(self.run_id, CANCEL_SECONDS)
+            run = await self._glance(hook)
+            if run is None or not run.state.is_terminal:
+                self.log.info("Cancelling %s run %s", service, self.run_id)
+                run = await hook.acancel_and_confirm(self.run_id, CANCEL_SECONDS)
             self.log.info("%s run %s has ended: %s", service, self.run_id, run.status)
+
+    async def _glance(self, hook: RunHook) -> Run | None:
+        """Return the run, or None if it is not to be had soon: then it is cancelled unseen."""
+        try:
+            async with asyncio.timeout(CANCEL_SECONDS / 4):
+                return await hook.aget_run(self.run_id)
+        except (RunsError, TimeoutError):
+            return None
 
     def _hook(self) -> RunHook:
         return self.hook_class.for_scope(self.conn_id, self.scope)

@@ -166,6 +166,7 @@ class Server:
                 world.record(system.name, operation, request.method, path, status, kind)
 
             if fault and kind == "slow":
+                await request.read()  # or a client that is gone by then has sent nothing
                 await asyncio.sleep(fault.seconds or 0)
             answer = await route.handler(request) if fault is None or fault.works_first else None
             if fault and kind == "hang":

@@ -418,6 +418,23 @@ def test_a_kill_during_a_start_that_does_not_answer_finds_the_run_by_its_marker(
     assert service.called("cancel") == ["r1"]
 
 
+def test_an_old_try_that_wakes_after_the_newer_one_has_ended_cancels_nothing(
+    service: Service, context: dict[str, Any], later: Later, states: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_provider_runs.base import operator as module
+
+    monkeypatch.setattr(module, "KILL_SECONDS", 2.0)
+    service.before_answer = lambda: time.sleep(5)
+    operator = task()
+    states("success")
+    later(0.1, ends(service, "done"))
+    later(0.2, operator.on_kill)
+    with pytest.raises(Interrupted):
+        operator.execute(context)
+    assert service.called("find_started") != []
+    assert service.called("cancel") == []
+
+
 def test_a_kill_before_the_start_request_starts_nothing(
     service: Service, context: dict[str, Any], later: Later, states: Any, mocker: Any
 ) -> None:

@@ -10,6 +10,7 @@ from airflow_provider_runs.base import trigger as module
 from airflow_provider_runs.base.hook import CannotCancel
 from airflow_provider_runs.base.own_state import UNREADABLE, own_state
 from airflow_provider_runs.base.trigger import RunTrigger
+from airflow_provider_runs.core.errors import ApiError
 from tests.base.fakes import FakeHook, FakeRunTrigger, FakeTaskInstance, PlainHook, Service
 from tests.base.test_operator import BY_PERSON
 
@@ -82,6 +83,35 @@ async def test_a_trigger_that_was_moved_cancels_nothing(service: Service, state:
     made.task_instance.state = state  # type: ignore[union-attr]
     await made.on_kill()
     assert service.calls == []
+
+
+async def test_a_moved_trigger_whose_run_and_task_have_ended_meanwhile_cancels_nothing(
+    service: Service,
+) -> None:
+    service.runs["r1"] = "done"
+    made = a_trigger()
+    made.task_instance.state = "success"  # type: ignore[union-attr]
+    await made.on_kill()
+    assert service.called("cancel") == []
+
+
+async def test_a_moved_trigger_whose_task_has_run_out_of_time_meanwhile_cancels_nothing(
+    service: Service,
+) -> None:
+    service.runs["r1"] = "going"
+    made = a_trigger(wait_deadline=time.time() - 1)
+    made.task_instance.state = "failed"  # type: ignore[union-attr]
+    await made.on_kill()
+    assert service.calls == []
+
+
+async def test_a_run_that_cannot_be_looked_at_is_cancelled_unseen(service: Service) -> None:
+    service.runs["r1"] = "going"
+    made = a_trigger()
+    made.task_instance.state = "failed"  # type: ignore[union-attr]
+    service.get_errors = [ApiError("broken", status=400)]
+    await made.on_kill()
+    assert service.called("cancel") == ["r1"]
 
 
 async def test_a_state_that_cannot_be_read_cancels_nothing(service: Service, mocker: Any) -> None:

@@ -1,0 +1,45 @@
+"""One DAG per system, mode and variant; the DAG run's conf names the case."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pendulum
+from airflow.providers.common.compat.sdk import DAG
+
+from tests.crash import points
+from tests.crash.systems import TARGETS
+
+points.install(tuple(target.start_path for target in TARGETS.values()))
+
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "plain": ({}, {}),
+    "kept": ({}, {"cancel_on_kill": False}),
+    "limited": ({"dagrun_timeout": timedelta(seconds=40)}, {}),
+    "impatient": ({}, {"timeout": 15, "retries": 0}),
+    # An outage of the API server costs a try for every process that cannot be started.
+    "patient": ({}, {"retries": 30}),
+}
+
+for system, target in TARGETS.items():
+    for mode in ("worker", "deferred"):
+        for variant, (of_dag, of_task) in VARIANTS.items():
+            with DAG(
+                dag_id=f"{system}_{mode}_{variant}",
+                schedule=None,
+                start_date=pendulum.datetime(2024, 1, 1, tz="UTC"),
+                catchup=False,
+                max_active_runs=500,
+                max_active_tasks=500,
+                **of_dag,
+            ):
+                target.operator(
+                    task_id="run",
+                    deferrable=mode == "deferred",
+                    poll_interval=1,
+                    min_poll_interval=0.5,
+                    retry_delay=timedelta(seconds=1),
+                    **target.arguments,
+                    **{"retries": 2, **of_task},
+                )
