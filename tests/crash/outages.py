@@ -253,6 +253,11 @@ class Triggerer(TriggerRunnerSupervisor):
     def on_trigger_failure(self, trigger_id: int, exc: list[str] | None) -> None:
         self.broken[trigger_id] = exc
 
+    def end(self) -> None:
+        """End the process of the triggers."""
+        self.kill(escalation_delay=5, force=True)
+        self._cleanup_open_sockets()
+
     def work_until(self, condition: Callable[[], bool], seconds: float) -> None:
         """Do what a triggerer does until a condition holds or time is up."""
         until = time.monotonic() + seconds

@@ -80,7 +80,7 @@ def triggerer(simulator: SimulatorProcess, monkeypatch: pytest.MonkeyPatch) -> I
         warnings.simplefilter("ignore")  # the triggers' process inherits the filters
         server = Triggerer.start(capacity=2000)
     yield server
-    server.kill(escalation_delay=5, force=True)
+    server.end()
 
 
 def chalk_trigger(run_id: str) -> ChalkRunTrigger:

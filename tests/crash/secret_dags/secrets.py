@@ -14,7 +14,7 @@ from airflow_provider_runs.mage.operators import MageTriggerRunOperator
 from airflow_provider_runs.mage.sensors import MageRunSensor
 
 PACE = {"poll_interval": 1, "min_poll_interval": 0.5}
-AGAIN = {"retries": 1, "retry_delay": timedelta(seconds=1)}
+AGAIN = {"retries": 2, "retry_delay": timedelta(seconds=1)}
 
 
 def chalk(task_id: str, resolver: str = "shop.load", **arguments: Any) -> ChalkTriggerRunOperator:
