@@ -131,3 +131,7 @@ def test_a_header_holds_printable_ascii_only(value: object) -> None:
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126)).filter(str.strip))
 def test_a_header_holds_what_was_given_without_surrounding_space(value: str) -> None:
     assert header_text("token", value) == value.strip()
+
+
+def test_a_start_needs_nothing_looked_up_where_the_service_says_nothing_else() -> None:
+    assert play(service().ready({})) == ([], None)

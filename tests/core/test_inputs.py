@@ -308,3 +308,8 @@ def test_an_instant_without_a_zone_is_refused(value: Any) -> None:
 def test_what_is_no_instant_is_refused(value: Any) -> None:
     with pytest.raises(BadInput, match="since"):
         instant("since", value)
+
+
+def test_an_instant_before_time_began_is_refused() -> None:
+    with pytest.raises(BadInput, match="since is out of range"):
+        instant("since", datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5))))
