@@ -16,7 +16,17 @@ import requests
 
 from airflow_provider_runs.core.run import RunState
 from airflow_provider_runs.simulator import Simulator
-from tests.crash.cases import LATE, LATE_ZOMBIE, LOST, NO_TRIGGERER, OUTAGES, STAGES, TRIGGERER, Case
+from tests.crash.cases import (
+    BETWEEN_TRIES,
+    LATE,
+    LATE_ZOMBIE,
+    LOST,
+    NO_TRIGGERER,
+    OUTAGES,
+    STAGES,
+    TRIGGERER,
+    Case,
+)
 from tests.crash.points import go_path, mark_path, thaw
 from tests.crash.systems import TARGETS
 from tools.airflow_stack import AirflowStack, StackError
@@ -126,6 +136,7 @@ class Bench:
         self._turns: dict[str, Case] = {}
         self._acted: dict[str, float] = {}
         self._ended: set[str] = set()
+        self._held: dict[str, int | None] = {}
 
     def run(self, cases: Sequence[Case]) -> list[Result]:
         """Run all cases, one stage after the other."""
@@ -195,6 +206,10 @@ class Bench:
     def _in_place(self, case: Case) -> Script:
         if case.point == "no triggerer has it":
             yield from self._until(f"{case.id} to be deferred", lambda: self._state(case) == "deferred")
+        elif case.kind.endswith(BETWEEN_TRIES):
+            yield from self._until(
+                f"{case.id} to be up for retry", lambda: self._state(case) == "up_for_retry"
+            )
         elif case.inside == "none" and case.point not in ("waiting", "sent"):
             yield from self._until(
                 f"{case.id} to be in a triggerer", lambda: self._triggerer_of(case) is not None
@@ -216,15 +231,15 @@ class Bench:
         if len(own) != 1:
             raise CaseError(f"{len(own)} runs when the person acts")
         self._acted[case.id] = time.monotonic()
-        if case.kind == "mark failed":
+        if case.act == "mark failed":
             self.stack.set_task_state(*place, "run", "failed")
-        elif case.kind == "mark success":
+        elif case.act == "mark success":
             self.stack.set_task_state(*place, "run", "success")
-        elif case.kind == "clear":
+        elif case.act == "clear":
             self.stack.clear(*place, "run")
-        elif case.kind == "fail DAG run":
+        elif case.act == "fail DAG run":
             self.stack.patch(f"dags/{case.dag_id}/dagRuns/{case.id}", {"state": "failed"})
-        elif case.kind == "dagrun_timeout":
+        elif case.act == "dagrun_timeout":
             yield from self._until("dagrun_timeout to be over", lambda: self._state(case) in ENDED)
             self._acted[case.id] = time.monotonic()
 
@@ -299,6 +314,8 @@ class Bench:
         # An answer that is under way does not wait for the others to be in place.
         self._go([case for case in cases if case.point != "sent"], place)
         if in_one:
+            self._look([case.id for case in began])
+            self._held = {case.id: self._triggerer_of(case) for case in began}
             self.stack.kill("triggerer-2", signal.SIGCONT)
         self._go([case for case in cases if case.point == "sent"], place)
         act(began)
@@ -340,24 +357,23 @@ class Bench:
     def _freeze_triggerer(self, cases: list[Case]) -> None:
         """Let the triggerer stand still until the other one has taken its triggers over; thaw it."""
         deferred = [case for case in cases if case.inside == "none"]
-        self._look([case.id for case in deferred])
-        held = {case.id: self._triggerer_of(case) for case in deferred}
         self.stack.kill("triggerer", signal.SIGSTOP)
         try:
             self._let_go(cases)
 
-            def taken_over(case: Case) -> Script:
-                moved = case.point == "deferred"
-                yield from self._until(
-                    f"another triggerer to take {case.id}",
-                    lambda: (
-                        (moved and self._triggerer_of(case) not in (None, held[case.id]))
-                        or self._state(case) in ENDED
-                    ),
-                    TAKEOVER_SECONDS,
-                )
+            def overtaken(case: Case) -> Script:
+                if case.point == "deferred":
+                    yield from self._until(
+                        f"another triggerer to take {case.id}",
+                        lambda: self._triggerer_of(case) not in (None, self._held[case.id]),
+                        TAKEOVER_SECONDS,
+                    )
+                else:
+                    yield from self._until(
+                        f"{case.id} to end", lambda: self._state(case) in ENDED, TAKEOVER_SECONDS
+                    )
 
-            self._go(deferred, taken_over)
+            self._go(deferred, overtaken)
         finally:
             self.stack.kill("triggerer", signal.SIGCONT)
         time.sleep(5)  # on_kill comes at once, if it comes

@@ -17,9 +17,9 @@ POINTS = {
     "deferred": (*START_POINTS, "before_defer", "resumed"),
 }
 ALONE = {"SIGKILL": 12.0, "eviction": 12.0, "worker SIGKILL": 35.0, "zombie": 40.0}
+"""What strikes one task only, with the seconds that its run takes: longer than until a retry looks at it."""
 LATE_ZOMBIE = "zombie, late"
 """It wakes when the new try has ended."""
-"""What strikes one task only, with the seconds that its run takes: longer than until a retry looks at it."""
 PEOPLE = ("mark failed", "mark success", "clear", "fail DAG run", "dagrun_timeout")
 STATES = {
     "mark failed": {"failed"},
@@ -28,6 +28,8 @@ STATES = {
     "fail DAG run": {"failed"},
     "dagrun_timeout": {"skipped"},
 }
+BETWEEN_TRIES = ", up for retry"
+"""Where a person acts when one try was killed and the next has not begun."""
 TRIGGERER = ("triggerer SIGKILL", "triggerer SIGTERM", "triggerer freeze")
 LOST = {
     "reset before": {"fault": "reset_before"},
@@ -117,7 +119,12 @@ class Case:
     @property
     def is_person(self) -> bool:
         """Tell whether a person ends the task, so that its run may have to be cancelled."""
-        return self.kind in PEOPLE
+        return self.act in PEOPLE
+
+    @property
+    def act(self) -> str:
+        """What a person does, or what else happens."""
+        return self.kind.removesuffix(BETWEEN_TRIES)
 
 
 def all_cases() -> list[Case]:
@@ -238,6 +245,18 @@ def _person_cases(can_cancel: bool) -> Iterable[dict[str, Any]]:
             yield one(mode, waiting, kind, "kept")
     for kind in ("mark failed", "clear"):
         yield one("deferred", "no triggerer has it", kind, stage=NO_TRIGGERER)
+    # Nothing of the task runs that could cancel, but a try that follows a clear does.
+    for mode, point in (("worker", "waiting"), ("deferred", "before_defer")):
+        struck = {"kind": f"clear{BETWEEN_TRIES}", "inside": "SIGKILL"}
+        yield {**one(mode, point, "clear", "pausing"), **struck} | (
+            {} if can_cancel else {"expected": Expected(runs=frozenset({2}), goes_on=True)}
+        )
+        yield {
+            **one(mode, point, "mark failed", "pausing"),
+            **struck,
+            "kind": f"mark failed{BETWEEN_TRIES}",
+            "expected": Expected(states=frozenset({"failed"}), goes_on=True),
+        }
 
 
 def sample(cases: list[Case], size: int, seed: int) -> list[Case]:

@@ -17,6 +17,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "plain": ({}, {}),
     "kept": ({}, {"cancel_on_kill": False}),
     "limited": ({"dagrun_timeout": timedelta(seconds=40)}, {}),
+    "pausing": ({}, {"retry_delay": timedelta(minutes=10)}),
     "impatient": ({}, {"timeout": 15, "retries": 0}),
     # An outage of the API server costs a try for every process that cannot be started.
     "patient": ({}, {"retries": 30}),
@@ -39,7 +40,6 @@ for system, target in TARGETS.items():
                     deferrable=mode == "deferred",
                     poll_interval=1,
                     min_poll_interval=0.5,
-                    retry_delay=timedelta(seconds=1),
                     **target.arguments,
-                    **{"retries": 2, **of_task},
+                    **{"retries": 2, "retry_delay": timedelta(seconds=1), **of_task},
                 )
