@@ -30,6 +30,7 @@ T = TypeVar("T")
 FlowOf = Callable[[RunApi], Flow[T]]
 
 
+FEW = 20
 CONFIRM_INTERVAL = 0.5
 """Seconds between two looks at a run that was cancelled."""
 
@@ -189,9 +190,10 @@ class RunHook(BaseHook):
 
         def flow(api: RunApi) -> Flow[list[Run]]:
             listing = _listing(api)
-            return listing.list_runs(listing.active_filters(arguments), limit=1)
+            return listing.list_runs(listing.active_filters(arguments), limit=FEW)
 
-        return next(iter(self.drive(flow)), None)
+        # A run may have ended while the service made the list.
+        return next((run for run in self.drive(flow) if not run.state.is_terminal), None)
 
     def ready(self, arguments: Mapping[str, Any]) -> None:
         """

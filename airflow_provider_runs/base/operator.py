@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar, NoReturn
 
@@ -134,7 +134,7 @@ class TriggerRunOperator(RunTask):
             if not self.wait_for_completion:
                 return run.id
             if run.state.is_terminal:
-                return self._conclude(Outcome.of(run), own=not start.attached)
+                return self._conclude(Outcome.of(run), own=lambda: not start.attached)
             trigger = self._trigger(
                 context,
                 run.id,
@@ -145,7 +145,7 @@ class TriggerRunOperator(RunTask):
             )
             if self.deferrable:
                 self.defer(trigger=trigger, method_name="execute_complete")
-            return self._conclude(self._wait_here(attended, trigger), own=not start.attached)
+            return self._conclude(self._wait_here(attended, trigger), own=lambda: not start.attached)
         except Killed:
             self._killed(context, attended, start)
         except AirflowTaskTimeout:
@@ -167,14 +167,17 @@ class TriggerRunOperator(RunTask):
         :raises RunFailed: as :meth:`execute`.
         :raises BadEvent: if the event says nothing that can be relied on.
         """
-        return self._conclude(Outcome.from_event(event), own=self._is_own(context))
+        return self._conclude(Outcome.from_event(event), own=lambda: self._is_own(context))
 
     def _is_own(self, context: Any) -> bool:
         """Tell whether this task started its run. Not sure counts as no: such a run is not cancelled."""
-        if self.if_running != "attach":
-            return True
         store = context.get("task_state_store") if self._is_durable() else None
-        record = StartRecord.from_json(store.get(RECORD_KEY)) if store is not None else None
+        if store is None:
+            return self.if_running != "attach"
+        try:
+            record = StartRecord.from_json(store.get(RECORD_KEY))
+        except RunsError:
+            return False
         return record is not None and not record.attached
 
     @staticmethod
@@ -188,6 +191,8 @@ class TriggerRunOperator(RunTask):
     def _check_rules(self) -> None:
         one_of("on_remote_cancel", self.on_remote_cancel, ON_REMOTE_CANCEL)
         one_of("if_running", self.if_running, IF_RUNNING)
+        if self.if_running != "start" and self._resumes() is not None:
+            raise BadInput("if_running is for tasks that start a new run")
         if self.if_running != "start" and not issubclass(self.hook_class.api_class, CanListActive):
             raise BadInput(f"{self.service} cannot list active runs: if_running can be start only")
 
@@ -235,7 +240,7 @@ class TriggerRunOperator(RunTask):
             return [name for name in self.run_fields if name in mapped]
         return list(self.run_fields)
 
-    def _conclude(self, outcome: Outcome, *, own: bool) -> str:
+    def _conclude(self, outcome: Outcome, *, own: Callable[[], bool]) -> str:
         """Turn how the wait ended into how the task ends."""
         outcome = self._told(outcome)
         self._skipped(outcome)
@@ -243,7 +248,7 @@ class TriggerRunOperator(RunTask):
             return outcome.run_id
         if outcome.verdict is Verdict.TIMEOUT and outcome.which is not None:
             execution = outcome.which is Limit.EXECUTION_TIMEOUT
-            wanted = own and (self.cancel_on_kill if execution else self.cancel_on_timeout)
+            wanted = (self.cancel_on_kill if execution else self.cancel_on_timeout) and own()
             self._cancel(outcome.run_id, f"{outcome.which.value} is over", wanted)
         raise self._error(outcome)
 

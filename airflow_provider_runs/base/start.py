@@ -27,6 +27,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -269,7 +270,8 @@ class DurableStart:
         if self.again and self.retry_from_failure:
             self.log.warning("This Airflow keeps no task state (3.3 and later do): starting another run")
         if self.again and self.resumes is not None:
-            found = self.hook.find_retried(self.resumes, self.arguments, 0.0)
+            # Only a run that goes, or that nothing but a retry can have ended well, was surely retried.
+            found = self.hook.find_retried(self.resumes, self.arguments, self.clock())
             if found is not None:
                 self.log.info("Attaching to run %s, which an earlier try has retried", found.id)
                 return found
@@ -366,7 +368,7 @@ class DurableStart:
         api = self.hook.api
         if api.takes_key and record.resumes is None:
             self.log.info("An earlier try may have started a run; sending the same request with the same key")
-            return self._send(record)
+            return self._send(record, first=False)
         if not self._can_find(record):
             raise RequestRefused(
                 f"an earlier try may have started a {api.service} run that cannot be found again. Look for "
@@ -389,10 +391,14 @@ class DurableStart:
         if found is None:
             self.log.info("The earlier try did not start a run")
             if record.resumes is None:
+                other = self._other()
+                if other is not None:
+                    self._attach(record.attempt, other)
+                    return other
                 self.hook.ready(self.arguments)
             repeated = replace(record, repeated_at=self.clock())
             self._keep(repeated)
-            return self._send(repeated)
+            return self._send(repeated, first=False)
         self.log.info("Found run %s of an earlier try", found.id)
         self._complete(record, found)
         if found.state in (RunState.FAILED, RunState.CANCELLED):
@@ -412,7 +418,7 @@ class DurableStart:
             found = self._find(record)
         return found
 
-    def _send(self, record: StartRecord) -> Run:
+    def _send(self, record: StartRecord, *, first: bool = True) -> Run:
         if self.stopped:
             raise StartUncertain("the task was told to stop before it started a run")
         try:
@@ -425,7 +431,8 @@ class DurableStart:
             if is_permanent(error) and record.resumes is not None:
                 return self._instead(record, error)
             if is_permanent(error):
-                self._keep(replace(record, refused=True))
+                # A refused repetition says nothing about the request before it, whose answer was lost.
+                self._keep(replace(record, refused=first))
                 raise
             run = self._lost(record, error)
         self._complete(record, run)
@@ -481,8 +488,9 @@ class DurableStart:
         if old.attached:
             self.log.info("Run %s, which somebody else started, is left alone", old.run_id)
             return None
+        lost = old.run_id is None and not old.refused
         try:
-            run = self._begun(old)
+            run = self._settled(old) if lost and self._can_find(old) else self._begun(old)
         except NotFound:
             return None
         except RunsError as error:
@@ -490,7 +498,9 @@ class DurableStart:
                 f"run {old.run_id or '(id unknown)'} of this task before it was cleared may still go on, and "
                 f"cannot be asked about: {error}"
             ) from None
-        if run is None and old.run_id is None and not self._can_find(old):
+        # The arguments of now do not find what other arguments started.
+        elsewhere = old.resumes is None and old.fingerprint != self.mark
+        if run is None and lost and (elsewhere or not self._can_find(old)):
             self.log.warning(
                 "A %s run may have been started before the task was cleared. Its answer never came, so its "
                 "id is not known and it is left alone",
@@ -508,7 +518,8 @@ class DurableStart:
             )
             return run
         self.log.info("Cancelling run %s, which was started before the task was cleared", run.id)
-        self.hook.cancel_run(run.id)
+        with suppress(NotFound):
+            self.hook.cancel_run(run.id)
         return None
 
     def _begun(self, record: StartRecord) -> Run | None:
@@ -525,11 +536,14 @@ class DurableStart:
         return None
 
     def _complete(self, record: StartRecord, run: Run) -> None:
-        self.run = run
         self.attached = record.attached
+        self.run = run
         self._keep(replace(record, run_id=run.id))
 
     def _keep(self, record: StartRecord) -> None:
         self.record = record
+        self.attached = record.attached
+        if record.run_id is None:
+            self.run = None
         if self.store is not None:
             self.store.set(RECORD_KEY, record.to_json())

@@ -915,3 +915,29 @@ def test_without_a_record_nobody_knows_whose_run_it_is(service: Service, context
     with pytest.raises(RunTimedOut):
         deferred(task(if_running="attach", timeout=0.3, cancel_on_timeout=True), context)
     assert service.called("cancel") == []
+
+
+def test_a_run_of_others_stays_one_though_the_rule_was_changed_meanwhile(
+    service: Service, context: dict[str, Any]
+) -> None:
+    service.runs["r1"] = "going"
+    with pytest.raises(TaskDeferred):
+        task(if_running="attach", deferrable=True).execute(context)
+    late = event("timeout", which="timeout", message="late")
+    with pytest.raises(RunTimedOut):
+        task(cancel_on_timeout=True).execute_complete(context, late)
+    assert service.called("cancel") == []
+
+
+def test_a_record_that_cannot_be_read_hides_no_verdict(service: Service, context: dict[str, Any]) -> None:
+    context["task_state_store"]["run"] = "nonsense"
+    assert task().execute_complete(context, event("succeeded", status="done")) == "r1"
+    late = event("timeout", which="timeout", message="late")
+    with pytest.raises(RunTimedOut):
+        task(cancel_on_timeout=True).execute_complete(context, late)
+    assert service.called("cancel") == []
+
+
+def test_a_retry_of_a_run_knows_no_rule_for_other_runs(service: Service, context: dict[str, Any]) -> None:
+    with pytest.raises(RequestRefused, match="if_running is for tasks that start a new run"):
+        on_the_worker(retry_task(if_running="skip"), context)

@@ -12,8 +12,8 @@ from airflow_provider_runs.base.exceptions import RequestRefused, RunInProgress,
 from airflow_provider_runs.base.hook import CannotRetry
 from airflow_provider_runs.base.start import DurableStart, StartRecord, fingerprint
 from airflow_provider_runs.core.api import CanCancel
-from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed
-from airflow_provider_runs.core.run import RunState
+from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed, NotFound
+from airflow_provider_runs.core.run import Run, RunState
 from tests.base.fakes import FakeHook, FullApi, KeyApi, KeyHook, PlainHook, Service, Store
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "start_record.json"
@@ -759,3 +759,106 @@ def test_a_run_of_others_is_neither_cancelled_nor_gone_on_with(service: Service)
 def test_a_service_that_cannot_list_active_runs_says_so(service: Service) -> None:
     with pytest.raises(RequestRefused, match="Fake cannot list active runs"):
         begin(Store(), PlainHook(), if_running="attach").ensure()
+
+
+# What a second look at these rules found
+
+
+def test_without_a_store_an_old_success_is_no_retry(service: Service, mocker: Any) -> None:
+    service.runs["r1"] = "broken"
+    start = begin(None, resumes="r1", again=True)
+    looked = mocker.spy(start.hook, "find_retried")
+    start.ensure()
+    assert looked.call_args.args[2] == 1000.0
+
+
+def test_a_kill_finds_the_run_that_is_being_started_and_not_the_one_before(service: Service) -> None:
+    store = Store()
+    store["run"] = StartRecord(2, 1, "marker", MARK, None, 900.0).to_json()
+    service.start("marker", same=False)
+    service.runs["r1"] = "broken"
+    start = begin(store)
+    seen: list[Any] = []
+    service.before_answer = lambda: seen.append((start.run, start.find()))
+    start.ensure()
+    ((run, found),) = seen
+    assert run is None and found.id == "r2"
+
+
+def test_an_own_run_after_one_of_others_is_ones_own(service: Service) -> None:
+    service.runs["r1"] = "going"
+    store = Store()
+    begin(store, if_running="attach").ensure()
+    service.runs["r1"] = "broken"
+    start = begin(store, if_running="attach")
+    seen: list[bool] = []
+    service.before_answer = lambda: seen.append(start.attached)
+    assert start.ensure().id == "r2"
+    assert seen == [False] and not start.attached
+
+
+def test_a_refused_repetition_says_nothing_about_the_first_request(service: Service) -> None:
+    store = Store()
+    service.loses_answers = 1
+    with pytest.raises(StartUncertain):
+        begin(store, KeyHook()).ensure()
+    service.trigger_errors = [ApiError("who are you", status=401)]
+    with pytest.raises(RequestRefused):
+        begin(store, KeyHook()).ensure()
+    assert store["run"]["refused"] is False
+    assert begin(store, KeyHook()).ensure().id == "r1"
+
+
+def test_a_clear_while_a_start_is_under_way_waits_until_it_has_landed(service: Service) -> None:
+    store = Store()
+    store["run"] = StartRecord(2, 1, "marker", MARK, None, 999.0).to_json()
+    waits: list[float] = []
+
+    def lands(seconds: float) -> None:
+        waits.append(seconds)
+        service.start("marker", same=False)
+
+    assert begin(store, max_tries=4, sleep=lands).ensure().id == "r2"
+    assert waits == [29.0]
+    assert service.called("cancel") == ["r1"]
+
+
+@pytest.mark.parametrize("rule", ["skip", "fail", "attach"])
+def test_a_start_that_is_repeated_looks_for_other_runs_too(service: Service, rule: str) -> None:
+    service.runs["r1"] = "going"
+    store = Store()
+    store["run"] = StartRecord(2, 1, "marker", MARK, None, 900.0).to_json()
+    start = begin(store, if_running=rule)
+    if rule == "attach":
+        assert (start.ensure().id, start.attached) == ("r1", True)
+    else:
+        with pytest.raises((AirflowSkipException, RunInProgress)):
+            start.ensure()
+    assert service.called("trigger") == []
+
+
+def test_a_lost_start_of_another_resource_is_named(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store()
+    store["run"] = StartRecord(2, 1, "marker", "where.old", None, 900.0).to_json()
+    begin(store).ensure()
+    assert "its id is not known" in caplog.text
+
+
+def test_a_run_that_is_gone_when_it_is_to_be_cancelled_is_no_obstacle(service: Service) -> None:
+    store = Store()
+    first = begin(store).ensure()
+    service.cancel_errors[first.id] = NotFound("gone", status=404)
+    assert begin(store, max_tries=4).ensure().id != first.id
+
+
+def test_a_run_that_ended_while_it_was_listed_is_not_attached_to(service: Service, mocker: Any) -> None:
+    ended = Run("r9", RunState.FAILED, "broken")
+    mocker.patch.object(FullApi, "list_runs", return_value=_answer([ended]))
+    assert FakeHook().newest_active({"job": "j"}) is None
+
+
+def _answer(runs: list[Run]) -> Any:
+    yield from ()
+    return runs
