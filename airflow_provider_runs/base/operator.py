@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, ClassVar, NoReturn
 
@@ -27,6 +28,7 @@ from airflow_provider_runs.core.run import Run
 WEEK = timedelta(days=7)
 KILL_SECONDS = 4.0
 """How long a killed task has: Airflow ends its process 5 s after the first signal."""
+GLANCE_SECONDS = 1.0
 CONFIRM_SECONDS = 10.0
 CANCEL_TIMEOUT = 60.0
 ON_REMOTE_CANCEL = ("fail_without_retry", "retry", "skip")
@@ -276,7 +278,7 @@ class TriggerRunOperator(RunTask):
         run_id = start.run.id if start.run else None
 
         def cancel() -> None:
-            run = start.find() if run_id is None else start.run
+            run = start.find() if run_id is None else self._glance(run_id) or start.run
             if run is None:
                 self.log.warning("%s: no started %s run is known", why, self.service)
             elif run.state.is_terminal:
@@ -290,6 +292,13 @@ class TriggerRunOperator(RunTask):
             attended.finish(cancel, until - time.monotonic())
         except RunsError as error:
             self.log.warning("%s, but %s run %s may go on: %s", why, self.service, run_id or "", error)
+
+    def _glance(self, run_id: str) -> Run | None:
+        """Return the run, or None if it is not to be had at once: then it is cancelled unseen."""
+        seen: list[Run] = []
+        with suppress(RunsError):
+            Attended().finish(lambda: seen.append(self.hook.get_run(run_id)), GLANCE_SECONDS)
+        return seen[0] if seen else None
 
     def _cancel(self, run_id: str, why: str, wanted: bool, confirm: float = CONFIRM_SECONDS) -> None:
         """Cancel a run and read back, for some seconds, that it has ended. Never raises."""

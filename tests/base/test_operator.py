@@ -418,6 +418,34 @@ def test_a_kill_during_a_start_that_does_not_answer_finds_the_run_by_its_marker(
     assert service.called("cancel") == ["r1"]
 
 
+def test_an_old_try_that_wakes_while_it_waits_for_an_ended_run_cancels_nothing(
+    service: Service, context: dict[str, Any], later: Later, states: Any
+) -> None:
+    operator = task(poll_interval=60, min_poll_interval=60)
+    states("success")
+    later(0.2, ends(service, "done"))
+    later(0.3, operator.on_kill)
+    with pytest.raises(Interrupted):
+        operator.execute(context)
+    assert service.called("cancel") == []
+
+
+def test_a_run_that_cannot_be_looked_at_is_cancelled_unseen(
+    service: Service, context: dict[str, Any], later: Later, states: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_provider_runs.base import operator as module
+
+    monkeypatch.setattr(module, "GLANCE_SECONDS", 0.2)
+    operator = task(poll_interval=60, min_poll_interval=60)
+    states("failed")
+    look = operator.hook.get_run
+    monkeypatch.setattr(operator.hook, "get_run", lambda run_id: time.sleep(0.5) or look(run_id))
+    later(0.2, operator.on_kill)
+    with pytest.raises(Interrupted):
+        operator.execute(context)
+    assert service.called("cancel") == ["r1"]
+
+
 def test_an_old_try_that_wakes_after_the_newer_one_has_ended_cancels_nothing(
     service: Service, context: dict[str, Any], later: Later, states: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
