@@ -270,5 +270,5 @@ def sample(cases: list[Case], size: int, seed: int) -> list[Case]:
     alone = [case for case in cases if case.stage == "alone"]
     shared = [case for case in cases if case.stage == stage]
     few = chance.sample(shared, min(len(shared), max(1, size // 5)))
-    chosen = {*chance.sample(alone, min(len(alone), max(0, size - len(few)))), *few}
-    return [case for case in cases if case in chosen]
+    chosen = {case.id for case in chance.sample(alone, min(len(alone), max(0, size - len(few)))) + few}
+    return [case for case in cases if case.id in chosen]
