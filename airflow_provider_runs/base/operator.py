@@ -169,18 +169,49 @@ class TriggerRunOperator(RunTask):
         :raises RunFailed: as :meth:`execute`.
         :raises BadEvent: if the event says nothing that can be relied on.
         """
-        return self._conclude(Outcome.from_event(event), own=lambda: self._is_own(context))
+        outcome = Outcome.from_event(event)
+        record = self._stored(context)
+        if record is not None and record.run_id not in (None, outcome.run_id):
+            self._wait_on(context, record, outcome.run_id)
+        return self._conclude(outcome, own=lambda: self._is_own(context))
+
+    def _wait_on(self, context: Any, record: StartRecord, run_id: str) -> NoReturn:
+        """
+        Go on waiting for the task's run after an event about another one.
+
+        Where a cleared task defers again at once, Airflow on SQLite may give its trigger the id of the one
+        that was just deleted and still goes: its last event then resumes the new try.
+        """
+        own = str(record.run_id)
+        self.log.warning("The event is about run %s, not about this task's run %s: waiting on", run_id, own)
+        trigger = self._trigger(
+            context,
+            own,
+            self._limits(self.poll_interval, self.timeout),
+            cancel_on_kill=self.cancel_on_kill and not record.attached,
+            started_at=record.started_at,
+            deferrable=True,
+        )
+        self.defer(trigger=trigger, method_name="execute_complete")
+        raise AssertionError("defer always raises")
 
     def _is_own(self, context: Any) -> bool:
         """Tell whether this task started its run. Not sure counts as no: such a run is not cancelled."""
-        store = context.get("task_state_store") if self._is_durable() else None
-        if store is None:
+        if self._store(context) is None:
             return self.if_running != "attach"
-        try:
-            record = StartRecord.from_json(store.get(RECORD_KEY))
-        except RunsError:
-            return False
+        record = self._stored(context)
         return record is not None and not record.attached
+
+    def _store(self, context: Any) -> Any:
+        return context.get("task_state_store") if self._is_durable() else None
+
+    def _stored(self, context: Any) -> StartRecord | None:
+        """Return the start record, None where there is none that can be read."""
+        store = self._store(context)
+        try:
+            return None if store is None else StartRecord.from_json(store.get(RECORD_KEY))
+        except RunsError:
+            return None
 
     @staticmethod
     def _began(run: Run, start: DurableStart) -> float | None:
@@ -206,7 +237,7 @@ class TriggerRunOperator(RunTask):
             resumes=self._resumes(),
             retry_from_failure=self.retry_from_failure,
             if_running=self.if_running,
-            store=context.get("task_state_store") if self._is_durable() else None,
+            store=self._store(context),
             max_tries=ti.max_tries,
             # A clear raises max_tries to the tries made plus the retries that are allowed.
             again=ti.try_number > ti.max_tries - self.retries + 1,

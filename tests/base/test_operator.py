@@ -969,3 +969,17 @@ def test_a_record_that_cannot_be_read_hides_no_verdict(service: Service, context
 def test_a_retry_of_a_run_knows_no_rule_for_other_runs(service: Service, context: dict[str, Any]) -> None:
     with pytest.raises(RequestRefused, match="if_running is for tasks that start a new run"):
         on_the_worker(retry_task(if_running="skip"), context)
+
+
+def test_an_event_about_another_run_does_not_end_the_wait_for_ones_own(
+    service: Service, context: dict[str, Any]
+) -> None:
+    operator = task(deferrable=True)
+    with pytest.raises(TaskDeferred):
+        operator.execute(context)
+    for verdict in ("succeeded", "failed", "cancelled"):
+        with pytest.raises(TaskDeferred) as pause:
+            operator.execute_complete(context, event(verdict, run_id="r0", status="stopped"))
+        arguments = pause.value.trigger.serialize()[1]
+        assert (arguments["run_id"], pause.value.method_name) == ("r1", "execute_complete")
+    assert operator.execute_complete(context, event("succeeded", status="done")) == "r1"
