@@ -5,11 +5,16 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo "$$python" && break; done)
 UV_VERSION := 0.13.9
+# Processes that share tests which mostly wait.
+JOBS ?= 4
 
 AIRFLOW := .venv
 COMPAT := .env/airflow-2.11
 CHALKPY := .env/chalkpy
+PARADIME := .env/paradime
+STRAIT := .env/strait
 MAGE_AI := .env/mage
+BENCH := .env/bench
 
 PROJECT := -e '.[simulator]' --group test --group check
 
@@ -19,18 +24,17 @@ unexport PYTHONDONTWRITEBYTECODE
 export UV_PYTHON_DOWNLOADS := never
 
 # No Airflow and no network: every branch is tested.
-PURE := */core/*,*/api.py,*/mage/answers.py,*/mage/lookups.py,*/mage/reasons.py
+PURE := */core/*,*/api.py,*/mage/answers.py,*/mage/lookups.py,*/mage/reasons.py,*/paradime/answers.py,*/paradime/artifacts.py,*/paradime/operations.py,*/paradime/reasons.py,*/strait/answers.py,*/strait/lists.py,*/strait/reasons.py,*/strait/streams.py
 
 .DEFAULT_GOAL := help
-.PHONY: help test check vendor mage compat system crash demo clean
+.PHONY: help test check vendor mage compat system crash bench demo clean
 
 help:
 	@sed -n 's/^## //p' Makefile
 
 ## make test     the unit tests on Airflow 3.3
 test: $(AIRFLOW)/.installed
-	$(AIRFLOW)/bin/coverage run -m pytest
-	$(AIRFLOW)/bin/coverage report
+	$(AIRFLOW)/bin/python -m pytest --numprocesses $(JOBS) --cov
 	$(AIRFLOW)/bin/coverage report --include='$(PURE)' --fail-under=100
 
 ## make check    lint, format, types
@@ -41,15 +45,17 @@ check: $(AIRFLOW)/.installed
 
 ## make compat   the unit tests on Airflow 2.11
 compat: $(COMPAT)/.installed
-	$(COMPAT)/bin/python -m pytest
+	$(COMPAT)/bin/python -m pytest --numprocesses $(JOBS)
 
-## make vendor   the simulator against the vendor's own, unmodified client
-vendor: $(CHALKPY)/.installed
-	$(CHALKPY)/bin/python -m pytest tests/vendor
+## make vendor   the simulators against the vendors' own, unmodified clients
+vendor: $(CHALKPY)/.installed $(PARADIME)/.installed $(STRAIT)/.installed
+	$(CHALKPY)/bin/python -m pytest tests/vendor/test_chalkpy.py
+	$(PARADIME)/bin/python -m pytest tests/vendor/test_paradime_io.py tests/vendor/test_paradime_provider.py
+	$(STRAIT)/bin/python -m pytest tests/vendor/test_strait_python.py
 
 ## make mage     the Mage tests against a real Mage server
 mage: $(AIRFLOW)/.installed $(MAGE_AI)/.installed
-	MAGE_PYTHON=$(MAGE_AI)/bin/python $(AIRFLOW)/bin/python -m pytest tests/real
+	MAGE_PYTHON=$(MAGE_AI)/bin/python $(AIRFLOW)/bin/python -m pytest tests/real --numprocesses 3 --dist loadfile
 
 ## make system   the tests that need real Airflow processes
 system: $(AIRFLOW)/.installed
@@ -57,8 +63,13 @@ system: $(AIRFLOW)/.installed
 
 ## make crash    the crash bench; SAMPLE=20 takes random cases, SEED=7 the same again; DATABASE=sqlite is slower
 crash: $(AIRFLOW)/.installed
-	$(AIRFLOW)/bin/python -m pytest tests/crash -q --tb=line $(if $(SAMPLE),--sample $(SAMPLE)) \
+	$(AIRFLOW)/bin/python -m pytest tests/crash/test_outages.py -q --numprocesses $(JOBS)
+	$(AIRFLOW)/bin/python -m pytest tests/crash --ignore=tests/crash/test_outages.py -q --tb=line $(if $(SAMPLE),--sample $(SAMPLE)) \
 		$(if $(SEED),--seed $(SEED)) $(if $(DATABASE),--database $(DATABASE))
+
+## make bench    what waiting costs, beside other providers; BENCH_ARGUMENTS="--runs 1000 --scenario equal"
+bench: $(BENCH)/.installed
+	$(BENCH)/bin/python -m benchmarks $(BENCH_ARGUMENTS)
 
 ## make demo     the example DAGs on a real Airflow; UI=1 keeps its web interface up, MAGE=real adds a real Mage
 demo: $(AIRFLOW)/.installed $(if $(filter real,$(MAGE)),$(MAGE_AI)/.installed)
@@ -82,8 +93,17 @@ $(AIRFLOW)/.installed: pyproject.toml constraints/airflow-3.3.txt
 $(COMPAT)/.installed: pyproject.toml constraints/airflow-2.11.txt
 	$(call build,$(COMPAT),-c constraints/airflow-2.11.txt $(PROJECT))
 
+$(BENCH)/.installed: pyproject.toml constraints/bench.txt
+	$(call build,$(BENCH),-e . -r constraints/bench.txt)
+
 $(CHALKPY)/.installed: constraints/chalkpy.txt
 	$(call build,$(CHALKPY),-r constraints/chalkpy.txt)
+
+$(PARADIME)/.installed: constraints/paradime.txt
+	$(call build,$(PARADIME),-r constraints/paradime.txt)
+
+$(STRAIT)/.installed: constraints/strait.txt
+	$(call build,$(STRAIT),-r constraints/strait.txt)
 
 # Some of Mage's dependencies cannot be built from source on a current Python.
 $(MAGE_AI)/.installed: constraints/mage.txt

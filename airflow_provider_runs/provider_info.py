@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow_provider_runs import __version__
 
-SYSTEMS = ("chalk", "mage")
+SYSTEMS = ("chalk", "mage", "paradime", "strait")
 """The services. Each is a folder of this name; a further one is a folder and a word here."""
 
 

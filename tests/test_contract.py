@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import airflow_provider_runs
 from airflow_provider_runs.base.operator import CancelRunOperator, RetryRunOperator, TriggerRunOperator
 from airflow_provider_runs.base.sensor import RunSensor
 from airflow_provider_runs.core.api import CanCancel, CanRetry, RunApi
+from airflow_provider_runs.core.errors import BadInput
 from airflow_provider_runs.core.run import RunState
 from airflow_provider_runs.provider_info import SYSTEMS, get_provider_info
 
@@ -33,14 +35,40 @@ DOCUMENTED = {
         "failed": "failed",
         "cancelled": "cancelled",
     },
+    "paradime": {
+        "STARTING": "pending",
+        "RUNNING": "running",
+        "SUCCESS": "succeeded",
+        "ERROR": "failed",
+        "FAILED": "failed",
+        "CANCELED": "cancelled",
+        "SKIPPED": "failed",
+    },
+    "strait": {
+        "delayed": "pending",
+        "queued": "pending",
+        "dequeued": "pending",
+        "executing": "running",
+        "waiting": "pending",
+        "replay_staged": "pending",
+        "paused": "running",
+        "completed": "succeeded",
+        "failed": "failed",
+        "timed_out": "failed",
+        "crashed": "failed",
+        "system_failed": "failed",
+        "expired": "failed",
+        "dead_letter": "failed",
+        "canceled": "cancelled",
+    },
 }
 
 each_system = pytest.mark.parametrize("system", SYSTEMS)
 
 
 def part(system: str, module: str, pattern: str) -> Any:
-    name = {"chalk": "Chalk", "mage": "Mage"}[system]
-    return getattr(import_module(f"airflow_provider_runs.{system}.{module}"), pattern.format(name))
+    loaded = import_module(f"airflow_provider_runs.{system}.{module}")
+    return getattr(loaded, pattern.format(system.capitalize()))
 
 
 def make(kind: type, system: str, **changes: Any) -> Any:
@@ -109,6 +137,8 @@ def test_a_system_that_can_cancel_or_retry_has_tasks_for_it() -> None:
     for system in SYSTEMS:
         api = part(system, "api", "{}RunApi")
         for capability, verb in ((CanCancel, "Cancel"), (CanRetry, "Retry")):
+            # Strait calls it a replay.
+            verb = "Replay" if (system, verb) == ("strait", "Retry") else verb
             assert (
                 part(system, "hooks", "{}Hook").__name__.replace("Hook", f"{verb}RunOperator") in named
             ) == (issubclass(api, capability))
@@ -138,8 +168,8 @@ def test_every_argument_of_a_run_is_templated(system: str) -> None:
         for name, parameter in inspect.signature(kind.__init__).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
-    # Whether a retry goes on with a failed run is a rule of the task, like wait_for_completion.
-    own.discard("retry_from_failure")
+    # Rules of the task, like wait_for_completion.
+    own -= {"retry_from_failure", "on_unknown_start", "stream_logs", "push_result", "push_outputs"}
     assert own == set(kind.template_fields) - set(TriggerRunOperator.shared_template_fields)
     assert set(kind.resource_fields) <= set(kind.run_fields) <= own
 
@@ -169,6 +199,23 @@ def test_arguments_can_be_mapped(system: str) -> None:
         kind.partial(task_id="b", **{field: "1"}).expand(**{shared: [1, 2]})
         kind.partial(task_id="c").expand_kwargs([{field: "1", "timeout": 5}, {field: "2"}])
         part(system, "sensors", "{}RunSensor").partial(task_id="e").expand(run_id=["1", "2"])
+        start = kind.partial(task_id="f", wait_for_completion=False).expand(**{field: ["1", "2"]})
+        wait = part(system, "sensors", "{}RunSensor")(task_id="g", run_ids=start.output)
+        assert wait.upstream_task_ids == {"f"}
+
+
+@each_system
+@pytest.mark.parametrize("run_id", ["7", "007", "j-1", "a b", "a/b", "..", "-1", "9" * 40, "", "None", "²"])
+def test_an_id_is_refused_without_a_request_where_asking_would_refuse_it(system: str, run_id: str) -> None:
+    def refuses(work: Callable[[], Any]) -> bool:
+        try:
+            work()
+        except BadInput:
+            return True
+        return False
+
+    api = import_module(f"tests.{system}.conftest").make_api()
+    assert refuses(lambda: api.check_run_id(run_id)) == refuses(lambda: next(api.get(run_id)))
 
 
 @each_system
@@ -265,7 +312,8 @@ def test_airflow_finds_the_provider() -> None:
     found = ProvidersManager()
     assert found.providers["airflow-provider-runs"].version == airflow_provider_runs.__version__
     hooks = hooks_of(found)
-    assert {name: hooks[name].connection_id_attribute_name for name in SYSTEMS} == {
+    types = {name: part(name, "hooks", "{}Hook").conn_type for name in SYSTEMS}
+    assert {name: hooks[types[name]].connection_id_attribute_name for name in SYSTEMS} == {
         name: f"{name}_conn_id" for name in SYSTEMS
     }
     assert "airflow_provider_runs.base.link.RunLink" in found.extra_links_class_names
@@ -292,11 +340,12 @@ def test_the_command_line_lists_the_whole_provider() -> None:
 
 @each_system
 def test_secrets_in_the_form_are_masked(system: str) -> None:
+    conn_type = part(system, "api", "CONNECTION").conn_type
     entry = next(
-        item for item in get_provider_info()["connection-types"] if item["connection-type"] == system
+        item for item in get_provider_info()["connection-types"] if item["connection-type"] == conn_type
     )
     for name, field in entry["conn-fields"].items():
-        secret = any(word in name for word in ("token", "secret", "password"))
+        secret = any(word in name for word in ("token", "secret", "password", "api_key", "proxy"))
         assert (field["schema"].get("format") == "password") == secret, name
         assert field["label"] and field["description"]
         assert "null" in field["schema"]["type"]

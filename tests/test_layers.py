@@ -68,7 +68,16 @@ def parts(names: set[str]) -> set[str]:
 
 
 # What reaches Airflow or the network; all else in a system's folder describes the service.
-IMPURE = {"hooks.py", "operators.py", "sensors.py", "triggers.py", "simulator.py", "simulated.py"}
+IMPURE = {
+    "hooks.py",
+    "operators.py",
+    "sensors.py",
+    "triggers.py",
+    "logs.py",
+    "results.py",
+    "simulator.py",
+    "simulated.py",
+}
 DESCRIPTIONS = [path for system in SYSTEMS for path in paths(system) if path.name not in IMPURE]
 PURE = [*paths("core"), *DESCRIPTIONS]
 

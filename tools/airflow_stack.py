@@ -1,7 +1,7 @@
 """A real Airflow 3.3 on this machine's loopback address, for the demo and the system tests.
 
 It runs what a deployment runs (API server, scheduler with LocalExecutor, DAG processor, triggerers),
-each in a session of its own, on SQLite, in a folder that holds everything it writes::
+each in a session of its own, on SQLite unless told otherwise, in a folder that holds everything it writes::
 
     with AirflowStack(home, dags, connections={"chalk_default": {"conn_type": "chalk", ...}}) as stack:
         run_id = stack.trigger_dag("my_dag")
@@ -33,6 +33,8 @@ import requests
 log = logging.getLogger("airflow_stack")
 
 HOST = "127.0.0.1"
+TRIES_WHILE_LOCKED = 10
+ANSWER_SECONDS = 60
 COMMANDS = {
     "api-server": ("api-server",),
     "scheduler": ("scheduler", "--skip-serve-logs"),
@@ -147,6 +149,11 @@ class AirflowStack:
     ) -> None:
         self.stop()
 
+    @property
+    def database(self) -> str:
+        """The address of the metadata database for SQLAlchemy, with its password."""
+        return self._environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+
     # Processes
 
     def start(self, timeout: float = 180) -> None:
@@ -208,12 +215,23 @@ class AirflowStack:
     # REST API
 
     def request(self, method: str, path: str, **arguments: Any) -> requests.Response:
-        """Call the REST API, for example ``request("GET", "dags")``, and check the answer's status."""
+        """
+        Call the REST API, for example ``request("GET", "dags")``, and check the answer's status.
+
+        On SQLite, Airflow's API server may write to its audit log from its event loop while another request
+        holds the database and needs that loop to let go. After 5 s it gives up and has written nothing.
+        """
         if "Authorization" not in self._session.headers:
-            token = self._session.get(f"{self.url}/auth/token", timeout=30)
+            token = self._session.get(f"{self.url}/auth/token", timeout=ANSWER_SECONDS)
             token.raise_for_status()
             self._session.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
-        response = self._session.request(method, f"{self.url}/api/v2/{path}", timeout=30, **arguments)
+        for _ in range(TRIES_WHILE_LOCKED):
+            response = self._session.request(
+                method, f"{self.url}/api/v2/{path}", timeout=ANSWER_SECONDS, **arguments
+            )
+            if response.status_code != 500 or '"Database error"' not in response.text:
+                break
+            time.sleep(0.5)
         if not response.ok:
             message = f"{method} {path}: {response.status_code} {response.text[:500]}"
             raise requests.HTTPError(message, response=response)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -23,6 +24,8 @@ import requests
 
 from airflow_provider_runs.chalk.simulator import ChalkOptions
 from airflow_provider_runs.mage.api import API_KEY
+from airflow_provider_runs.paradime.simulator import ParadimeOptions
+from airflow_provider_runs.strait.simulator import StraitOptions
 from tools.airflow_stack import AirflowStack, Component, StackError
 from tools.mage_server import MageServer
 
@@ -31,16 +34,18 @@ DAG_LIMIT = 90  # seconds for one DAG run
 ENDED = ("success", "failed")
 EXPECT_FAILED = "expect:failed"
 DEFERRED_IN_LOG = "Pausing task as DEFERRED"
+EXPLANATION = re.compile(r"^ERROR \w+ about run [^\n]*\n(.*?)(?=^[A-Z]+ |\Z)", re.MULTILINE | re.DOTALL)
+EXPLAINED = 8  # lines of an explanation
 COLUMNS = ("task", "remote run", "remote status", "mode", "seconds", "state")
 
 log = logging.getLogger("demo")
 
 
 class Row(NamedTuple):
-    """One line of the final table, and why the task failed."""
+    """One line of the final table, and why the task failed: its error and the end of what explains it."""
 
     cells: tuple[str, ...]
-    reason: str
+    reason: list[str]
 
 
 @contextmanager
@@ -75,9 +80,9 @@ def get_json(address: str) -> Any:
     return answer.json()
 
 
-def make_connections(chalk: str, mage: str) -> dict[str, dict[str, Any]]:
+def make_connections(chalk: str, mage: str, paradime: str, strait: str) -> dict[str, dict[str, Any]]:
     """Return the connections that the example DAGs use."""
-    options = ChalkOptions()
+    options, bolt = ChalkOptions(), ParadimeOptions()
     return {
         "chalk_default": {
             "conn_type": "chalk",
@@ -87,6 +92,18 @@ def make_connections(chalk: str, mage: str) -> dict[str, dict[str, Any]]:
             "extra": {"dashboard_url": chalk},
         },
         "mage_default": {"conn_type": "mage", "host": mage},
+        "paradime_default": {
+            "conn_type": "paradime_bolt",
+            "host": f"{paradime}/api/v1/{bolt.endpoint_token}/graphql",
+            "password": bolt.api_secret,
+            "extra": {"api_key": bolt.api_key, "app_url": paradime},
+        },
+        "strait_default": {
+            "conn_type": "strait",
+            "host": strait,
+            "password": StraitOptions().api_key,
+            "extra": {"app_url": strait},
+        },
     }
 
 
@@ -127,12 +144,17 @@ def report(stack: AirflowStack, runs: Mapping[str, str], statuses: Mapping[str, 
 
 def _row(stack: AirflowStack, task: dict[str, Any], statuses: Mapping[str, str]) -> Row:
     where = task["dag_id"], task["dag_run_id"], task["task_id"]
-    lines = stack.task_log(*where, max(task["try_number"], 1), task["map_index"]).splitlines()
+    text = stack.task_log(*where, max(task["try_number"], 1), task["map_index"])
+    lines = text.splitlines()
     # A failed task has no return value, but it has the link, which ends in the run's id.
     run_id = (
         stack.xcom(*where, map_index=task["map_index"])
         or (str(stack.xcom(*where, "run_url", task["map_index"]) or "").rpartition("/")[2])
     )
+    if isinstance(run_id, dict):
+        run_id = f"{run_id['bytes']} bytes"
+    elif isinstance(run_id, list):
+        run_id = f"{len(run_id)} runs"
     errors = [line.removeprefix("ERROR ") for line in lines if line.startswith("ERROR ")]
     cells = (
         _task_name(task),
@@ -142,7 +164,10 @@ def _row(stack: AirflowStack, task: dict[str, Any], statuses: Mapping[str, str])
         f"{task['duration'] or 0:.1f}",
         task["state"] or "-",
     )
-    return Row(cells, errors[-1] if task["state"] == "failed" and errors else "")
+    if task["state"] != "failed":
+        return Row(cells, [])
+    explained = "".join(EXPLANATION.findall(text)).splitlines()
+    return Row(cells, [*errors[-1:], *(f"  {line}" for line in explained[-EXPLAINED:])])
 
 
 def _task_name(task: Mapping[str, Any]) -> str:
@@ -154,10 +179,10 @@ def print_table(rows: list[Row]) -> None:
     """Print the rows in columns, and below a failed task the reason."""
     lines = [COLUMNS, *(row.cells for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
-    for cells, reason in [(COLUMNS, ""), *rows]:
+    for cells, reason in [(COLUMNS, []), *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
-        if reason:
-            print(f"    {reason}")
+        for line in reason:
+            print(f"    {line}")
 
 
 def find_dags(stack: AirflowStack, folder: Path) -> list[dict[str, Any]]:
@@ -212,8 +237,9 @@ def main() -> int:
         if arguments.mage_python:
             mage = parts.enter_context(MageServer(arguments.mage_python)).url
             log.info("Mage at %s", mage)
-        connections = make_connections(f"{address}/chalk", mage)
-        stack = AirflowStack(home, arguments.dags, connections=connections)
+        connections = make_connections(f"{address}/chalk", mage, f"{address}/paradime", f"{address}/strait")
+        variables = {"AIRFLOW_VAR_ARTIFACTS": f"file://{home}/artifacts"}
+        stack = AirflowStack(home, arguments.dags, connections=connections, env=variables)
         parts.enter_context(stack)
         # The first to run at the end: a second Ctrl-C must not cut the stopping short.
         parts.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 from airflow.providers.common.compat.sdk import BaseHook, mask_secret
 
 from airflow_provider_runs.base.forms import add_form_methods
+from airflow_provider_runs.base.group import look_at_runs
+from airflow_provider_runs.base.watch import Connect
+from airflow_provider_runs.base.worker import Attended
 from airflow_provider_runs.core.api import (
     CanCancel,
     CanExplain,
     CanFindStarted,
+    CanFindUnmarked,
     CanListActive,
     CanRetry,
     RunApi,
@@ -33,6 +38,8 @@ FlowOf = Callable[[RunApi], Flow[T]]
 FEW = 20
 CONFIRM_INTERVAL = 0.5
 """Seconds between two looks at a run that was cancelled."""
+TEST_RETRY = RetryPolicy(attempts=2)
+"""Somebody sits before the form whose Test button was pressed."""
 
 
 class CannotCancel(RunsError):
@@ -103,6 +110,46 @@ class RunHook(BaseHook):
         :param run_id: the service's id.
         """
         return await self.adrive(lambda api: api.get(run_id))
+
+    def get_runs(self, run_ids: Iterable[str], attempts: int = 3) -> dict[str, Run | RunsError]:
+        """
+        Ask about many runs: in batches where the service can, and singly what a batch does not answer.
+
+        ``max_requests_per_minute`` of the connection holds for the call.
+
+        :param run_ids: the service's ids; each is asked about once.
+        :param attempts: how often a run is asked about at most, where asking fails.
+        :return: for each id, in order, the run, or why the service could not be asked about it (NotFound
+            where it does not know the run).
+        """
+
+        async def connect() -> RunApi:
+            return await asyncio.to_thread(lambda: self.api)
+
+        # In a thread of its own: the caller's may have an event loop.
+        return Attended().run(lambda: asyncio.run(self._look_at(run_ids, attempts, connect)))
+
+    async def aget_runs(self, run_ids: Iterable[str], attempts: int = 3) -> dict[str, Run | RunsError]:
+        """
+        Ask about many runs, as :meth:`get_runs`, together with all who wait for runs in this event loop.
+
+        :param run_ids: the service's ids.
+        :param attempts: how often a run is asked about at most, where asking fails.
+        """
+        return await self._look_at(run_ids, attempts, self.aread_api)
+
+    async def _look_at(
+        self, run_ids: Iterable[str], attempts: int, connect: Connect
+    ) -> dict[str, Run | RunsError]:
+        wanted = list(dict.fromkeys(run_ids))
+        if not wanted:
+            return {}
+        return await look_at_runs(self.watch_key, connect, wanted, self.api_class.service, attempts)
+
+    @property
+    def watch_key(self) -> Hashable:
+        """What all who wait through the same connection and scope in one event loop share a watcher by."""
+        return type(self), self.conn_id, json.dumps(self.scope, sort_keys=True)
 
     def cancel_run(self, run_id: str) -> None:
         """
@@ -233,28 +280,72 @@ class RunHook(BaseHook):
         """
         return self.drive(lambda api: retrying(api).retry(run_id, arguments), RetryPolicy(stopped=stopped))
 
-    def find_retried(self, run_id: str, arguments: Mapping[str, Any], since: float) -> Run | None:
+    def find_retried(
+        self,
+        run_id: str,
+        arguments: Mapping[str, Any],
+        since: float,
+        retry: RetryPolicy = DEFAULT_RETRY,
+    ) -> Run | None:
         """
         Return the run that a retry has begun whose answer was lost, or None if it began none.
 
         :param run_id: the service's id of the run that was to be retried.
         :param arguments: the service's own arguments of the retry.
         :param since: UTC epoch seconds before which it was surely not begun.
+        :param retry: how long each request is repeated.
         """
-        return self.drive(lambda api: retrying(api).find_retried(run_id, arguments, since))
+        return self.drive(lambda api: retrying(api).find_retried(run_id, arguments, since), retry)
 
-    def find_started(self, arguments: Mapping[str, Any], key: str, since: float) -> Run | None:
+    def find_started(
+        self,
+        arguments: Mapping[str, Any],
+        key: str,
+        since: float,
+        retry: RetryPolicy = DEFAULT_RETRY,
+    ) -> Run | None:
         """
         Return the run that was started with a key, or None.
 
         :param arguments: the arguments that it was started with.
         :param key: the key.
         :param since: UTC epoch seconds before which it was surely not started.
+        :param retry: how long each request is repeated.
         """
         return self.drive(
             lambda api: (
                 api.find_started(arguments, key, since) if isinstance(api, CanFindStarted) else _nothing()
-            )
+            ),
+            retry,
+        )
+
+    def snapshot(self, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+        """
+        Return what a run that is about to be started can be told by later; None where that is not needed.
+
+        :param arguments: the service's own arguments.
+        :raises RunsError: if the service cannot be asked; surely nothing was started.
+        """
+        return self.drive(
+            lambda api: api.snapshot(arguments) if isinstance(api, CanFindUnmarked) else _nothing()
+        )
+
+    def find_unmarked(
+        self, snapshot: Mapping[str, Any], since: float, retry: RetryPolicy = DEFAULT_RETRY
+    ) -> Run | None:
+        """
+        Return the run that was started after a snapshot, or None.
+
+        :param snapshot: what :meth:`snapshot` returned.
+        :param since: UTC epoch seconds before which it was surely not started.
+        :param retry: how long each request is repeated.
+        :raises Unsure: if there are runs that could be it, and nothing tells.
+        """
+        return self.drive(
+            lambda api: (
+                api.find_unmarked(snapshot, since) if isinstance(api, CanFindUnmarked) else _nothing()
+            ),
+            retry,
         )
 
     def test_connection(self) -> tuple[bool, str]:
@@ -264,7 +355,7 @@ class RunHook(BaseHook):
         :return: whether it worked, and what it showed. Never raises.
         """
         try:
-            return True, self.drive(lambda api: api.check())
+            return True, self.drive(lambda api: api.check(), TEST_RETRY)
         except Exception as error:
             return False, str(error)
 
@@ -289,10 +380,15 @@ class RunHook(BaseHook):
         :param flow_of: the call, given the API.
         :param retry: how long each request is repeated where that is safe.
         """
+        driver = await self.async_driver()
+        return await driver.drive(flow_of(driver.api), retry)
+
+    async def async_driver(self) -> AsyncDriver:
+        """Return what runs API calls in the running event loop."""
         loop = asyncio.get_running_loop()
         if self._async_driver is None or self._async_loop is not loop:
             self._async_driver, self._async_loop = AsyncDriver(await self.aread_api()), loop
-        return await self._async_driver.drive(flow_of(self._async_driver.api), retry)
+        return self._async_driver
 
     async def aclose(self) -> None:
         """Close what the asynchronous methods opened."""
@@ -338,9 +434,9 @@ class RunHook(BaseHook):
         return Driver(self.read_api())
 
     def _describe(self, connection: Any) -> RunApi:
-        api = self.api_class(self._settings(connection), self.scope, keep_secret=mask_secret)
+        api = self.api_class(self._settings(connection), self.scope, keep_secret=_mask)
         for secret in api.secrets():
-            mask_secret(secret)
+            _mask(secret)
         return api
 
     def _settings(self, connection: Any) -> Settings:
@@ -354,6 +450,16 @@ class RunHook(BaseHook):
             password=connection.password,
             extra=connection.extra,
         )
+
+
+def _mask(secret: str) -> None:
+    """Tell Airflow's maskers a secret. From inside an event loop only a thread reaches the supervisor's."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        mask_secret(secret)
+    else:
+        loop.run_in_executor(None, mask_secret, secret)
 
 
 def _cancelling(api: RunApi) -> CanCancel:

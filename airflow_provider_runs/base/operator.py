@@ -5,16 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowTaskTimeout, conf
 
-from airflow_provider_runs.base.exceptions import Interrupted, RequestRefused, RunTimedOut
+from airflow_provider_runs.base.exceptions import Interrupted, RequestRefused, RunFailed, RunTimedOut
 from airflow_provider_runs.base.hook import CONFIRM_INTERVAL
 from airflow_provider_runs.base.link import RUN_URL
-from airflow_provider_runs.base.own_state import ended_by_person, own_state
-from airflow_provider_runs.base.start import IF_RUNNING, RECORD_KEY, DurableStart, StartRecord, fingerprint
+from airflow_provider_runs.base.own_state import LEFT_GOING, ended_by_person, own_state
+from airflow_provider_runs.base.start import (
+    IF_RUNNING,
+    ON_UNKNOWN_START,
+    RECORD_KEY,
+    DurableStart,
+    StartRecord,
+    fingerprint,
+)
 from airflow_provider_runs.base.task import RunTask, ServiceTask
 from airflow_provider_runs.base.worker import Attended, Killed
 from airflow_provider_runs.core.api import CanCancel, CanListActive
@@ -23,8 +31,9 @@ from airflow_provider_runs.core.inputs import one_of, required_text, seconds
 from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
 from airflow_provider_runs.core.progress import UNREACHABLE_TIMEOUT
 from airflow_provider_runs.core.retry import NO_RETRY
-from airflow_provider_runs.core.run import Run
+from airflow_provider_runs.core.run import Run, RunState
 
+T = TypeVar("T")
 WEEK = timedelta(days=7)
 KILL_SECONDS = 4.0
 """How long a killed task has: Airflow ends its process 5 s after the first signal."""
@@ -83,6 +92,10 @@ class TriggerRunOperator(RunTask):
     template_fields: Sequence[str] = shared_template_fields
     retry_from_failure: bool = False
     """Whether a retry goes on with the run of the try before, where that ended badly."""
+    on_unknown_start: str = "fail"
+    """What becomes of a start whose answer was lost where nothing tells which run is the task's own."""
+    _has_cancelled = False
+    """Whether this try has sent a cancel: whoever finds the run cancelled must not blame somebody else."""
 
     def __init__(
         self,
@@ -136,7 +149,7 @@ class TriggerRunOperator(RunTask):
             if not self.wait_for_completion:
                 return run.id
             if run.state.is_terminal:
-                return self._conclude(Outcome.of(run), own=lambda: not start.attached)
+                return self._conclude(context, Outcome.of(run), own=lambda: not start.attached)
             trigger = self._trigger(
                 context,
                 run.id,
@@ -147,11 +160,18 @@ class TriggerRunOperator(RunTask):
             )
             if self.deferrable:
                 self.defer(trigger=trigger, method_name="execute_complete")
-            return self._conclude(self._wait_here(attended, trigger), own=lambda: not start.attached)
+            outcome = self._wait_here(attended, trigger)
+            return self._conclude(
+                context, outcome, own=lambda: not (start.attached or self._is_superseded(start))
+            )
         except Killed:
             self._killed(context, attended, start)
         except AirflowTaskTimeout:
+            if self.cancel_on_kill and not start.attached:
+                self._note(context, cancelled=True)
             self._cancel_begun(attended, start, "execution_timeout is over")
+            if start.run is not None and (start.attached or not self.cancel_on_kill):
+                self._leave(context, start.run.id)
             raise
         except BaseException:
             # Airflow 2 follows on_kill by an exception of its own.
@@ -173,7 +193,7 @@ class TriggerRunOperator(RunTask):
         record = self._stored(context)
         if record is not None and record.run_id not in (None, outcome.run_id):
             self._wait_on(context, record, outcome.run_id)
-        return self._conclude(outcome, own=lambda: self._is_own(context))
+        return self._conclude(context, outcome, own=lambda: self._is_own(context))
 
     def _wait_on(self, context: Any, record: StartRecord, run_id: str) -> NoReturn:
         """
@@ -210,7 +230,7 @@ class TriggerRunOperator(RunTask):
         store = self._store(context)
         try:
             return None if store is None else StartRecord.from_json(store.get(RECORD_KEY))
-        except RunsError:
+        except Exception:  # hides no verdict
             return None
 
     @staticmethod
@@ -224,6 +244,7 @@ class TriggerRunOperator(RunTask):
     def _check_rules(self) -> None:
         one_of("on_remote_cancel", self.on_remote_cancel, ON_REMOTE_CANCEL)
         one_of("if_running", self.if_running, IF_RUNNING)
+        one_of("on_unknown_start", self.on_unknown_start, ON_UNKNOWN_START)
         if self.if_running != "start" and self._resumes() is not None:
             raise BadInput("if_running is for tasks that start a new run")
         if self.if_running != "start" and not issubclass(self.hook_class.api_class, CanListActive):
@@ -237,14 +258,33 @@ class TriggerRunOperator(RunTask):
             resumes=self._resumes(),
             retry_from_failure=self.retry_from_failure,
             if_running=self.if_running,
+            on_unknown_start=self.on_unknown_start,
             store=self._store(context),
             max_tries=ti.max_tries,
             # A clear raises max_tries to the tries made plus the retries that are allowed.
             again=ti.try_number > ti.max_tries - self.retries + 1,
+            clears=getattr(context.get("dag_run"), "clear_number", None),
             mark=self._fingerprint(ti),
             cancel_superseded=self.cancel_on_kill,
+            is_final=self._is_final,
             log=self.log,
         )
+
+    def _is_final(self, run: Run, record: StartRecord, cleared: bool) -> bool:
+        """
+        Tell whether the bad end of an earlier try's run is the task's verdict.
+
+        It is not where the task itself may have cancelled the run, at a deadline or because it was cleared.
+        """
+        cancelled = run.state is RunState.CANCELLED
+        if not self._is_skipped(run.status) and not (cancelled and self.on_remote_cancel != "retry"):
+            return False
+        if not cancelled or not issubclass(self.hook_class.api_class, CanCancel):
+            return True
+        if record.cancelled:
+            return False
+        killed = self.cancel_on_kill and (cleared or self.execution_timeout is not None)
+        return not (killed or self.cancel_on_timeout) or record.left or record.attached
 
     def _resumes(self) -> str | None:
         """Return the id of the ended run that the task goes on with, None where it starts a new one."""
@@ -273,16 +313,27 @@ class TriggerRunOperator(RunTask):
             return [name for name in self.run_fields if name in mapped]
         return list(self.run_fields)
 
-    def _conclude(self, outcome: Outcome, *, own: Callable[[], bool]) -> str:
+    def _conclude(self, context: Any, outcome: Outcome, *, own: Callable[[], bool]) -> str:
         """Turn how the wait ended into how the task ends."""
         outcome = self._told(outcome)
+        if outcome.verdict is Verdict.CANCELLED and self._is_own_cancel(context, outcome.run_id):
+            raise RunFailed(
+                f"{self.service} run {outcome.run_id} was cancelled by an earlier try of this task; a retry "
+                "starts another",
+                outcome,
+            )
         self._skipped(outcome)
         if outcome.verdict is Verdict.SUCCEEDED:
             return outcome.run_id
+        wanted = False
         if outcome.verdict is Verdict.TIMEOUT and outcome.which is not None:
             execution = outcome.which is Limit.EXECUTION_TIMEOUT
             wanted = (self.cancel_on_kill if execution else self.cancel_on_timeout) and own()
-            self._cancel(outcome.run_id, f"{outcome.which.value} is over", wanted)
+            if wanted:
+                self._note(context, cancelled=True)
+            self._cancel(outcome.run_id, f"{outcome.which.value} is over", wanted, CONFIRM_SECONDS)
+        if not wanted and outcome.verdict not in (Verdict.FAILED, Verdict.CANCELLED):
+            self._leave(context, outcome.run_id)
         raise self._error(outcome)
 
     # Stopping
@@ -292,16 +343,28 @@ class TriggerRunOperator(RunTask):
         start.stopped = True
         state = own_state(context["ti"])
         if ended_by_person(state):
-            self._cancel_begun(attended, start, f"the task was ended ({state})")
+            cleared = state in (None, "restarting")
+            self._cancel_begun(attended, start, f"the task was ended ({state})", cleared=cleared)
             raise Interrupted(f"the task was ended ({state})")
+        if start.run is None:
+            # The answer to the start may just be coming, and not every service tells of it again.
+            attended.linger(KILL_SECONDS / 2)
+        if not self._has_cancelled:
+            _at_once(start.leave)
         retry = "goes on with it" if start.store is not None else "starts another"
         raise Interrupted(
             f"the task's process was told to stop while the task was {state}. The {self.service} run "
             f"{start.run.id if start.run else '(maybe started)'} is left alone; a retry {retry}"
         )
 
-    def _cancel_begun(self, attended: Attended, start: DurableStart, why: str) -> None:
-        """Cancel this try's run, also if the answer to its start has not come yet."""
+    def _cancel_begun(
+        self, attended: Attended, start: DurableStart, why: str, *, cleared: bool = False
+    ) -> None:
+        """
+        Cancel this try's run, also if the answer to its start has not come yet.
+
+        :param cleared: whether no newer try can have taken the run over.
+        """
         start.stopped = True
         until = time.monotonic() + KILL_SECONDS
         if start.run is None:
@@ -309,6 +372,9 @@ class TriggerRunOperator(RunTask):
         run_id = start.run.id if start.run else None
 
         def cancel() -> None:
+            if not cleared and self._is_superseded(start):
+                self.log.info("%s, but a newer try has taken the %s run over", why, self.service)
+                return
             run = start.find() if run_id is None else self._glance(run_id) or start.run
             if run is None:
                 self.log.warning("%s: no started %s run is known", why, self.service)
@@ -320,18 +386,56 @@ class TriggerRunOperator(RunTask):
                 self._cancel(run.id, why, wanted, confirm=until - time.monotonic() - 1.0)
 
         try:
-            attended.finish(cancel, until - time.monotonic())
+            if not attended.finish(cancel, until - time.monotonic()):
+                self.log.warning(
+                    "%s, but %s run %s may go on: no end seen in time", why, self.service, run_id or ""
+                )
         except RunsError as error:
             self.log.warning("%s, but %s run %s may go on: %s", why, self.service, run_id or "", error)
 
     def _glance(self, run_id: str) -> Run | None:
         """Return the run, or None if it is not to be had at once: then it is cancelled unseen."""
-        seen: list[Run] = []
-        with suppress(RunsError):
-            Attended().finish(lambda: seen.append(self.hook.get_run(run_id)), GLANCE_SECONDS)
-        return seen[0] if seen else None
+        return _at_once(lambda: self.hook.get_run(run_id))
 
-    def _cancel(self, run_id: str, why: str, wanted: bool, confirm: float = CONFIRM_SECONDS) -> None:
+    @staticmethod
+    def _is_superseded(start: DurableStart) -> bool:
+        """
+        Tell whether a newer try has taken over from this one, whose process stood still.
+
+        Airflow gives each try an id of its own: what the task has stored is out of the old one's reach.
+        """
+        store = start.store
+        if store is None or start.record is None:
+            return False
+        return _at_once(lambda: store.get(RECORD_KEY) is None) or False
+
+    def _leave(self, context: Any, run_id: str) -> None:
+        """Note that this try leaves its run going, so that whoever cancels it then is somebody else."""
+
+        # An old try finds no record: its XComs are also those of the newer one that has taken the run over.
+        if self._store(context) is None or self._note(context, left=True):
+            with suppress(Exception):  # hides no verdict
+                context["ti"].xcom_push(key=LEFT_GOING, value=run_id)
+
+    def _note(self, context: Any, **changes: Any) -> bool:
+        """Change the start record; return whether there was one to change, within reach and time."""
+
+        def note() -> bool:
+            record = self._stored(context)
+            if record is not None:
+                self._store(context).set(RECORD_KEY, replace(record, **changes).to_json())
+            return record is not None
+
+        return _at_once(note) or False
+
+    def _is_own_cancel(self, context: Any, run_id: str) -> bool:
+        """Tell whether the task itself has cancelled a run whose end it sees only now."""
+        if not issubclass(self.hook_class.api_class, CanCancel):
+            return False
+        record = self._stored(context)
+        return record is not None and record.cancelled and record.run_id == run_id
+
+    def _cancel(self, run_id: str, why: str, wanted: bool, confirm: float) -> None:
         """Cancel a run and read back, for some seconds, that it has ended. Never raises."""
         if not wanted or not issubclass(self.hook_class.api_class, CanCancel):
             reason = f"{self.service} cannot cancel" if wanted else "it is not to be cancelled"
@@ -340,6 +444,7 @@ class TriggerRunOperator(RunTask):
             )
             return
         self.log.info("%s: cancelling %s run %s", why, self.service, run_id)
+        self._has_cancelled = True
         try:
             run = self.hook.cancel_and_confirm(run_id, confirm)
         except (RunsError, AirflowException) as error:
@@ -356,6 +461,14 @@ class TriggerRunOperator(RunTask):
             return self.hook.drive(lambda api: api.get(run_id), NO_RETRY).url or "no page"
         except RunsError as error:
             return f"no page, {error}"
+
+
+def _at_once(work: Callable[[], T]) -> T | None:
+    """Return what some work returns; None if that takes too long for a task that is to end, or fails."""
+    results: list[T] = []
+    with suppress(Exception):
+        Attended().finish(lambda: results.append(work()), GLANCE_SECONDS)
+    return results[0] if results else None
 
 
 class RetryRunOperator(TriggerRunOperator):
@@ -410,18 +523,11 @@ class CancelRunOperator(ServiceTask):
         """
         run_ids, limit = self._checked(self._wanted)
         until = time.monotonic() + limit
-        errors: dict[str, RunsError] = {}
-        for run_id in run_ids:
-            self.log.info("Cancelling %s run %s", self.service, run_id)
+        self.log.info("Cancelling %s run %s", self.service, ", ".join(run_ids))
+        open_ends, errors = self._cancel_runs(run_ids)
+        for run_id in open_ends:
             try:
-                self.hook.cancel_run(run_id)
-            except RunsError as error:
-                self.log.error("%s run %s was not cancelled: %s", self.service, run_id, error)
-                errors[run_id] = error
-        for run_id in run_ids:
-            try:
-                if run_id not in errors:
-                    self._confirm(context, run_id, until, alone=len(run_ids) == 1)
+                self._confirm(context, run_id, until, alone=len(run_ids) == 1)
             except RunsError as error:
                 self.log.error("%s", error)
                 errors[run_id] = error
@@ -431,6 +537,17 @@ class CancelRunOperator(ServiceTask):
         if errors:
             raise RequestRefused("; ".join(str(error) for error in errors.values()))
         return run_ids[0] if isinstance(self.run_id, (str, int)) else run_ids
+
+    def _cancel_runs(self, run_ids: Sequence[str]) -> tuple[list[str], dict[str, RunsError]]:
+        """Cancel runs; return those that have to be read back, and why others were not cancelled."""
+        errors: dict[str, RunsError] = {}
+        for run_id in run_ids:
+            try:
+                self.hook.cancel_run(run_id)
+            except RunsError as error:
+                self.log.error("%s run %s was not cancelled: %s", self.service, run_id, error)
+                errors[run_id] = error
+        return [run_id for run_id in run_ids if run_id not in errors], errors
 
     def _wanted(self) -> tuple[list[str], float]:
         """Return the ids and the seconds to read back, checked."""

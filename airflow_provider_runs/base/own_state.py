@@ -23,6 +23,8 @@ def ended_by_person(state: str | None) -> bool:
 
 
 UNREADABLE = "unreadable"
+LEFT_GOING = "run_left_going"
+"""Key of the XCom with the id of the run that a task left going when it ended by itself."""
 
 
 def own_state(task_instance: Any) -> str | None:
@@ -47,6 +49,22 @@ def own_state(task_instance: Any) -> str | None:
         return None if state is None else str(getattr(state, "value", state))
     except Exception:
         return UNREADABLE
+
+
+def left_going(task_instance: Any) -> str | None:
+    """
+    Return the id of the run that the task left going when it ended by itself, None if it did not.
+
+    :param task_instance: the task instance of the trigger (Airflow 3).
+    """
+    try:
+        from airflow.sdk.execution_time.xcom import XCom
+
+        place = {name: getattr(task_instance, name) for name in ("dag_id", "run_id", "task_id", "map_index")}
+        found = XCom.get_one(key=LEFT_GOING, **place)
+    except Exception:
+        return None
+    return None if found is None else str(found)
 
 
 async def aown_state(task_instance: Any) -> str | None:

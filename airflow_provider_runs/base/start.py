@@ -10,20 +10,24 @@ record                   what happens
 none                     a run is started
 of another generation    the task was cleared, or asks for something else now: the old run is cancelled if it
                          still goes, and a run is started
-with a run id            the run goes on: attach. It succeeded: done. It was seen to end badly: start another,
-                         or, with ``retry_from_failure``, go on with it where it failed
+with a run id            the run goes on: attach. It succeeded: done. It ended badly: start another, or, with
+                         ``retry_from_failure``, go on with it where it failed; unless the task's rules make
+                         of such an end its verdict
 without a run id         the process died in between: start again with the same key where the service takes
-                         one, else look for the run by its marker; a run that was to be retried is looked at
+                         one, else look for the run by its marker, or among those begun since; a run that was
+                         to be retried is looked at
 ======================== =================================================================================
 
 A generation is one value of ``max_tries``, which Airflow raises when a task is cleared and keeps over
-retries, and one fingerprint of what is asked for.
+retries, and one fingerprint of what is asked for. A DAG file with fewer ``retries`` may bring a cleared task
+back to the same ``max_tries``; then the DAG run's count of clears tells.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -35,15 +39,18 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from airflow_provider_runs.base.exceptions import RequestRefused, RunInProgress, StartUncertain
 from airflow_provider_runs.base.hook import RunHook, retrying
-from airflow_provider_runs.core.api import CanCancel, CanFindStarted
+from airflow_provider_runs.core.api import CanCancel, CanFindStarted, CanFindUnmarked, Unsure
 from airflow_provider_runs.core.errors import (
+    AlreadyRunning,
     ApiError,
     BadInput,
     ConnectionFailed,
     NotFound,
     RunsError,
+    Unauthorized,
     is_permanent,
 )
+from airflow_provider_runs.core.retry import NO_RETRY
 from airflow_provider_runs.core.run import Run, RunState
 
 RECORD_KEY = "run"
@@ -53,6 +60,17 @@ IF_RUNNING = ("start", "attach", "skip", "fail")
 What becomes of a new start while another run of the same goes: it starts nevertheless, the newest of them is
 waited for instead, the task is skipped, or it fails.
 """
+ON_UNKNOWN_START = ("fail", "adopt", "start")
+"""
+What becomes of a start whose answer was lost, where runs carry no key and others may have been started, too:
+the task fails, waits for the only run that could be its own, or starts another.
+"""
+LOOK_SECONDS = 300.0
+"""
+How long a start whose answer was lost is looked for while the service cannot be asked, or where what tells a
+run from others comes later.
+"""
+LOOK_INTERVAL = 5.0
 
 
 class Store(Protocol):
@@ -89,6 +107,10 @@ class StartRecord:
     :param repeated_at: when the same request was about to leave once more, UTC epoch seconds, or None.
     :param refused: whether the service refused the request, so that nothing was begun.
     :param attached: whether the run is one that somebody else started.
+    :param left: whether the last try has ended and left the run going: a cancel after that was not its own.
+    :param cancelled: whether the task has cancelled the run, or may have: nobody else is to blame then.
+    :param clears: how often anything in the DAG run had been cleared when it was begun, or None.
+    :param snapshot: what a run without a key can be told by later (JSON values), or None.
     """
 
     max_tries: int
@@ -101,6 +123,10 @@ class StartRecord:
     repeated_at: float | None = None
     refused: bool = False
     attached: bool = False
+    left: bool = False
+    cancelled: bool = False
+    clears: int | None = None
+    snapshot: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as it is stored."""
@@ -126,8 +152,10 @@ class StartRecord:
             "started_at": (int, float),
             "resumes": (str, type(None)),
             "repeated_at": (int, float, type(None)),
+            "snapshot": (Mapping, type(None)),
         }
-        given = {"resumes": None, "repeated_at": None, **value} if isinstance(value, Mapping) else {}
+        later = dict.fromkeys(("resumes", "repeated_at", "snapshot"))
+        given = {**later, **value} if isinstance(value, Mapping) else {}
         if (
             given.get("v") == RECORD_VERSION
             and all(name in given and isinstance(given[name], kind) for name, kind in wanted.items())
@@ -137,6 +165,9 @@ class StartRecord:
                 **{name: given[name] for name in wanted},
                 refused=given.get("refused") is True,
                 attached=given.get("attached") is True,
+                left=given.get("left") is True,
+                cancelled=given.get("cancelled") is True,
+                clears=clears if type(clears := given.get("clears")) is int else None,
             )
         raise StartUncertain(
             f"the task state {RECORD_KEY!r} holds no record that this version of the package can read. "
@@ -171,11 +202,15 @@ class DurableStart:
     :param resumes: id of the ended run that the task goes on with; None: it starts a new one.
     :param retry_from_failure: whether a retry goes on with the run of the try before, where that ended badly.
     :param if_running: what becomes of a new start while another run goes: see :data:`IF_RUNNING`.
+    :param on_unknown_start: see :data:`ON_UNKNOWN_START`.
     :param store: the task state store; None where Airflow has none: every try then starts a run.
     :param max_tries: Airflow's ``max_tries``.
     :param again: whether Airflow's numbers say that this try is a retry.
+    :param clears: how often anything in the DAG run has been cleared; None where Airflow does not tell.
     :param mark: the fingerprint.
     :param cancel_superseded: whether a run of an older generation is cancelled.
+    :param is_final: whether the bad end of the recorded run of an earlier try is the task's verdict, so that
+        no other run is started; told the run, the record, and whether the task may have been cleared since.
     :param log: the task's logger.
     :param clock: UTC epoch seconds.
     :param sleep: waits for some seconds.
@@ -189,11 +224,14 @@ class DurableStart:
         resumes: str | None = None,
         retry_from_failure: bool = False,
         if_running: str = "start",
+        on_unknown_start: str = "fail",
         store: Store | None,
         max_tries: int,
         again: bool = False,
+        clears: int | None = None,
         mark: str,
         cancel_superseded: bool,
+        is_final: Callable[[Run, StartRecord, bool], bool] = lambda run, record, cleared: False,
         log: Any,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
@@ -203,11 +241,14 @@ class DurableStart:
         self.resumes = resumes
         self.retry_from_failure = retry_from_failure
         self.if_running = if_running
+        self.on_unknown_start = on_unknown_start
         self.store = store
         self.max_tries = max_tries
         self.again = again
+        self.clears = clears
         self.mark = mark
         self.cancel_superseded = cancel_superseded
+        self.is_final = is_final
         self.log = log
         self.clock = clock
         self.sleep = sleep
@@ -217,6 +258,10 @@ class DurableStart:
         self.record: StartRecord | None = None
         self.attached = False
         """Whether the run is one that somebody else started."""
+        self._left = False
+        self._looks_until: float | None = None
+        """On the monotonic clock: until when this try looks for a lost start."""
+        self._storing = threading.Lock()
 
     def ensure(self) -> Run:
         """
@@ -246,13 +291,20 @@ class DurableStart:
             return self.run
         return self._begun(self.record)
 
+    def leave(self) -> None:
+        """Record that this try leaves its run going, also while :meth:`ensure` works in another thread."""
+        with self._storing:
+            self._left = True
+            if self.record is not None:
+                self._store(self.record)
+
     def _ensure(self) -> Run:
         if self.store is None:
             return self._without_record()
         old = StartRecord.from_json(self.store.get(RECORD_KEY))
         if old is None or old.refused:
             return self._begin(1, self.resumes)
-        if old.max_tries != self.max_tries or old.fingerprint != self.mark:
+        if self._is_cleared(old) or old.fingerprint != self.mark:
             left = self._supersede(old)
             if left is None or left.id != self.resumes:
                 return self._begin(1, self.resumes)
@@ -264,6 +316,12 @@ class DurableStart:
         if old.run_id is None:
             return self._resume(old)
         return self._look(old, old.run_id)
+
+    def _is_cleared(self, old: StartRecord) -> bool:
+        """Tell whether the task was cleared since, also where changed retries hide it in the numbers."""
+        if old.max_tries != self.max_tries:
+            return True
+        return not self.again and None not in (old.clears, self.clears) and old.clears != self.clears
 
     def _without_record(self) -> Run:
         """Begin where Airflow keeps no record: only a run whose id the task was given can be gone on with."""
@@ -279,6 +337,11 @@ class DurableStart:
 
     def _look(self, record: StartRecord, run_id: str) -> Run:
         """Decide about a retry from what the run says."""
+        # A clear of a running task leaves max_tries as it is. Its process has cancelled the run.
+        clears_changed = self.clears is None or record.clears != self.clears
+        cancels = self.cancel_superseded and isinstance(self.hook.api, CanCancel) and not record.attached
+        doomed = clears_changed and cancels and None not in (self.clears, record.clears)
+        attaching = replace(record, clears=self.clears, cancelled=record.cancelled or doomed)
         try:
             run = self.hook.get_run(run_id)
         except RunsError as error:
@@ -287,27 +350,33 @@ class DurableStart:
                 run_id,
                 error,
             )
+            if record.left or attaching != record:
+                self._keep(attaching)
             return Run(run_id, RunState.UNKNOWN, "")
-        if run.state in (RunState.FAILED, RunState.CANCELLED):
+        ended_badly = run.state in (RunState.FAILED, RunState.CANCELLED)
+        if ended_badly and not self.is_final(run, record, clears_changed):
             own = self.retry_from_failure and not record.attached
             resumes = self.resumes or (run_id if own else None)
             does = "starting another" if resumes is None else "going on where it failed"
             self.log.info("The run %s of an earlier try ended as %s, %s", run_id, run.status, does)
             return self._begin(record.attempt + 1, resumes)
-        if run.state is RunState.SUCCEEDED:
-            self.log.info("The run %s of an earlier try has succeeded", run_id)
+        if run.state.is_terminal:
+            self.log.info("The run %s of an earlier try has ended: %s", run_id, run.status)
         else:
             self.log.info("Attaching to run %s of an earlier try, which is %s", run_id, run.status)
+            if record.left or attaching != record:
+                self._keep(attaching)
         return run
 
     def _begin(self, attempt: int, resumes: str | None) -> Run:
         # What will be refused is refused before anything is recorded as begun.
+        snapshot = None
         if resumes is None:
             other = self._other()
             if other is not None:
                 self._attach(attempt, other)
                 return other
-            self.hook.ready(self.arguments)
+            snapshot = self._ready()
         else:
             try:
                 self.hook.check_retry(resumes, self._retry_arguments())
@@ -315,9 +384,13 @@ class DurableStart:
                 if self.resumes is not None or not is_permanent(error):
                     raise
                 return self._instead(self._record(attempt, resumes), error)
-        record = self._record(attempt, resumes)
+        record = replace(self._record(attempt, resumes), snapshot=snapshot)
         self._keep(record)
         return self._send(record)
+
+    def _ready(self) -> Mapping[str, Any] | None:
+        self.hook.ready(self.arguments)
+        return self.hook.snapshot(self.arguments)
 
     def _other(self) -> Run | None:
         """Return a run that somebody else started and that is to be waited for instead of a new one."""
@@ -344,13 +417,14 @@ class DurableStart:
             run_id=None,
             started_at=self.clock(),
             resumes=resumes,
+            clears=self.clears,
         )
 
     def _instead(self, record: StartRecord, error: ApiError | BadInput) -> Run:
         """Return the run to wait for where an ended run is refused to be gone on with."""
         try:
             found = self._find(record)
-        except NotFound:
+        except (NotFound, Unsure):
             found = None
         if found is not None:
             # A request of ours that was late, or a person, has retried it already.
@@ -365,10 +439,23 @@ class DurableStart:
 
     def _resume(self, record: StartRecord) -> Run:
         """Settle a start whose answer never came."""
+        try:
+            return self._resumed(record)
+        except Unauthorized as error:
+            # New credentials may tell: a later try is worth it, as nothing else can find this run.
+            raise StartUncertain(
+                f"an earlier try may have started a {self.hook.api.service} run, and it may not be asked "
+                f"for: {error}. A retry of the task asks again"
+            ) from None
+
+    def _resumed(self, record: StartRecord) -> Run:
         api = self.hook.api
         if api.takes_key and record.resumes is None:
             self.log.info("An earlier try may have started a run; sending the same request with the same key")
-            return self._send(record, first=False)
+            run = self._send(record, first=False)
+            if run.state in (RunState.FAILED, RunState.CANCELLED):
+                return self._look(replace(record, run_id=run.id), run.id)
+            return run
         if not self._can_find(record):
             raise RequestRefused(
                 f"an earlier try may have started a {api.service} run that cannot be found again. Look for "
@@ -376,13 +463,15 @@ class DurableStart:
             )
         try:
             found = self._settled(record)
+        except Unsure as error:
+            return self._decide(record, error)
         except NotFound as error:
             if record.resumes is None or self.resumes is not None:
                 raise
             self.log.warning("Run %s is gone, starting another: %s", record.resumes, error)
             return self._begin(record.attempt, None)
         except ApiError as error:
-            if not error.permanent:
+            if not error.permanent or isinstance(error, Unauthorized):
                 raise
             raise RequestRefused(
                 f"an earlier try may have started a {api.service} run, which cannot be looked for: {error}. "
@@ -390,24 +479,45 @@ class DurableStart:
             ) from None
         if found is None:
             self.log.info("The earlier try did not start a run")
-            if record.resumes is None:
-                other = self._other()
-                if other is not None:
-                    self._attach(record.attempt, other)
-                    return other
-                self.hook.ready(self.arguments)
-            repeated = replace(record, repeated_at=self.clock())
-            self._keep(repeated)
-            return self._send(repeated, first=False)
+            return self._repeat(record)
         self.log.info("Found run %s of an earlier try", found.id)
         self._complete(record, found)
         if found.state in (RunState.FAILED, RunState.CANCELLED):
             return self._look(replace(record, run_id=found.id), found.id)
         return found
 
+    def _repeat(self, record: StartRecord) -> Run:
+        """Send a request once more that has had no effect."""
+        snapshot = None
+        if record.resumes is None:
+            other = self._other()
+            if other is not None:
+                self._attach(record.attempt, other)
+                return other
+            snapshot = self._ready()
+        repeated = replace(record, repeated_at=self.clock(), snapshot=snapshot)
+        self._keep(repeated)
+        return self._send(repeated, first=False)
+
+    def _decide(self, record: StartRecord, error: Unsure) -> Run:
+        """Do what the user wants where nothing tells which run is the task's own."""
+        if self.on_unknown_start == "start":
+            self.log.warning("%s. Starting another run, as on_unknown_start says", error)
+            return self._repeat(record)
+        if self.on_unknown_start == "adopt" and len(error.runs) == 1:
+            (run,) = error.runs
+            self.log.warning("%s. Waiting for run %s, as on_unknown_start says", error, run.id)
+            # It may be somebody else's: it is never cancelled.
+            self._complete(replace(record, attached=True), run)
+            return run
+        raise RequestRefused(
+            f"{error}. Look which of them is this task's; clear the task to start another run "
+            f"(on_unknown_start is {self.on_unknown_start})"
+        )
+
     def _settled(self, record: StartRecord) -> Run | None:
         """Look for a run whose answer never came, and once more when its request cannot be under way."""
-        found = self._find(record)
+        found = self._told(record)
         timeout = self.hook.api.request_timeout
         settled_at = (record.repeated_at or record.started_at) + timeout
         # Another worker's clock wrote the record: its lead must not become a wait.
@@ -415,8 +525,29 @@ class DurableStart:
         if found is None and wait > 0:
             self.log.info("An earlier try may have started a run; looking for it again in %.0f s", wait)
             self.sleep(wait)
-            found = self._find(record)
+            found = self._told(record)
         return found
+
+    def _told(self, record: StartRecord) -> Run | None:
+        """Look for a run, for some minutes where a later look may tell more."""
+        if self._looks_until is None:
+            self._looks_until = time.monotonic() + LOOK_SECONDS
+        waited = 0.0
+        while True:
+            try:
+                return self._find(record)
+            except RunsError as error:
+                may_tell = error.may_tell if isinstance(error, Unsure) else not is_permanent(error)
+                left = min(self._looks_until - time.monotonic(), LOOK_SECONDS - waited)
+                if not may_tell or self.stopped or left <= 0:
+                    raise
+                if not waited:
+                    self.log.info("%s. Looking again for up to %.0f s", error, left)
+                again = waited + (error.retry_after or LOOK_INTERVAL)
+            # In short pauses: a task that is told to stop has little time for its last look.
+            while waited < again and not self.stopped:
+                self.sleep(LOOK_INTERVAL)
+                waited += LOOK_INTERVAL
 
     def _send(self, record: StartRecord, *, first: bool = True) -> Run:
         if self.stopped:
@@ -427,6 +558,9 @@ class DurableStart:
             if not error.sent:
                 raise
             run = self._lost(record, error)
+        except AlreadyRunning as error:
+            self._keep(replace(record, refused=first))
+            raise RunInProgress(f"{error}; if_running says what becomes of the task then") from None
         except (ApiError, BadInput) as error:
             if is_permanent(error) and record.resumes is not None:
                 return self._instead(record, error)
@@ -448,15 +582,19 @@ class DurableStart:
         return self.hook.retry(record.resumes, self._retry_arguments(), lambda: self.stopped)
 
     def _retry_arguments(self) -> Mapping[str, Any]:
-        """Return the task's arguments if it retries a run; those of a start mean nothing to a retry."""
-        return self.arguments if self.resumes is not None else {}
+        """Return the task's arguments if it retries a run, else what of its start's a retry takes along."""
+        if self.resumes is not None:
+            return self.arguments
+        return retrying(self.hook.api).retry_arguments(self.arguments)
 
     def _lost(self, record: StartRecord, error: RunsError) -> Run:
         """Look for a run whose start was not answered as it should."""
         reason = f"{error}. The run may have been started"
         if self._can_find(record):
             try:
-                found = self._find(record)
+                found = self._told(record)
+            except Unsure as unsure:
+                reason, found = f"{reason}; {unsure}", None
             except RunsError as second:
                 raise StartUncertain(f"{reason}; looking for it failed too: {second}") from None
             if found is not None:
@@ -469,12 +607,15 @@ class DurableStart:
         raise StartUncertain(f"{reason}; {advice}") from None
 
     def _can_find(self, record: StartRecord) -> bool:
-        return record.resumes is not None or isinstance(self.hook.api, CanFindStarted)
+        return record.resumes is not None or isinstance(self.hook.api, (CanFindStarted, CanFindUnmarked))
 
     def _find(self, record: StartRecord) -> Run | None:
+        since = record.started_at
         if record.resumes is not None:
-            return self.hook.find_retried(record.resumes, self._retry_arguments(), record.started_at)
-        return self.hook.find_started(self.arguments, record.key, record.started_at)
+            return self.hook.find_retried(record.resumes, self._retry_arguments(), since, NO_RETRY)
+        if isinstance(self.hook.api, CanFindUnmarked):
+            return self.hook.find_unmarked(record.snapshot or {}, since, NO_RETRY)
+        return self.hook.find_started(self.arguments, record.key, since, NO_RETRY)
 
     def _supersede(self, old: StartRecord) -> Run | None:
         """Cancel the run of an older generation if it still goes; return it where it is left going."""
@@ -485,6 +626,7 @@ class DurableStart:
             )
             return None
         api = self.hook.api
+        changed = "cleared" if self._is_cleared(old) else "changed"
         if old.attached:
             self.log.info("Run %s, which somebody else started, is left alone", old.run_id)
             return None
@@ -493,31 +635,36 @@ class DurableStart:
             run = self._settled(old) if lost and self._can_find(old) else self._begun(old)
         except NotFound:
             return None
+        except Unsure as error:
+            self.log.warning("%s. It is left alone", error)
+            return None
         except RunsError as error:
             raise StartUncertain(
-                f"run {old.run_id or '(id unknown)'} of this task before it was cleared may still go on, and "
-                f"cannot be asked about: {error}"
+                f"run {old.run_id or '(id unknown)'} of this task before it was {changed} may still go on, "
+                f"and cannot be asked about: {error}"
             ) from None
         # The arguments of now do not find what other arguments started.
         elsewhere = old.resumes is None and old.fingerprint != self.mark
         if run is None and lost and (elsewhere or not self._can_find(old)):
             self.log.warning(
-                "A %s run may have been started before the task was cleared. Its answer never came, so its "
+                "A %s run may have been started before the task was %s. Its answer never came, so its "
                 "id is not known and it is left alone",
                 api.service,
+                changed,
             )
         if run is None or run.state.is_terminal:
             return None
         if not self.cancel_superseded or not isinstance(api, CanCancel):
             reason = "cancel_on_kill is off" if isinstance(api, CanCancel) else f"{api.service} cannot cancel"
             self.log.warning(
-                "Run %s, started before the task was cleared, goes on beside the new one (%s): %s",
+                "Run %s, started before the task was %s, goes on beside the new one (%s): %s",
                 run.id,
+                changed,
                 reason,
                 run.url,
             )
             return run
-        self.log.info("Cancelling run %s, which was started before the task was cleared", run.id)
+        self.log.info("Cancelling run %s, which was started before the task was %s", run.id, changed)
         with suppress(NotFound):
             self.hook.cancel_run(run.id)
         return None
@@ -529,21 +676,29 @@ class DurableStart:
             return None
         if record.run_id is not None:
             return self.hook.get_run(record.run_id)
-        if self._can_find(record):
-            return self._find(record)
-        if api.takes_key and isinstance(api, CanCancel) and record.fingerprint == self.mark:
-            return self.hook.start(self.arguments, record.key, record.started_at)
+        if self._can_find(record) and (found := self._find(record)) is not None:
+            return found
+        same = record.resumes is None and record.fingerprint == self.mark
+        if api.takes_key and isinstance(api, CanCancel) and same:
+            run = self.hook.start(self.arguments, record.key, record.started_at)
+            return run if run.id else None
         return None
 
     def _complete(self, record: StartRecord, run: Run) -> None:
         self.attached = record.attached
         self.run = run
-        self._keep(replace(record, run_id=run.id))
+        # A service may take a start and tell no id yet: the same request is answered the same again.
+        self._keep(replace(record, run_id=run.id or None))
 
     def _keep(self, record: StartRecord) -> None:
-        self.record = record
-        self.attached = record.attached
-        if record.run_id is None:
-            self.run = None
+        with self._storing:
+            self.record = record
+            self.attached = record.attached
+            if record.run_id is None:
+                self.run = None
+            self._store(record)
+
+    def _store(self, record: StartRecord) -> None:
         if self.store is not None:
-            self.store.set(RECORD_KEY, record.to_json())
+            # What an earlier try has left, this one has taken up again.
+            self.store.set(RECORD_KEY, replace(record, left=self._left).to_json())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -30,7 +30,7 @@ from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
 from airflow_provider_runs.core.run import Run, RunState
 
 T = TypeVar("T")
-EXPLANATION_LIMIT = 10_000
+EXPLANATION_LIMIT = 20_000
 """Characters of a service's explanation that go into the log: the last ones."""
 
 
@@ -147,6 +147,7 @@ class RunTask(ServiceTask):
         started_at: float | None,
         deferrable: bool,
         search: Mapping[str, Any] | None = None,
+        run_ids: Sequence[str] | None = None,
     ) -> RunTrigger:
         """
         Return the trigger that waits, with this try's deadlines (UTC epoch seconds).
@@ -172,6 +173,7 @@ class RunTask(ServiceTask):
             unreachable_timeout=limits.unreachable_timeout,
             no_progress_timeout=limits.no_progress_timeout,
             search=search,
+            run_ids=run_ids,
         )
 
     def _wait_here(self, attended: Attended, trigger: RunTrigger) -> Outcome:
@@ -235,32 +237,47 @@ class RunTask(ServiceTask):
             )
         return frozenset(words)
 
+    def _is_skipped(self, status: str | None) -> bool:
+        """Tell whether the user wants the task to be skipped for a run that ended so."""
+        return (status or "").casefold() in self._skip_states()
+
     def _skipped(self, outcome: Outcome) -> None:
         """Skip the task where the user wants that for how the run ended."""
         ended = outcome.verdict in (Verdict.SUCCEEDED, Verdict.FAILED, Verdict.CANCELLED)
-        if ended and (outcome.status or "").casefold() in self._skip_states():
+        if ended and self._is_skipped(outcome.status):
             raise AirflowSkipException(
                 f"{self.service} run {outcome.run_id} ended as {outcome.status}, which is in skip_on_states"
             )
 
     def _error(self, outcome: Outcome) -> BaseException:
         """Return what the task raises for a wait that ended otherwise than well."""
-        said = f": {outcome.message}" if outcome.message else ""
-        named = f"{self.service} run {outcome.run_id}"
+        text = self._said(outcome)
         if outcome.verdict is Verdict.FAILED:
-            return RunFailed(f"{named} has failed ({outcome.status}){said}", outcome)
+            return RunFailed(text, outcome)
         if outcome.verdict is Verdict.CANCELLED:
-            text = f"{named} was cancelled ({outcome.status}){said}"
             if self.on_remote_cancel == "skip":
                 return AirflowSkipException(text)
             return (RunFailed if self.on_remote_cancel == "retry" else RunCancelled)(text, outcome)
         if outcome.verdict is Verdict.TIMEOUT:
-            text = outcome.message or f"{named} took too long"
             kind = AirflowTaskTimeout if outcome.which is Limit.EXECUTION_TIMEOUT else self.timeout_error
             return kind(text)
+        return (RunUnreachable if outcome.verdict is Verdict.UNREACHABLE else RunStatusUnknown)(text)
+
+    def _said(self, outcome: Outcome) -> str:
+        """Return what happened, in words."""
+        if outcome.tallies is not None:
+            return outcome.described(self.service)
+        said = f": {outcome.message}" if outcome.message else ""
+        named = f"{self.service} run {outcome.run_id}"
+        if outcome.verdict is Verdict.FAILED:
+            return f"{named} has failed ({outcome.status}){said}"
+        if outcome.verdict is Verdict.CANCELLED:
+            return f"{named} was cancelled ({outcome.status}){said}"
+        if outcome.verdict is Verdict.TIMEOUT:
+            return outcome.message or f"{named} took too long"
         if outcome.verdict is Verdict.UNREACHABLE:
-            return RunUnreachable(outcome.message or f"{named} cannot be asked about")
-        return RunStatusUnknown(outcome.message or f"{named} has the unknown status {outcome.status}")
+            return outcome.message or f"{named} cannot be asked about"
+        return outcome.message or f"{named} has the unknown status {outcome.status}"
 
     def _told(self, outcome: Outcome) -> Outcome:
         """Put into the log how the wait ended, and return it with the reason of a bad end."""

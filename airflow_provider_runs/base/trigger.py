@@ -1,18 +1,18 @@
-"""The trigger that waits for a run while its task is deferred."""
+"""The trigger that waits for a run, or a list of runs, while its task is deferred."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_runs.base.group import wait_for_runs
 from airflow_provider_runs.base.hook import RunHook
-from airflow_provider_runs.base.own_state import aown_state, ended_by_person
+from airflow_provider_runs.base.own_state import aown_state, ended_by_person, left_going
 from airflow_provider_runs.base.watch import Connect, wait_for_run
 from airflow_provider_runs.core.api import CanCancel
 from airflow_provider_runs.core.errors import RunsError
@@ -35,7 +35,7 @@ _settling: set[asyncio.Task[None]] = set()
 
 class RunTrigger(BaseTrigger):
     """
-    Wait for a run and fire one event that says how it ended.
+    Wait for a run, or a list of runs, and fire one event that says how it ended.
 
     The class path and the arguments are kept in Airflow's metadata database while tasks are deferred: they
     may only grow, with defaults. They hold JSON values and no secret.
@@ -53,6 +53,8 @@ class RunTrigger(BaseTrigger):
     :param no_progress_timeout: seconds that the run may keep its first status, or None.
     :param search: what the run is searched by (the service's filters, and ``since`` in UTC epoch seconds)
         where its id is not known yet; ``run_id`` then only names the search.
+    :param run_ids: the runs, each once, where there are many; ``run_id`` then only names the list, and
+        ``cancel_on_kill`` must be off.
     """
 
     hook_class: ClassVar[type[RunHook]]
@@ -71,6 +73,7 @@ class RunTrigger(BaseTrigger):
         unreachable_timeout: float | None = UNREACHABLE_TIMEOUT,
         no_progress_timeout: float | None = None,
         search: Mapping[str, Any] | None = None,
+        run_ids: Sequence[str] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.conn_id = conn_id
@@ -85,6 +88,7 @@ class RunTrigger(BaseTrigger):
         self.unreachable_timeout = unreachable_timeout
         self.no_progress_timeout = no_progress_timeout
         self.search = None if search is None else dict(search)
+        self.run_ids = None if run_ids is None else list(run_ids)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments."""
@@ -102,6 +106,7 @@ class RunTrigger(BaseTrigger):
             "unreachable_timeout": self.unreachable_timeout,
             "no_progress_timeout": self.no_progress_timeout,
             "search": self.search,
+            "run_ids": self.run_ids,
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -114,17 +119,21 @@ class RunTrigger(BaseTrigger):
 
     async def wait(self, connect: Connect) -> Outcome:
         """
-        Wait for the run and return how the wait ended.
+        Wait for the run or the runs and return how the wait ended.
 
         :param connect: reads the connection and returns the service's description for it.
         """
         service = self.hook_class.api_class.service
         watch = self._watch()
-        self.log.info("Waiting for %s %s", service, watch.named)
-        key = (self.hook_class, self.conn_id, json.dumps(self.scope, sort_keys=True))
-        outcome = await wait_for_run(key, connect, watch, service, self._tell)
-        level = self.log.info if outcome.verdict is Verdict.SUCCEEDED else self.log.warning
-        level("The wait for %s %s is over: %s", service, watch.named, outcome.verdict.value)
+        named = watch.named if self.run_ids is None else self.run_id
+        self.log.info("Waiting for %s %s", service, named)
+        key = self._hook().watch_key
+        if self.run_ids is None:
+            outcome = await wait_for_run(key, connect, watch, service, self._tell)
+        else:
+            outcome = await wait_for_runs(key, connect, self.run_ids, watch, service, self._tell)
+        if outcome.verdict is not Verdict.SUCCEEDED:
+            self.log.warning("The wait for %s %s is over: %s", service, named, outcome.verdict.value)
         return outcome
 
     async def on_kill(self) -> None:
@@ -133,7 +142,7 @@ class RunTrigger(BaseTrigger):
 
         Airflow (3.3 and later) also calls this for a trigger that was moved to another process while its own
         stood still. The task's state tells the two apart, unless the task has ended by itself meanwhile: then
-        the run has ended, too, or the wait is over and the task has decided about the run.
+        the run has ended, too, or the task has noted that it leaves the run going.
         """
         # Airflow 3.3 sends its cancellation again every second until the trigger has ended, which cuts this
         # call short. What is owed to the run goes on in a task of its own, within CANCEL_SECONDS.
@@ -156,10 +165,10 @@ class RunTrigger(BaseTrigger):
                 if not ended_by_person(state):
                     self.log.info("The task is %s: run %s is not cancelled", state, self.run_id)
                     return
-                self.log.info("The task was ended (%s)", state or "cleared")
-                if self.wait_deadline is not None and time.time() >= self.wait_deadline:
-                    self.log.info("The wait was over before: run %s is left alone", self.run_id)
+                if await asyncio.to_thread(left_going, self.task_instance) == self.run_id:
+                    self.log.info("The task has ended by itself: run %s is left alone", self.run_id)
                     return
+                self.log.info("The task was ended (%s)", state or "cleared")
                 await self._cancel()
         except (RunsError, TimeoutError) as error:
             self.log.warning("Run %s may go on: %s", self.run_id, str(error) or "no end seen in time")

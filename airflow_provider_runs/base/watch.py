@@ -4,7 +4,8 @@ Wait for many runs of one connection with one task, one client session and one v
 Every trigger of an event loop that waits on the same connection and scope joins the same :class:`Watcher`.
 It is an asyncio task of its own, which keeps a heap of the moments at which runs are due, asks about them in
 batches where the service can and singly where it cannot, and hands to each waiter what it has to say and how
-its wait ended. Waiters write their own log lines, so that each lands in the log of its own task.
+its wait ended. Where the service streams, its :mod:`~airflow_provider_runs.base.streams` have a run asked
+about earlier. Waiters write their own log lines, so that each lands in the log of its own task.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ import asyncio
 import contextvars
 import heapq
 import itertools
+import math
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
-from airflow_provider_runs.core.api import CanGetMany, CanListRuns, RunApi
+from airflow_provider_runs.base.streams import Streams
+from airflow_provider_runs.core.api import CanGetMany, CanListRuns, CanStream, RunApi
 from airflow_provider_runs.core.drive import AsyncDriver, load_libraries
 from airflow_provider_runs.core.errors import BadInput, ConnectionFailed, RunsError, is_permanent
 from airflow_provider_runs.core.http import Flow
@@ -29,9 +33,13 @@ from airflow_provider_runs.core.outcome import Outcome
 from airflow_provider_runs.core.progress import Note, Progress, Trouble, Watch
 from airflow_provider_runs.core.retry import NO_RETRY, backoff_seconds
 from airflow_provider_runs.core.run import Run, RunState, to_wait_for
-from airflow_provider_runs.core.schedule import RateCap, next_delay
+from airflow_provider_runs.core.schedule import AGE_SHARE, RateCap, next_delay
 
 CONCURRENCY = 8
+"""Requests that may be under way for a connection; more where there are many runs: see below."""
+RUNS_PER_REQUEST = 100
+"""Runs that add one more to :data:`CONCURRENCY`, so that a look at all of them does not take for ever."""
+MOST_CONCURRENCY = 64
 REREAD_SECONDS = 600.0
 REREAD_AGAIN_SECONDS = 30.0
 MOST_STALE = 64
@@ -43,15 +51,28 @@ are as many. One run that the service cannot answer for says nothing about the o
 """
 BACKOFF_BASE = 1.0
 BACKOFF_CAP = 30.0
+TOLD_AT_ONCE = 20
+"""Waits that are told of an outage in one turn of the event loop: each writes into its task's log."""
+READ_AT_ONCE = 100
+"""Answers of a batch that are dealt with in one turn of the event loop."""
+JOINED_AT_ONCE = 1000
+"""Waiters of a list that join in one turn of the event loop."""
 SINGLY = 3
 """Up to so many runs that are due together are asked about singly, where a batch would be no cheaper."""
 SOON = 2.0
-DRAW_SHARE = 0.2
-"""A batch takes along the runs that are due within this share of their interval."""
+STREAMED_INTERVAL = 15.0
+"""
+Seconds between two looks at a young run whose stream works, if its ``poll_interval`` is not shorter: the
+stream tells of most changes at once, and of some, such as a cancel, never.
+"""
+RECOVERY_GAP = 0.1
+"""Seconds between the looks at two runs after an outage, where their intervals are not over sooner."""
 
 NONE_YET = Run("", RunState.PENDING, "")
 """Stands for the run of a search that has found none."""
 
+T = TypeVar("T")
+P = TypeVar("P", bound=Progress)
 Connect = Callable[[], Awaitable[RunApi]]
 Tell = Callable[[Note], None]
 
@@ -60,20 +81,35 @@ class WatcherDied(RunsError):
     """The common task ended by an error; whoever waits may join a new one."""
 
 
+Said = Note | Outcome | WatcherDied
+
+
+class Listener(Protocol):
+    """What a waiter hears with: a queue, or something else that has its method."""
+
+    def put_nowait(self, said: Said, /) -> None:
+        """
+        Take what there is to say. Must not raise.
+
+        :param said: a line for the log, how the wait ended, or that nobody watches any more.
+        """
+
+
 class Waiter:
     """
     One wait for one run.
 
     :param progress: what it has seen.
+    :param queue: takes what there is to say.
     """
 
     __slots__ = ("limit", "progress", "queue")
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, queue: Listener) -> None:
         self.progress = progress
         self.limit: float | None = None
         """The limit that is in the heap."""
-        self.queue: asyncio.Queue[Note | Outcome | WatcherDied] = asyncio.Queue()
+        self.queue = queue
 
 
 class Watched:
@@ -84,7 +120,7 @@ class Watched:
     :param search: what a run is searched by that is not known yet.
     """
 
-    __slots__ = ("due", "run_id", "search", "waiters")
+    __slots__ = ("due", "is_hinted", "is_unsettled", "run_id", "search", "waiters", "was_answered")
 
     def __init__(self, run_id: str, search: Mapping[str, Any] | None) -> None:
         self.run_id = run_id
@@ -92,6 +128,12 @@ class Watched:
         self.waiters: list[Waiter] = []
         self.due: float | None = None
         """When it is looked at next; None while it is being looked at."""
+        self.was_answered = False
+        """Whether the service has said anything about it."""
+        self.is_hinted = False
+        """Whether its stream has told something since it was asked about last."""
+        self.is_unsettled = False
+        """Whether the next answer may be older than what the stream told."""
 
 
 class Watcher:
@@ -118,8 +160,11 @@ class Watcher:
         """Whether the last request was a search: they and the known runs take turns."""
         self._asking: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._sleeps_until = 0.0
+        """Until when the loop sleeps if nobody wakes it."""
         self._driver: AsyncDriver | None = None
         self._retired: list[AsyncDriver] = []
+        self._streams: Streams | None = None
         self._connecting = asyncio.Lock()
         self._read_at = 0.0
         self._reread = False
@@ -145,18 +190,49 @@ class Watcher:
         :param tell: called, in the caller's own context, with what belongs in its log.
         :raises WatcherDied: if the common task ended by an error.
         """
-        waiter = Waiter(Progress(self._on_own_clock(watch), service, self._clock()))
+        queue: asyncio.Queue[Said] = asyncio.Queue()
+        waiter = Waiter(self.follow(watch, service), queue)
         self._join(waiter)
         try:
             while True:
-                said = await waiter.queue.get()
+                said = await queue.get()
                 if isinstance(said, Outcome):
                     return said
                 if isinstance(said, WatcherDied):
                     raise said
                 tell(said)
         finally:
-            await self._leave(waiter)
+            await self._leave([waiter])
+
+    def follow(self, watch: Watch, service: str, kind: type[P] = Progress) -> P:  # type: ignore[assignment]
+        """
+        Return what follows a wait on this watcher's clock.
+
+        :param watch: what is waited for, and how long.
+        :param service: the service's name, for messages.
+        :param kind: what follows it.
+        """
+        return kind(self._on_own_clock(watch), service, self._clock())
+
+    @asynccontextmanager
+    async def joined(self, waiters: Sequence[Waiter]) -> AsyncIterator[None]:
+        """
+        Watch for many waiters while the context is open.
+
+        :param waiters: who waits; each hears by its own listener.
+        """
+        try:
+            if self._driver is None:
+                # Through a known connection the first request is a batch. A failure shows at that request.
+                with suppress(Exception):
+                    await self._connected()
+            for number, waiter in enumerate(waiters, start=1):
+                self._join(waiter)
+                if number % JOINED_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+            yield
+        finally:
+            await self._leave(waiters)
 
     def _clock(self) -> float:
         """Return UTC epoch seconds that never go back: a clock set back must not stop the looks."""
@@ -182,23 +258,37 @@ class Watcher:
         watched.waiters.append(waiter)
         self._waiting += 1
         if len(watched.waiters) == 1 or watched.due is not None:
-            self._look_at(watched, self._clock())
+            moment = self._first_look_at(waiter.progress)
+            self._look_at(watched, moment if watched.due is None else min(moment, watched.due))
         if self._outage is not None:
             now = self._clock()
             self._settle(waiter, waiter.progress.missed(self._outage, now, since=now))
         self._keep_limit(waiter)
-        self._wake.set()
         if self._task.done():
             waiter.queue.put_nowait(WatcherDied("the watcher has ended"))
 
-    async def _leave(self, waiter: Waiter) -> None:
-        self._forget(waiter)
+    def _first_look_at(self, progress: Progress) -> float:
+        """
+        Return when a run is looked at first: its start was as good as a look.
+
+        The connection is tried at once, and a stream is opened by a look.
+        """
+        now = self._clock()
+        watch = progress.watch
+        if watch.started_at is None or self._streams is not None or len(self._runs) == 1:
+            return now
+        return max(now, progress.started_at + min(watch.min_poll_interval, watch.poll_interval))
+
+    async def _leave(self, waiters: Iterable[Waiter]) -> None:
+        for waiter in waiters:
+            self._forget(waiter)
         if not self._runs:
             self._on_close(self)
             self._task.cancel()
             for task in self._asking:
                 task.cancel()
             await asyncio.gather(self._task, *self._asking, return_exceptions=True)
+            await self._close_streams()
             await self._close_drivers()
 
     def _forget(self, waiter: Waiter) -> None:
@@ -209,8 +299,12 @@ class Watcher:
             self._waiting -= 1
             if not watched.waiters:
                 del self._runs[run_id]
+                if self._streams is not None:
+                    self._streams.drop(run_id)
             if len(self._limits) > 2 * self._waiting + MOST_STALE:
-                self._limits = [entry for entry in self._limits if self._waits(entry[2])]
+                self._limits = [
+                    entry for entry in self._limits if entry[2].limit == entry[0] and self._waits(entry[2])
+                ]
                 heapq.heapify(self._limits)
 
     def _waits(self, waiter: Waiter) -> bool:
@@ -231,31 +325,41 @@ class Watcher:
     # The loop
 
     async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
             now = self._clock()
             self._expire(now)
             self._draw(now)
             self._launch(now)
-            moment = self._next_moment()
-            try:
-                async with asyncio.timeout(None if moment is None else max(0.0, moment - self._clock())):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            self._open_streams(now)
+            self._sleeps_until = self._next_moment()
+            timer = None
+            if self._sleeps_until < math.inf:
+                timer = loop.call_later(max(0.0, self._sleeps_until - self._clock()), self._wake.set)
+            await self._wake.wait()
+            if timer is not None:
+                timer.cancel()
 
-    def _next_moment(self) -> float | None:
+    def _wake_for(self, moment: float) -> None:
+        """Have the loop go on at a moment, which it may not know of."""
+        if moment < self._sleeps_until:
+            self._wake.set()
+
+    def _next_moment(self) -> float:
         moments = [heap[0][0] for heap in (self._dues, self._limits) if heap]
         if (self._ready or self._alone or self._searches) and len(self._asking) < self._concurrency():
             moments.append(self._free_at(self._clock()))
-        return min(moments, default=None)
+        if (moment := self._stream_at(self._clock())) is not None:
+            moments.append(moment)
+        return min(moments, default=math.inf)
 
     def _expire(self, now: float) -> None:
         while self._limits and self._limits[0][0] <= now:
-            waiter = heapq.heappop(self._limits)[2]
-            waiter.limit = None
-            if not self._waits(waiter):
+            moment, _, waiter = heapq.heappop(self._limits)
+            if waiter.limit != moment or not self._waits(waiter):
                 continue
+            waiter.limit = None
             outcome = waiter.progress.expired(now)
             if outcome is not None:
                 self._finish(waiter, outcome)
@@ -264,37 +368,43 @@ class Watcher:
 
     def _draw(self, now: float) -> None:
         """Move to the queue what is due and, where that makes a batch, what is nearly due."""
+        drawn: list[Watched] = []
         while self._dues and self._dues[0][0] <= now:
-            self._take_due()
-        if not self._ready or self._driver is None or not isinstance(self._driver.api, CanGetMany):
-            return
+            self._take_due(drawn)
+        api = self._driver.api if self._driver else None
+        if isinstance(api, CanGetMany):
+            if self._ready or drawn:
+                self._draw_early(drawn, now, api.draw_share)
+            # Services list runs in the order of their ids: a batch of neighbours needs less of the list.
+            drawn.sort(key=lambda watched: watched.run_id)
+        self._ready += drawn
+
+    def _draw_early(self, drawn: list[Watched], now: float, share: float) -> None:
         nearly: list[tuple[float, int, Watched]] = []
         searches: list[tuple[float, int, Watched]] = []
         while self._dues:
             due, _, watched = self._dues[0]
             is_next = watched.due == due and self._runs.get(watched.run_id) is watched
-            if is_next and due - now > DRAW_SHARE * self._delay(watched, now):
+            if is_next and due - now > share * self._delay(watched, now):
                 break
             entry = heapq.heappop(self._dues)
-            if is_next and watched.search is None:
-                nearly.append(entry)
-            elif is_next:
-                searches.append(entry)
+            if is_next:
+                (nearly if watched.search is None else searches).append(entry)
+                watched.due = None  # so that the same entry again is not the next one
         # Looks that are spread over the interval meet only if what is not yet due counts too.
-        if len(self._ready) + len(nearly) > SINGLY:
-            for _, _, watched in nearly:
-                watched.due = None
-                self._ready.append(watched)
+        if len(self._ready) + len(drawn) + len(nearly) > SINGLY:
+            drawn += (watched for _, _, watched in nearly)
         else:
             searches += nearly
         for entry in searches:
+            entry[2].due = entry[0]
             heapq.heappush(self._dues, entry)
 
-    def _take_due(self) -> None:
+    def _take_due(self, drawn: list[Watched]) -> None:
         due, _, watched = heapq.heappop(self._dues)
         if watched.due == due and self._runs.get(watched.run_id) is watched:
             watched.due = None
-            (self._ready if watched.search is None else self._searches).append(watched)
+            (drawn if watched.search is None else self._searches).append(watched)
 
     def _launch(self, now: float) -> None:
         while len(self._asking) < self._concurrency() and self._free_at(now) <= now:
@@ -320,12 +430,15 @@ class Watcher:
         while queue and len(batch) < size:
             watched = queue.popleft()
             if self._runs.get(watched.run_id) is watched:
+                watched.is_hinted = False
                 batch.append(watched)
         return batch
 
     def _concurrency(self) -> int:
         """Return how many requests may be under way: one until the connection is known to work."""
-        return 1 if self._outage or self._driver is None else CONCURRENCY
+        if self._outage or self._driver is None:
+            return 1
+        return min(CONCURRENCY + len(self._runs) // RUNS_PER_REQUEST, MOST_CONCURRENCY)
 
     def _free_at(self, now: float) -> float:
         free = self._cap.free_at(now) if self._cap is not None else now
@@ -335,7 +448,8 @@ class Watcher:
 
     def _asked(self, task: asyncio.Task[None]) -> None:
         self._asking.discard(task)
-        self._wake.set()
+        if self._ready or self._alone or self._searches or self._streams is not None:
+            self._wake.set()
         if task.cancelled():
             self._die("a look was cancelled")
         elif (error := task.exception()) is not None:
@@ -346,34 +460,73 @@ class Watcher:
         driver: AsyncDriver | None = None
         run_ids = [watched.run_id for watched in batch]
         began = self._clock()
+        is_counted = self._cap is not None
         try:
             driver = await self._connected()
+            if self._cap is not None and not is_counted:
+                self._cap.take(began)
             if len(batch) > 1 and isinstance(driver.api, CanGetMany):
-                answers = await driver.drive(driver.api.get_many(run_ids), NO_RETRY)
+                answers = await driver.drive(self._counted(driver.api.get_many(run_ids)), NO_RETRY)
             else:
-                answers[run_ids[0]] = await driver.drive(_look(driver.api, batch[0]), NO_RETRY)
+                look = _look(driver.api, batch[0])
+                answers[run_ids[0]] = await driver.drive(self._counted(look), NO_RETRY)
         except Exception as error:
             known = _as_known(error, driver)
             # One bad id may spoil a batch for all: ask again singly.
             if len(batch) == 1 or not is_permanent(known):
-                self._fail(run_ids, known, began)
+                await self._fail(run_ids, known, began)
                 answers = dict.fromkeys(run_ids, known)
         now = self._clock()
-        for watched in batch:
+        for number, watched in enumerate(batch, start=1):
+            if number % READ_AT_ONCE == 0:
+                await asyncio.sleep(0)
             answer = answers.get(watched.run_id)
             if answer is None:
                 self._alone.append(watched)
             elif isinstance(answer, Run):
-                self._saw(watched, answer, now)
+                await self._saw(watched, answer, began, now)
             else:
                 self._missed(watched, _as_known(answer, driver), now)
 
-    def _saw(self, watched: Watched, run: Run, now: float) -> None:
-        self._recover(now)
+    def _counted(self, flow: Flow[T]) -> Flow[T]:
+        """Run a flow and count its requests after the first, so that the next ones wait the longer."""
+        try:
+            request = next(flow)
+            while True:
+                try:
+                    response = yield request
+                except RunsError as error:
+                    request = flow.throw(error)
+                else:
+                    request = flow.send(response)
+                if self._cap is not None:
+                    self._cap.take(self._clock())
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def _saw(self, watched: Watched, run: Run, began: float, now: float) -> None:
+        await self._recover(now)
+        is_first = not watched.was_answered and all(_is_old(waiter, now) for waiter in watched.waiters)
+        watched.was_answered = True
         for waiter in tuple(watched.waiters):
             progress = waiter.progress
             self._settle(waiter, progress.found_none(now) if run is NONE_YET else progress.saw(run, now))
-        self._look_at(watched, now + self._delay(watched, now))
+        delay = self._delay(watched, now)
+        if is_first:
+            # Those that joined together, as after a restart, must not go on being due together.
+            shortest = min((waiter.progress.watch.min_poll_interval for waiter in watched.waiters), default=0)
+            delay = max(min(delay, shortest), delay * random.random())
+        if watched.is_hinted:
+            delay = 0.0
+        elif watched.is_unsettled:
+            watched.is_unsettled = False
+            delay = min(delay, SOON)
+        # From look to look, however long the service thinks; but it must not be asked without a pause.
+        self._look_at(watched, max(began + delay, now + delay / 2))
+        if self._streams is not None and watched.search is None and watched.waiters:
+            started_at = max(waiter.progress.started_at for waiter in watched.waiters)
+            self._streams.add(watched.run_id, started_at)
 
     def _missed(self, watched: Watched, error: RunsError, now: float) -> None:
         if Trouble.of(error) is Trouble.REFUSED:
@@ -387,10 +540,10 @@ class Watcher:
         wait = backoff_seconds(failures, BACKOFF_BASE, min(BACKOFF_CAP, longest))
         self._look_at(watched, now + wait)
 
-    def _fail(self, run_ids: list[str], error: RunsError, began: float) -> None:
+    async def _fail(self, run_ids: list[str], error: RunsError, began: float) -> None:
         """Count a request in vain; after a few in a row, probe the connection with one run at a time."""
-        if Trouble.of(error) is Trouble.NOT_FOUND:
-            return
+        if isinstance(error, BadInput) or Trouble.of(error) is Trouble.NOT_FOUND:
+            return  # about this run only
         now = self._clock()
         if self._failures == 0:
             self._failing_since = now
@@ -400,18 +553,22 @@ class Watcher:
         self._failing.update(run_ids)
         pause = error.retry_after or 0.0
         widespread = len(self._failing) >= min(OUTAGE_AFTER, len(self._runs))
-        if self._failures >= OUTAGE_AFTER and widespread:
+        broken = self._failures >= OUTAGE_AFTER and widespread
+        if broken:
             pause = max(pause, backoff_seconds(self._failures - OUTAGE_AFTER + 1, BACKOFF_BASE, BACKOFF_CAP))
-            if self._outage is None:
-                self._outage, self._probing_since = error, now
-                for watched in tuple(self._runs.values()):
-                    for waiter in tuple(watched.waiters):
-                        if not waiter.progress.told:
-                            outcome = waiter.progress.missed(error, now, since=self._failing_since)
-                            self._settle(waiter, outcome)
         self._hold_until = max(self._hold_until, now + pause)
+        if not broken or self._outage is not None:
+            return
+        self._outage, self._probing_since = error, now
+        async for watched in self._in_turns():
+            if self._outage is not error:
+                return
+            for waiter in tuple(watched.waiters):
+                if not waiter.progress.told:
+                    outcome = waiter.progress.missed(error, now, since=self._failing_since)
+                    self._settle(waiter, outcome)
 
-    def _recover(self, now: float) -> None:
+    async def _recover(self, now: float) -> None:
         """Note that the connection works. After an outage nobody is asked about at once with all others."""
         self._failures = 0
         self._failing.clear()
@@ -420,17 +577,33 @@ class Watcher:
         self._outage = None
         self._hold_until = now
         self._reread = True
-        for watched in tuple(self._runs.values()):
-            spread = self._delay(watched, now)
+        for queue in (self._ready, self._alone, self._searches):
+            while queue:
+                self._look_within(queue.popleft(), now, RECOVERY_GAP * len(self._runs))
+        async for watched in self._in_turns():
+            if self._outage is not None:
+                return
+            at_most = RECOVERY_GAP * len(self._runs)
             for waiter in tuple(watched.waiters):
                 if waiter.progress.failures:
                     # Only its own answer shows that this run can be asked about: look soon.
-                    spread = min(spread, SOON)
+                    at_most = min(at_most, SOON)
                 else:
                     waiter.progress.answered(now)
                     self._settle(waiter, None)
             if watched.due is not None:
-                self._look_at(watched, now + random.random() * spread)
+                self._look_within(watched, now, at_most)
+
+    def _look_within(self, watched: Watched, now: float, seconds: float) -> None:
+        """Have a run looked at at some time in its interval, or within so many seconds."""
+        self._look_at(watched, now + random.random() * min(seconds, self._delay(watched, now)))
+
+    async def _in_turns(self) -> AsyncIterator[Watched]:
+        """Yield every run; after some, let those go on that have been told something."""
+        for number, watched in enumerate(tuple(self._runs.values()), start=1):
+            yield watched
+            if number % TOLD_AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     def _settle(self, waiter: Waiter, outcome: Outcome | None) -> None:
         for note in waiter.progress.take_notes():
@@ -448,18 +621,16 @@ class Watcher:
 
     def _delay(self, watched: Watched, now: float) -> float:
         chance = random.random()
-        return min(
-            (
-                next_delay(
-                    now - waiter.progress.started_at,
-                    waiter.progress.watch.min_poll_interval,
-                    waiter.progress.watch.poll_interval,
-                    chance,
-                )
-                for waiter in watched.waiters
-            ),
-            default=0.0,
-        )
+        is_streamed = self._streams is not None and self._streams.covers(watched.run_id)
+        delays = []
+        for waiter in watched.waiters:
+            watch = waiter.progress.watch
+            # Not every progress is in the stream.
+            may_wait = is_streamed and watch.no_progress_timeout is None
+            shortest = max(watch.min_poll_interval, STREAMED_INTERVAL if may_wait else 0.0)
+            age = now - waiter.progress.started_at
+            delays.append(next_delay(age, shortest, watch.poll_interval, chance))
+        return min(delays, default=0.0)
 
     def _look_at(self, watched: Watched, moment: float) -> None:
         """Have a run looked at at a moment, or at its deadline if that is earlier."""
@@ -472,13 +643,55 @@ class Watcher:
                 moment = deadline
         watched.due = moment
         heapq.heappush(self._dues, (moment, next(self._order), watched))
-        self._wake.set()
+        self._wake_for(moment)
 
     def _keep_limit(self, waiter: Waiter, not_before: float = 0.0) -> None:
         moment = waiter.progress.limit_at()
         if moment is not None and (waiter.limit is None or moment < waiter.limit):
             waiter.limit = max(moment, not_before)
             heapq.heappush(self._limits, (waiter.limit, next(self._order), waiter))
+            self._wake_for(waiter.limit)
+
+    # Streams
+
+    def _stream_at(self, now: float) -> float | None:
+        """Return when a stream may be opened. It comes after every request that waits, and not in trouble."""
+        if self._streams is None or self._ready or self._alone or self._searches or self._failures:
+            return None
+        moment = self._streams.next_at()
+        return None if moment is None else max(moment, self._free_at(now))
+
+    def _open_streams(self, now: float) -> None:
+        while (moment := self._stream_at(now)) is not None and moment <= now:
+            assert self._streams is not None
+            if self._cap is not None:
+                self._cap.take(now)
+            self._streams.open_next(now)
+
+    def _hint(self, run_id: str) -> None:
+        """Have a run asked about now, as far as the cap and the connection allow, and soon once more."""
+        watched = self._runs.get(run_id)
+        if watched is None:
+            return
+        watched.is_unsettled = True
+        if watched.due is None:
+            watched.is_hinted = True
+        else:
+            self._look_at(watched, self._clock())
+        self._wake.set()
+
+    def _lose_stream(self, run_id: str) -> None:
+        """Go back to the looks that a run without a stream has."""
+        watched = self._runs.get(run_id)
+        if watched is not None and watched.due is not None:
+            now = self._clock()
+            self._look_at(watched, min(watched.due, now + self._delay(watched, now)))
+        self._wake.set()
+
+    async def _close_streams(self) -> None:
+        if self._streams is not None:
+            streams, self._streams = self._streams, None
+            await streams.close()
 
     # The connection
 
@@ -501,14 +714,26 @@ class Watcher:
             if self._driver is None or self._driver.api.settings != api.settings:
                 if self._driver is not None:
                     self._retired.append(self._driver)
+                await self._close_streams()
                 self._driver = AsyncDriver(api)
                 self._cap = RateCap(api.max_requests_per_minute)
+                if isinstance(api, CanStream) and api.max_streams > 0:
+                    self._streams = Streams(self._driver, self._clock, self._hint, self._lose_stream)
+                    for watched in self._runs.values():
+                        if watched.due is not None:
+                            self._look_at(watched, min(watched.due, now))
             return self._driver
 
     async def _close_drivers(self) -> None:
         for driver in (*self._retired, *([self._driver] if self._driver else [])):
             await driver.close()
         self._driver, self._retired = None, []
+
+
+def _is_old(waiter: Waiter, now: float) -> bool:
+    """Tell whether a run is so old that it is not asked about as often as it may be."""
+    age = now - waiter.progress.started_at
+    return AGE_SHARE * age > waiter.progress.watch.min_poll_interval
 
 
 def _look(api: RunApi, watched: Watched) -> Flow[Run]:
@@ -559,10 +784,22 @@ async def wait_for_run(key: Hashable, connect: Connect, watch: Watch, service: s
     :param service: the service's name, for messages.
     :param tell: called, in the caller's own context, with what belongs in its log.
     """
+    return await with_watcher(key, connect, lambda watcher: watcher.wait(watch, service, tell))
+
+
+async def with_watcher(key: Hashable, connect: Connect, wait: Callable[[Watcher], Awaitable[T]]) -> T:
+    """
+    Wait by the watcher that all in this event loop with the same key share; once more by another if it dies.
+
+    :param key: the connection and scope.
+    :param connect: reads the connection and returns the service's description for it.
+    :param wait: waits, given the watcher.
+    :raises WatcherDied: if that has died, too.
+    """
     died: WatcherDied | None = None
     for _ in range(2):
         try:
-            return await _join(key, connect).wait(watch, service, tell)
+            return await wait(_join(key, connect))
         except WatcherDied as error:
             died = error
     assert died is not None

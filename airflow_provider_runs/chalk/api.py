@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, ClassVar
 from urllib.parse import quote
 
@@ -275,5 +276,6 @@ class ChalkRunApi(RunApi):
         )
 
 
+@lru_cache(4096)
 def _quoted(run_id: str) -> str:
     return quote(run_id, safe="", errors="replace")

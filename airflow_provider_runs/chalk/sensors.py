@@ -11,11 +11,11 @@ from airflow_provider_runs.chalk.triggers import ChalkRunTrigger
 
 class ChalkRunSensor(RunSensor):
     """
-    Wait for a Chalk run that something else started.
+    Wait for a Chalk run, or a list of runs, that something else started.
 
-    Further arguments: :class:`~airflow_provider_runs.base.sensor.RunSensor`.
+    Further arguments: :class:`~airflow_provider_runs.base.sensor.RunSensor`. Give ``run_id`` or ``run_ids``.
 
-    :param run_id: the run's id.
+    :param run_id: the run's id, or a template of it.
     :param chalk_conn_id: the Airflow connection.
     :param environment: environment ID of the run; None takes the connection's, else the token's primary one.
     :param preview_deployment_id: preview deployment ID; None takes the connection's.
@@ -36,7 +36,7 @@ class ChalkRunSensor(RunSensor):
     def __init__(
         self,
         *,
-        run_id: str,
+        run_id: str | None = None,
         chalk_conn_id: str = ChalkHook.default_conn_name,
         environment: str | None = None,
         preview_deployment_id: str | None = None,

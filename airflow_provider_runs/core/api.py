@@ -6,14 +6,17 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from airflow_provider_runs.core.connection import ConnectionSpec, Settings
-from airflow_provider_runs.core.errors import BadInput
-from airflow_provider_runs.core.http import Flow
+from airflow_provider_runs.core.errors import BadInput, RunsError
+from airflow_provider_runs.core.http import Flow, Request
+from airflow_provider_runs.core.inputs import required_text
 from airflow_provider_runs.core.run import Run, StatusTable
 from airflow_provider_runs.core.schedule import Pace
+from airflow_provider_runs.core.sse import Event
 
 Scope = Mapping[str, str]
 EXPIRY_MARGIN = 60.0
@@ -82,6 +85,8 @@ class RunApi(ABC):
         self.keep_secret = keep_secret
         self.token: Token | None = None
         self.request_timeout = settings.number("request_timeout", 30.0)
+        self.proxy: str | None = None
+        """Proxy that every request takes, as a URL; None: the environment's."""
         self.trigger_timeout = self.request_timeout
         """Seconds that the answer to a start may take."""
         self.max_requests_per_minute = settings.number(
@@ -109,6 +114,16 @@ class RunApi(ABC):
 
         :param run_id: the service's id.
         """
+
+    @staticmethod
+    def check_run_id(run_id: str) -> None:
+        """
+        Refuse what cannot be a run's id.
+
+        :param run_id: a text that is not empty.
+        :raises BadInput: if it cannot.
+        """
+        required_text("run_id", run_id)
 
     @abstractmethod
     def check(self) -> Flow[str]:
@@ -173,7 +188,9 @@ class RunApi(ABC):
             for item in self.connection.fields
             if item.secret and item.name in self.settings.extra
         )
-        return tuple(secret for secret in (*held, *named) if secret)
+        password = urlsplit(self.proxy).password if self.proxy else None
+        of_proxy = (password, unquote(password)) if password else ()
+        return tuple(secret for secret in (*held, *named, *of_proxy) if secret)
 
     def redact(self, text: str) -> str:
         """
@@ -181,11 +198,20 @@ class RunApi(ABC):
 
         :param text: the text.
         """
-        # The longer ones first: one may hold another.
-        for secret in sorted(self.secrets(), key=len, reverse=True):
-            for form in (secret, quote(secret, safe=""), quote_plus(secret)):
-                text = text.replace(form, "***")
+        for form in _forms(self.secrets()):
+            text = text.replace(form, "***")
         return text
+
+
+@lru_cache(maxsize=64)
+def _forms(secrets: tuple[str, ...]) -> tuple[str, ...]:
+    """Return how secrets may be written, the longer ones first: one may hold another."""
+    longest_first = sorted(secrets, key=len, reverse=True)
+    return tuple(
+        dict.fromkeys(
+            form for secret in longest_first for form in (secret, quote(secret, safe=""), quote_plus(secret))
+        )
+    )
 
 
 def header_text(name: str, value: object) -> str:
@@ -239,6 +265,43 @@ class CanFindStarted(ABC):
         """
 
 
+class Unsure(RunsError):
+    """
+    There are runs that may be the one that was started, and nothing tells.
+
+    :param message: what is known.
+    :param runs: the runs, the newest first.
+    :param may_tell: whether a later look may tell, because what tells has not happened yet.
+    """
+
+    def __init__(self, message: str, runs: Sequence[Run], *, may_tell: bool = False) -> None:
+        super().__init__(message)
+        self.runs = tuple(runs)
+        self.may_tell = may_tell
+
+
+class CanFindUnmarked(ABC):
+    """A service whose runs carry no key: what there was before a start tells which of them may be its own."""
+
+    @abstractmethod
+    def snapshot(self, arguments: Mapping[str, Any]) -> Flow[dict[str, Any]]:
+        """
+        Return what a run that is about to be started can be told by later, as JSON values without secrets.
+
+        :param arguments: as for :meth:`RunApi.trigger`.
+        """
+
+    @abstractmethod
+    def find_unmarked(self, snapshot: Mapping[str, Any], since: float) -> Flow[Run | None]:
+        """
+        Return the run that was started after a snapshot, None if there is none that could be it.
+
+        :param snapshot: what :meth:`snapshot` returned just before; empty where that is not known.
+        :param since: UTC epoch seconds before which it was surely not started.
+        :raises Unsure: if there are runs that could be it, and nothing tells.
+        """
+
+
 class CanListRuns(ABC):
     """A service whose runs can be listed."""
 
@@ -269,6 +332,14 @@ class CanListActive(CanListRuns):
 
 class CanRetry(ABC):
     """A service that can go on with an ended run where it went wrong."""
+
+    def retry_arguments(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """
+        Return the arguments with which a run is retried by the task that started it.
+
+        :param arguments: the arguments that it was started with.
+        """
+        return {}
 
     @abstractmethod
     def prepare_retry(self, run_id: str, arguments: Mapping[str, Any]) -> None:
@@ -312,8 +383,13 @@ class CanRetry(ABC):
 class CanGetMany(ABC):
     """A service that can be asked about many runs at once."""
 
-    batch_size: ClassVar[int]
-    """Runs in one batch at most."""
+    draw_share: ClassVar[float] = 0.2
+    """A batch takes along the runs that are due within this share of their interval."""
+
+    @property
+    @abstractmethod
+    def batch_size(self) -> int:
+        """Runs that one request asks about at most."""
 
     @abstractmethod
     def get_many(self, run_ids: Sequence[str]) -> Flow[dict[str, Run | Exception]]:
@@ -321,4 +397,29 @@ class CanGetMany(ABC):
         Ask about many runs. Runs that the answer lacks are asked about singly.
 
         :param run_ids: the service's ids.
+        """
+
+
+class CanStream(ABC):
+    """A service that tells in a stream of server-sent events what happens to a run, as far as it does."""
+
+    @property
+    @abstractmethod
+    def max_streams(self) -> int:
+        """Streams that one process keeps open through a connection at once at most; 0: none."""
+
+    @abstractmethod
+    def stream_request(self, run_id: str) -> Request:
+        """
+        Return the request that opens the stream of a run.
+
+        :param run_id: the service's id.
+        """
+
+    @abstractmethod
+    def is_news(self, event: Event) -> bool:
+        """
+        Tell whether an event means that it is worth while to ask about the run now.
+
+        :param event: an event of the run's stream.
         """

@@ -60,6 +60,8 @@ class ConnectionSpec:
     :param placeholders: placeholders of standard fields.
     :param hidden: standard fields that the form leaves out.
     :param fields: the fields in the extra, in the order of the form.
+    :param other_names: for standard fields, the members of the extra in which connections of another
+        provider of the same service hold them. They count where the standard field is not set.
     """
 
     conn_type: str
@@ -70,6 +72,7 @@ class ConnectionSpec:
     placeholders: Mapping[str, str]
     hidden: tuple[str, ...]
     fields: tuple[Field, ...]
+    other_names: Mapping[str, str] = field(default_factory=dict)
 
     def provider_info(self, hook_class_name: str) -> dict[str, Any]:
         """
@@ -166,6 +169,25 @@ class Settings:
             raise self._wrong(name, "true or false")
         return chosen
 
+    def proxy(self) -> str | None:
+        """
+        Return the URL in the field ``proxy``, None where it is not set.
+
+        :raises BadInput: if it is no such URL.
+        """
+        given = self.text("proxy")
+        if given is None:
+            return None
+        url = given if "://" in given else f"http://{given}"
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
+        except ValueError:
+            usable = None
+        if not usable:
+            raise self._wrong("proxy", "the URL of an HTTP proxy")
+        return url
+
     def _wrong(self, name: str, wanted: str) -> BadInput:
         shown = type(self.extra[name]).__name__
         return BadInput(f"connection {self.conn_id!r}: field {name!r} must be {wanted}, not {shown}")
@@ -195,12 +217,18 @@ def read_settings(
     :param extra: the extra as a mapping or as JSON text.
     :raises BadInput: if a field cannot be used; the message names it and never shows a secret.
     """
+    members = _read_extra(conn_id, extra)
+    standard = {"host": host, "schema": schema, "port": port, "login": login, "password": password}
+    given = {name: _set(value) for name, value in standard.items()}
+    for name, member in spec.other_names.items():
+        other = members.pop(member, None)
+        given[name] = given[name] or _set(other)
     return Settings(
         conn_id=conn_id,
-        base_url=_base_url(spec, conn_id, _set(host), _set(schema), _set(port)),
-        login=_set(login),
-        password=_set(password),
-        extra=_read_extra(conn_id, extra),
+        base_url=_base_url(spec, conn_id, given["host"], given["schema"], given["port"]),
+        login=given["login"],
+        password=given["password"],
+        extra=members,
     )
 
 

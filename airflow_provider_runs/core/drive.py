@@ -1,28 +1,50 @@
 """
-The only I/O: run a :data:`~airflow_provider_runs.core.http.Flow` with requests or with aiohttp.
+The only I/O: run a :data:`~airflow_provider_runs.core.http.Flow` with requests or with aiohttp, and download.
 
 Both drivers do the same: get a token once for all who wait for one (and once more when the service refuses
 it), send with connect and read timeout, turn every transport error into
 :class:`~airflow_provider_runs.core.errors.ConnectionFailed`, and repeat what is safe to repeat. They follow
-no redirects, so that credentials never reach another host, keep no cookies, and read proxies but no
-``.netrc`` from the environment.
+no redirects, so that credentials never reach another host, keep no cookies, and read no ``.netrc``. Where
+the connection names no proxy, the environment's counts. A download goes to an address that is a secret by
+itself: it carries no credentials, and no text holds the address. A stream of server-sent events is opened
+once, and read for as long as its reader wants.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import socket
 import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from http.cookiejar import DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, urljoin, urlsplit
 
 from airflow_provider_runs import __version__
 from airflow_provider_runs.core.api import RunApi, Token
-from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, RunsError
-from airflow_provider_runs.core.http import Flow, Request, Response
-from airflow_provider_runs.core.retry import RetryPolicy, may_repeat, retry_after
+from airflow_provider_runs.core.errors import (
+    ApiError,
+    ConnectionFailed,
+    NotFound,
+    RunsError,
+    Unauthorized,
+    is_permanent,
+)
+from airflow_provider_runs.core.http import Flow, Request, Response, excerpt
+from airflow_provider_runs.core.retry import (
+    NO_RETRY,
+    RetryPolicy,
+    backoff_seconds,
+    may_repeat,
+    retry_after,
+)
+from airflow_provider_runs.core.sse import Frame, Parser, TooLong
 
 if TYPE_CHECKING:
     import aiohttp
@@ -33,6 +55,32 @@ T = TypeVar("T")
 CONNECT_TIMEOUT = 10.0
 USER_AGENT = f"airflow-provider-runs/{__version__}"
 DEFAULT_RETRY = RetryPolicy()
+CHUNK = 256 * 1024
+"""Bytes of a download that are held in memory at once."""
+REDIRECTS = 3
+KINDS = {401: Unauthorized, 403: Unauthorized, 404: NotFound}
+"""Errors that a download's or a stream's status means; any other is an ApiError."""
+CONNECTIONS = 100
+"""Connections of one session at once at most: more than are asked for at a time."""
+SILENCE = 45.0
+"""Seconds after which a stream in which nothing comes is taken for dead."""
+PIECE = 64 * 1024
+"""Bytes of a stream that are read at once at most."""
+TURN = 4 * 1024
+"""Bytes of a stream after which an event loop turns to its other tasks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """
+    What was downloaded.
+
+    :param size: its length in bytes.
+    :param sha256: its SHA-256 in hexadecimal.
+    """
+
+    size: int
+    sha256: str
 
 
 def _keepalive_options() -> list[tuple[int, int, int]]:
@@ -45,7 +93,7 @@ def _keepalive_options() -> list[tuple[int, int, int]]:
 
 
 class _UrlsInLogs(logging.Filter):
-    """Keep secrets out of urllib3's debug messages, which quote every URL. Airflow masks not all its logs."""
+    """Keep secrets out of urllib3's messages, which quote every URL. Airflow masks not all its logs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +101,8 @@ class _UrlsInLogs(logging.Filter):
 
     def hide(self, secret: str) -> None:
         self._secrets.add(secret)
-        logging.getLogger("urllib3.connectionpool").addFilter(self)
+        for name in ("urllib3.connectionpool", "urllib3.connection"):
+            logging.getLogger(name).addFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
@@ -143,6 +192,55 @@ def _judge(request: Request, policy: RetryPolicy) -> dict[str, Any]:
     }
 
 
+class _Stream:
+    """One stream's way from its request to its frames, apart from the I/O that each driver adds."""
+
+    def __init__(self, api: RunApi, request: Request) -> None:
+        accept = {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Cache-Control": "no-store"}
+        self.exchange = _Exchange(api, replace(request, headers={**request.headers, **accept}), NO_RETRY)
+        self._api = api
+        self._request = request
+        self._parser = Parser()
+        self._is_open = False
+
+    def opens(self, status: int, headers: Mapping[str, str]) -> bool:
+        """Tell whether the answer is a stream of events."""
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        self._is_open = status == 200 and kind == "text/event-stream"
+        return self._is_open
+
+    def error(self, response: Response) -> ApiError:
+        """Return the error that any other answer means."""
+        status = response.status
+        kind = KINDS.get(status, ApiError)
+        said = f"{self._api.service} answered {status} to {self._request}: "
+        if 200 <= status < 300:
+            said += "no stream of events but "
+        error = kind(
+            said + excerpt(response, self._api.redact),
+            status=status,
+            permanent=None if status >= 400 else False,
+        )
+        error.retry_after = retry_after(response)
+        return error
+
+    def read(self, piece: bytes) -> list[Frame]:
+        try:
+            return self._parser.feed(piece)
+        except TooLong as error:
+            limit = str(error)
+        raise ApiError(
+            f"{self._api.service} sent an event that is too long in answer to {self._request}: {limit}",
+            status=200,
+            permanent=True,
+        )
+
+    def failed(self, error: BaseException, *, sent: bool) -> ConnectionFailed:
+        """Return why there is no answer, or no more of it."""
+        what = f"broke off its answer to {self._request}" if self._is_open else None
+        return _failed(self._api, self._request, error, sent=sent, what=what)
+
+
 class Driver:
     """
     Run flows with requests. Safe to be used from several threads.
@@ -185,16 +283,187 @@ class Driver:
                 error.retry_after = retry_after(response)
             raise
 
+    def download(
+        self,
+        what: str,
+        url_of: Callable[[], str],
+        target: IO[bytes],
+        *,
+        max_bytes: int,
+        retry: RetryPolicy = DEFAULT_RETRY,
+    ) -> Download:
+        """
+        Copy what a presigned URL leads to into a file. Credentials are not sent there.
+
+        Each attempt asks for a URL and begins anew, since such URLs expire. What stands in the file is whole
+        only if this returns.
+
+        :param what: what it is, for messages, which never hold the URL.
+        :param url_of: returns a URL that is fresh.
+        :param target: a file that is open for writing; it is emptied first.
+        :param max_bytes: length at most.
+        :param retry: how long it is repeated.
+        :return: the length and the SHA-256 of what was written.
+        :raises ConnectionFailed: if there was no answer, or its end did not come.
+        :raises ApiError: if the store refuses (Unauthorized and NotFound among it), or it is too long.
+        """
+        from tenacity import Retrying, stop_after_attempt
+
+        def error_of(state: RetryCallState) -> RunsError | None:
+            error = state.outcome.exception() if state.outcome is not None else None
+            return error if isinstance(error, RunsError) else None
+
+        def again(state: RetryCallState) -> bool:
+            error = error_of(state)
+            return error is not None and not is_permanent(error) and not retry.stopped()
+
+        def wait(state: RetryCallState) -> float:
+            error = error_of(state)
+            backoff = backoff_seconds(state.attempt_number, retry.base, retry.cap)
+            return max(backoff, (error.retry_after if error is not None else None) or 0.0)
+
+        attempts = Retrying(stop=stop_after_attempt(retry.attempts), retry=again, wait=wait, reraise=True)
+        return attempts(lambda: self._fetch(what, url_of(), target, max_bytes))
+
+    def stream_events(
+        self, request: Request, *, silence: float = SILENCE, opened: Callable[[], None] = lambda: None
+    ) -> Generator[Frame, None, None]:
+        """
+        Open a stream of server-sent events and yield what comes, until the service ends it.
+
+        To be closed by whoever does not read it to its end (``contextlib.closing``). Nothing is repeated.
+
+        :param request: what opens it.
+        :param silence: seconds without a byte after which the stream is taken for dead.
+        :param opened: called when the service has begun to answer.
+        :return: events, comments and wishes of the service how long to wait before it is opened again.
+        :raises ApiError: if the service refuses (Unauthorized and NotFound among it), or answers with
+            something else than such a stream.
+        :raises ConnectionFailed: if there was no answer, or the stream broke off or fell silent.
+        """
+        import requests
+        from urllib3.exceptions import HTTPError
+
+        stream = _Stream(self.api, request)
+        exchange = stream.exchange
+        while True:
+            self._authenticate(exchange, NO_RETRY)
+            try:
+                with self._ask(exchange, timeout=silence, stream=True) as answer:
+                    headers = {name.lower(): value for name, value in answer.headers.items()}
+                    if stream.opens(answer.status_code, headers):
+                        opened()
+                        # Other ways to read it wait until a piece is full.
+                        while piece := answer.raw.read1(PIECE, decode_content=True):
+                            yield from stream.read(piece)
+                        return
+                    body = answer.raw.read(PIECE, decode_content=True)
+                    response = Response(answer.status_code, headers, body)
+            except (requests.exceptions.RequestException, HTTPError, OSError) as error:
+                failure = stream.failed(error, sent=not _requests_not_sent(error))
+                break
+            if not exchange.refused(response):
+                raise stream.error(response)
+        raise failure
+
     def close(self) -> None:
         """Close the connections."""
         if self._session is not None:
             self._session.close()
             self._session = None
 
+    def _fetch(self, what: str, url: str, target: IO[bytes], max_bytes: int) -> Download:
+        """Make one attempt at a download."""
+        import requests
+
+        target.seek(0)
+        target.truncate()
+        try:
+            with self._ask_store(url) as answer:
+                self._check_store(what, answer)
+                return self._copy(what, answer, target, max_bytes)
+        except requests.exceptions.RequestException as error:
+            # Their texts hold the URL.
+            kinds = _kinds(error)
+        raise ConnectionFailed(f"{self.api.service}: the download of {what} broke off: {kinds}", sent=True)
+
+    def _ask_store(self, url: str) -> requests.Response:
+        """Send the request for a download, and follow its redirects as long as they stay as safe."""
+        import requests
+
+        for _ in range(REDIRECTS + 1):
+            hidden = requests.Request("GET", url).prepare().path_url
+            if len(hidden) > 1:
+                _urls_in_logs.hide(hidden)
+            answer = self._open().get(
+                url,
+                headers={"Accept-Encoding": "identity", "User-Agent": USER_AGENT},
+                timeout=(CONNECT_TIMEOUT, self.api.request_timeout),
+                proxies=_proxies(self.api.proxy),
+                allow_redirects=False,
+                auth=_no_netrc,
+                stream=True,
+            )
+            location = urljoin(url, answer.headers.get("Location", ""))
+            safe = urlsplit(location).scheme in {urlsplit(url).scheme, "https"}
+            if not answer.is_redirect or not safe:
+                break
+            answer.close()
+            url = location
+        return answer
+
+    def _check_store(self, what: str, answer: requests.Response) -> None:
+        status = answer.status_code
+        if status == 200:
+            return
+        kind = KINDS.get(status, ApiError)
+        error = kind(
+            f"{self.api.service}: the store answered {status} to the download of {what}",
+            status=status,
+            permanent=None if status >= 400 else True,
+        )
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+        error.retry_after = retry_after(Response(status, headers))
+        raise error
+
+    def _copy(self, what: str, answer: requests.Response, target: IO[bytes], max_bytes: int) -> Download:
+        length = answer.headers.get("Content-Length", "")
+        told = int(length) if length.isdecimal() else None
+        size, digest = 0, hashlib.sha256()
+        if told is None and answer.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            raise ApiError(
+                f"{self.api.service}: the store does not say how long {what} is, so that it cannot be told "
+                "whether it is whole",
+                status=answer.status_code,
+                permanent=True,
+            )
+        for chunk in answer.iter_content(CHUNK) if (told or 0) <= max_bytes else ():
+            size += len(chunk)
+            if size > max_bytes:
+                break
+            target.write(chunk)
+            digest.update(chunk)
+        if max(size, told or 0) > max_bytes:
+            raise ApiError(
+                f"{what} in {self.api.service} is longer than max_bytes allows ({max_bytes}): "
+                + (f"{told} bytes" if told is not None else "more bytes than that"),
+                status=answer.status_code,
+                permanent=True,
+            )
+        came = answer.raw.tell()
+        if told is not None and came != told:
+            raise ConnectionFailed(
+                f"{self.api.service}: the download of {what} broke off after {came} of {told} bytes",
+                sent=True,
+            )
+        target.flush()
+        return Download(size, digest.hexdigest())
+
     def _exchange(self, request: Request, retry: RetryPolicy) -> Response:
         from tenacity import Retrying
 
         exchange = _Exchange(self.api, request, retry)
+        time.sleep(request.delay)
         while True:
             self._authenticate(exchange, retry)
             response = Retrying(**_judge(request, retry))(self._send, exchange)
@@ -221,19 +490,8 @@ class Driver:
         import requests
 
         request = exchange.request
-        if request.secret is not None:
-            _urls_in_logs.hide(quote(request.secret, safe=""))
         try:
-            with self._open().request(
-                request.method,
-                request.target,
-                headers=exchange.headers(),
-                params=dict(request.params),
-                json=request.json,
-                timeout=(CONNECT_TIMEOUT, exchange.timeout),
-                allow_redirects=False,
-                auth=_no_netrc,
-            ) as answer:
+            with self._ask(exchange, timeout=exchange.timeout) as answer:
                 return Response(
                     answer.status_code,
                     {name.lower(): value for name, value in answer.headers.items()},
@@ -243,6 +501,23 @@ class Driver:
             failure = _failed(self.api, request, error, sent=not _requests_not_sent(error))
         # Out here the library's error, which may show the URL as it was sent, is not the context of ours.
         raise failure
+
+    def _ask(self, exchange: _Exchange, *, timeout: float, stream: bool = False) -> requests.Response:
+        request = exchange.request
+        if request.secret is not None:
+            _urls_in_logs.hide(quote(request.secret, safe=""))
+        return self._open().request(
+            request.method,
+            request.target,
+            headers=exchange.headers(),
+            params=dict(request.params),
+            json=request.json,
+            timeout=(CONNECT_TIMEOUT, timeout),
+            proxies=_proxies(self.api.proxy),
+            allow_redirects=False,
+            auth=_no_netrc,
+            stream=stream,
+        )
 
     def _open(self) -> requests.Session:
         with self._opening:
@@ -261,8 +536,12 @@ class AsyncDriver:
     def __init__(self, api: RunApi) -> None:
         self.api = api
         self._session: aiohttp.ClientSession | None = None
+        self._streams: aiohttp.ClientSession | None = None
+        """A session of their own, so that they take no connection away from other requests."""
         self._authentication = asyncio.Lock()
         self._failure: RunsError | None = None
+        self._proxies: dict[str, str | None] = {}
+        """The environment's proxies by origin, each looked up once."""
 
     async def drive(self, flow: Flow[T], retry: RetryPolicy = DEFAULT_RETRY) -> T:
         """
@@ -291,19 +570,75 @@ class AsyncDriver:
                 error.retry_after = retry_after(response)
             raise
 
+    async def stream_events(
+        self, request: Request, *, silence: float = SILENCE, opened: Callable[[], None] = lambda: None
+    ) -> AsyncGenerator[Frame, None]:
+        """
+        Open a stream of server-sent events and yield what comes, as :meth:`Driver.stream_events`.
+
+        To be closed by whoever does not read it to its end (``contextlib.aclosing``).
+
+        :param request: what opens it.
+        :param silence: seconds without a byte after which the stream is taken for dead.
+        :param opened: called when the service has begun to answer.
+        :raises ApiError: as there.
+        :raises ConnectionFailed: as there.
+        """
+        import aiohttp
+
+        stream = _Stream(self.api, request)
+        exchange = stream.exchange
+        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=silence)
+        if self._streams is None:
+            self._streams = _aiohttp_session(limit=0)
+        while True:
+            await self._authenticate(exchange, NO_RETRY)
+            try:
+                async with self._ask(self._streams, exchange, timeout) as answer, _cut_off(answer):
+                    headers = {name.lower(): value for name, value in answer.headers.items()}
+                    if stream.opens(answer.status, headers):
+                        opened()
+                        while piece := await self._next_piece(answer, TURN, silence):
+                            for frame in stream.read(piece):
+                                yield frame
+                            # What has come already is there without waiting, however much it is.
+                            await asyncio.sleep(0)
+                        return
+                    response = Response(
+                        answer.status, headers, await self._next_piece(answer, PIECE, silence)
+                    )
+            except (aiohttp.ClientError, OSError, UnicodeError) as error:
+                failure = stream.failed(error, sent=not _aiohttp_not_sent(error))
+                break
+            if not exchange.refused(response):
+                raise stream.error(response)
+        raise failure
+
+    async def _next_piece(self, answer: aiohttp.ClientResponse, size: int, silence: float) -> bytes:
+        # aiohttp's own limit ends with the connection, which a chunk that is none closes: nobody is told.
+        async with asyncio.timeout(silence):
+            return await answer.content.read(size)
+
     async def close(self) -> None:
-        """Close the connections."""
-        if self._session is not None:
-            session, self._session = self._session, None
-            await session.close()
+        """Close the connections. Streams must have been closed before by whoever reads them."""
+        sessions, self._session, self._streams = (self._session, self._streams), None, None
+        for session in sessions:
+            if session is not None:
+                await session.close()
 
     async def _exchange(self, request: Request, retry: RetryPolicy) -> Response:
         from tenacity import AsyncRetrying
 
         exchange = _Exchange(self.api, request, retry)
+        if request.delay:
+            await asyncio.sleep(request.delay)
         while True:
             await self._authenticate(exchange, retry)
-            response: Response = await AsyncRetrying(**_judge(request, retry))(self._send, exchange)
+            if retry.attempts == 1:
+                # What a watcher asks by the thousand: tenacity would make it cost a third more.
+                response = await self._send(exchange)
+            else:
+                response = await AsyncRetrying(**_judge(request, retry))(self._send, exchange)
             if not exchange.refused(response):
                 return response
 
@@ -328,20 +663,7 @@ class AsyncDriver:
 
         request = exchange.request
         try:
-            async with self._open().request(
-                request.method,
-                request.target,
-                headers=exchange.headers(),
-                params=dict(request.params),
-                json=request.json,
-                timeout=aiohttp.ClientTimeout(
-                    total=CONNECT_TIMEOUT + exchange.timeout,
-                    sock_connect=CONNECT_TIMEOUT,
-                    sock_read=exchange.timeout,
-                ),
-                allow_redirects=False,
-                proxy=_proxy(request.target),
-            ) as answer:
+            async with self._ask(self._open(), exchange, _aiohttp_timeout(exchange.timeout)) as answer:
                 return Response(
                     answer.status,
                     {name.lower(): value for name, value in answer.headers.items()},
@@ -350,6 +672,29 @@ class AsyncDriver:
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
             failure = _failed(self.api, request, error, sent=not _aiohttp_not_sent(error))
         raise failure
+
+    def _ask(
+        self, session: aiohttp.ClientSession, exchange: _Exchange, timeout: aiohttp.ClientTimeout
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        request = exchange.request
+        return session.request(
+            request.method,
+            request.target,
+            headers=exchange.headers(),
+            params=dict(request.params) or None,
+            json=request.json,
+            # It would name a kind of body even where there is none.
+            skip_auto_headers=() if request.json is not None else ("Content-Type",),
+            timeout=timeout,
+            allow_redirects=False,
+            proxy=self.api.proxy or self._proxy(request.target),
+        )
+
+    def _proxy(self, url: str) -> str | None:
+        origin = "/".join(url.split("/", 3)[:3])
+        if origin not in self._proxies:
+            self._proxies[origin] = _environment_proxy(url)
+        return self._proxies[origin]
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -371,12 +716,25 @@ def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-def _proxy(url: str) -> str | None:
+def _proxies(proxy: str | None) -> dict[str, str] | None:
+    """Return a proxy as requests wants it; None leaves the choice to the environment."""
+    return None if proxy is None else {"http": proxy, "https": proxy}
+
+
+def _environment_proxy(url: str) -> str | None:
     """Return the environment's proxy for an address as requests chooses it. aiohttp would read ``.netrc``."""
     from requests.utils import get_environ_proxies, select_proxy
 
     proxy = select_proxy(url, get_environ_proxies(url))
     return proxy if not proxy or "://" in proxy else f"http://{proxy}"
+
+
+def _kinds(error: BaseException) -> str:
+    """Name an error of requests and its cause by their classes."""
+    cause = error.args[0] if error.args else None
+    cause = getattr(cause, "reason", cause)
+    kinds = [error, *([cause] if isinstance(cause, BaseException) else [])]
+    return ": ".join(type(kind).__name__ for kind in kinds)
 
 
 def _requests_session() -> requests.Session:
@@ -431,7 +789,31 @@ def _requests_session() -> requests.Session:
     return session
 
 
-def _aiohttp_session() -> aiohttp.ClientSession:
+@asynccontextmanager
+async def _cut_off(answer: aiohttp.ClientResponse) -> AsyncIterator[None]:
+    """Close the connection of an answer that goes on. TLS would wait for the service to agree."""
+    try:
+        yield
+    finally:
+        if answer.connection is not None and answer.connection.transport is not None:
+            answer.connection.transport.abort()
+
+
+@lru_cache(64)
+def _aiohttp_timeout(seconds: float) -> aiohttp.ClientTimeout:
+    import aiohttp
+
+    return aiohttp.ClientTimeout(
+        total=CONNECT_TIMEOUT + seconds, sock_connect=CONNECT_TIMEOUT, sock_read=seconds
+    )
+
+
+def _aiohttp_session(limit: int = CONNECTIONS) -> aiohttp.ClientSession:
+    """
+    Return a session.
+
+    :param limit: connections at once at most; 0 is no limit.
+    """
     import aiohttp
 
     def connect(address: Any) -> socket.socket:
@@ -442,17 +824,18 @@ def _aiohttp_session() -> aiohttp.ClientSession:
         return made
 
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=16, socket_factory=connect),
+        connector=aiohttp.TCPConnector(limit=limit, socket_factory=connect),
         cookie_jar=aiohttp.DummyCookieJar(),
     )
 
 
-def _failed(api: RunApi, request: Request, error: BaseException, *, sent: bool) -> ConnectionFailed:
+def _failed(
+    api: RunApi, request: Request, error: BaseException, *, sent: bool, what: str | None = None
+) -> ConnectionFailed:
     reason = api.redact(" ".join(str(error).split())) or "no answer in time"
+    what = what or f"did not answer {request}"
     return ConnectionFailed(
-        f"{api.service} did not answer {request} at {api.settings.base_url}: "
-        f"{type(error).__name__}: {reason}",
-        sent=sent,
+        f"{api.service} {what} at {api.settings.base_url}: {type(error).__name__}: {reason}", sent=sent
     )
 
 

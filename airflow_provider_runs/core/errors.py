@@ -58,6 +58,17 @@ class NotFound(ApiError):
     """The service does not know the run or the resource."""
 
 
+class AlreadyRunning(ApiError):
+    """
+    The service starts no run while another one of the same goes; nothing was started. A later try may work.
+
+    :param message: what happened and what the service said, without secrets.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=409, permanent=False)
+
+
 def is_permanent(error: RunsError) -> bool:
     """
     Tell whether the same request would fail again for ever.

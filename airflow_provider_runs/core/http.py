@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -23,9 +23,13 @@ Flow = Generator["Request", "Response", T]
 _LONE_SURROGATES = re.compile(r"[\ud800-\udfff]")
 # A member of an object, in JSON or as Python prints it, whose name says that its value is a secret.
 _SECRET_MEMBER = re.compile(
-    r"""(["']\w*(?:token|secret|password|authorization|api_key)["']\s*:\s*)("(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?)""",
+    r"""(["'][^"']*(?:token|secret|password|authorization|api_key)[^"'\w]*["']\s*:\s*)"""
+    r"""("(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?)""",
     re.IGNORECASE,
 )
+
+# Colours and the like, which programs write for a terminal.
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +40,28 @@ class Request:
     :param method: HTTP method, upper case.
     :param url: absolute URL without query. ``***`` in it stands for the secret.
     :param headers: headers besides authentication, which the driver adds.
-    :param params: query parameters.
+    :param params: query parameters; one with several values is repeated.
     :param json: body to be sent as JSON; None sends none.
     :param safe_to_repeat: whether sending it twice does the same as sending it once. A request that starts
         a run is so only with an idempotency key.
     :param authenticated: whether the driver gets a token first and adds it.
     :param timeout: seconds to wait for the answer; None takes the connection's ``request_timeout``.
     :param secret: a secret that the URL must hold when it is sent, and nowhere else.
+    :param delay: seconds to wait before it is sent.
+    :param unsure: words in an answer of status 429 by which nobody knows whether it was carried out.
     """
 
     method: str
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    params: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     json: Any = field(default=None, repr=False)
     safe_to_repeat: bool = False
     authenticated: bool = True
     timeout: float | None = None
     secret: str | None = field(default=None, repr=False)
+    delay: float = 0.0
+    unsure: str | None = None
 
     @property
     def target(self) -> str:
@@ -144,3 +152,13 @@ def one_line(text: str, redact: Callable[[str], str] = str, limit: int = 500) ->
     line = " ".join(redact(text).split())
     shown = "".join(character if character.isprintable() else " " for character in line[:limit])
     return shown if len(line) <= limit else shown + "..."
+
+
+def printable(text: str) -> str:
+    """
+    Return a line of a program's output without colours and control characters.
+
+    :param text: the line.
+    """
+    plain = _ESCAPES.sub("", text).expandtabs(4)
+    return "".join(character if character.isprintable() else " " for character in plain).rstrip()

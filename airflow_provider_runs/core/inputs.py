@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -35,29 +37,59 @@ def unknown_names(what: str, given: Iterable[str], known: Collection[str]) -> No
         raise BadInput(f"a {what} has no {', '.join(unknown)}; it has {', '.join(known)}")
 
 
-def required_text(name: str, value: Any) -> str:
+def required_text(name: str, value: Any, *, longest: int | None = None) -> str:
     """
     Return a text that must not be empty, without surrounding space.
 
     :param name: the argument, for the message.
     :param value: what was given. ``"None"``, which templates make of a missing value, is empty.
-    :raises BadInput: if it is no text or empty.
+    :param longest: characters at most; None: any number.
+    :raises BadInput: if it is no text, empty or too long.
     """
     if not isinstance(value, str):
         raise BadInput(f"{name} must be a text, not {type(value).__name__}")
     text = value.strip()
     if text in ("", "None"):
         raise BadInput(f"{name} is empty ({_shown(value)}); if it is a template, it rendered to nothing")
+    if longest is not None and len(text) > longest:
+        raise BadInput(f"{name} must have {longest} characters at most, not {len(text)}")
     return text
 
 
-def integer(name: str, value: Any, *, at_least: int) -> int:
+def text_list(name: str, value: Any) -> list[str]:
+    """
+    Return texts that must not be empty, each once, in the order in which they were given first.
+
+    :param name: the argument, for the message.
+    :param value: a sequence of texts or whole numbers, or the text of such a list, in JSON or as Python
+        writes it, which is what templates render to.
+    :raises BadInput: if it is anything else, or empty.
+    """
+    given = value
+    if isinstance(value, str):
+        for read in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+                given = read(value.strip())
+                break
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise BadInput(f"{name} must be a list or the text of one, not {_shown(value)}")
+    texts: dict[str, None] = {}
+    for index, one in enumerate(given):
+        is_number = isinstance(one, int) and not isinstance(one, bool)
+        texts[required_text(f"{name}[{index}]", str(one) if is_number else one)] = None
+    if not texts:
+        raise BadInput(f"{name} is empty: there is nothing to wait for")
+    return list(texts)
+
+
+def integer(name: str, value: Any, *, at_least: int, at_most: int | None = None) -> int:
     """
     Return a whole number, given as such or as text.
 
     :param name: the argument, for the message.
     :param value: what was given.
     :param at_least: the lowest number allowed.
+    :param at_most: the highest number allowed; None: any.
     :raises BadInput: if it is anything else.
     """
     number = None
@@ -69,6 +101,8 @@ def integer(name: str, value: Any, *, at_least: int) -> int:
         raise BadInput(f"{name} must be a whole number, not {_shown(value)}")
     if number < at_least:
         raise BadInput(f"{name} must be at least {at_least}, not {_shown(number)}")
+    if at_most is not None and number > at_most:
+        raise BadInput(f"{name} must be at most {at_most}, not {_shown(number)}")
     return number
 
 
@@ -161,6 +195,27 @@ def json_object(name: str, value: Any) -> dict[str, Any]:
             raise
         raise BadInput(f"{name} cannot be written as JSON: {error}") from None
     return copied
+
+
+def json_value(name: str, value: Any) -> Any:
+    """
+    Return a JSON value of any kind, given as such; a text is read as the text of a JSON value.
+
+    :param name: the argument, for the message.
+    :param value: what was given.
+    :raises BadInput: if a text is no JSON, or the value cannot be written as JSON.
+    """
+    try:
+        given = json.loads(value) if isinstance(value, str) else value
+        return json.loads(json.dumps(given, allow_nan=False, default=_as_mapping))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadInput(f"{name} is no JSON: {error}") from None
+
+
+def _as_mapping(value: Any) -> dict[Any, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def iso_utc(name: str, value: Any) -> str | None:

@@ -72,6 +72,14 @@ class Watch:
         return f"run {self.run_id}" if self.search is None else f"a run with {self.run_id}"
 
 
+class Topic(str, Enum):
+    """What a note is about."""
+
+    RUN = "run"
+    TROUBLE = "trouble"
+    RECOVERY = "recovery"
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """
@@ -79,10 +87,12 @@ class Note:
 
     :param text: what to say.
     :param alarming: whether it is a warning.
+    :param topic: the run, or that the service cannot be asked about it, or can again.
     """
 
     text: str
     alarming: bool = False
+    topic: Topic = Topic.RUN
 
 
 class Trouble(str, Enum):
@@ -201,6 +211,7 @@ class Progress:
                 f"{self.service} cannot be asked about {self.watch.named}: {error}. "
                 "The wait goes on; this says nothing about the run itself.",
                 alarming=True,
+                topic=Topic.TROUBLE,
             )
         return self.expired(now, last_look_done=True)
 
@@ -212,7 +223,7 @@ class Progress:
         """
         if self.told:
             seconds = now - self._asked_in_vain_since
-            self._say(f"{self.service} can be asked again, after {seconds:.0f} s")
+            self._say(f"{self.service} can be asked again, after {seconds:.0f} s", topic=Topic.RECOVERY)
         self._trouble, self._error, self.told, self.failures = None, None, False, 0
 
     def deadline(self) -> float | None:
@@ -325,5 +336,5 @@ class Progress:
     def _outcome(self, verdict: Verdict, message: str, which: Limit | None = None) -> Outcome:
         return Outcome(verdict, self._found or self.watch.run_id, self.status, message, which)
 
-    def _say(self, text: str, *, alarming: bool = False) -> None:
-        self._notes.append(Note(text, alarming))
+    def _say(self, text: str, *, alarming: bool = False, topic: Topic = Topic.RUN) -> None:
+        self._notes.append(Note(text, alarming, topic))

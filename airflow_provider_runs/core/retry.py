@@ -72,7 +72,8 @@ def may_repeat(request: Request, outcome: Response | ConnectionFailed) -> bool:
     if isinstance(outcome, ConnectionFailed):
         return request.safe_to_repeat or not outcome.sent
     if outcome.status == 429:
-        return True
+        sure = request.unsure is None or request.unsure.encode() not in outcome.body
+        return sure or request.safe_to_repeat
     return request.safe_to_repeat and outcome.status in TEMPORARY
 
 

@@ -6,6 +6,12 @@ from dataclasses import dataclass
 
 AGE_SHARE = 0.1
 JITTER = 0.1
+BURST = 10
+BURST_SHARE = 0.05
+"""
+Share of a minute's requests that may leave at once, where that is less than :data:`BURST`: together with the
+cap it must stay below the limit of the service, also when some requests arrive late.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +51,14 @@ class RateCap:
     Keep requests below a number a minute.
 
     :param per_minute: requests a minute.
-    :param burst: requests that may leave at once after a quiet time.
+    :param burst: requests that may leave at once after a quiet time; by default a twentieth of a minute's, at
+        most 10.
     """
 
-    def __init__(self, per_minute: float, burst: int = 10) -> None:
+    def __init__(self, per_minute: float, burst: int | None = None) -> None:
+        self.burst = max(1, min(BURST, int(BURST_SHARE * per_minute))) if burst is None else burst
         self._gap = 60.0 / per_minute
-        self._credit = self._gap * (burst - 1)
+        self._credit = self._gap * (self.burst - 1)
         self._next = float("-inf")
 
     def free_at(self, now: float) -> float:

@@ -12,14 +12,14 @@ import binascii
 import json
 import re
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow_provider_runs.core.api import RunApi
 from airflow_provider_runs.core.errors import ApiError, NotFound, Unauthorized
 from airflow_provider_runs.core.http import Response, excerpt, one_line, parse_json
-from airflow_provider_runs.core.run import Run, RunState, StatusTable
+from airflow_provider_runs.core.run import Run, RunState, StatusTable, moment
 
 if TYPE_CHECKING:
     from pendulum import DateTime
@@ -178,22 +178,6 @@ def failures(row: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
             error = metrics.get("error") if isinstance(metrics, dict) else None
             found.append((str(block.get("block_uuid")), error if isinstance(error, dict) else {}))
     return found
-
-
-def moment(value: Any) -> DateTime | None:
-    """
-    Read a time as Mage writes it: UTC, with or without offset and fraction.
-
-    :param value: the text.
-    """
-    import pendulum
-
-    if not isinstance(value, str):
-        return None
-    try:
-        return pendulum.instance(datetime.fromisoformat(value), tz="UTC").in_timezone("UTC")
-    except (ValueError, OverflowError):
-        return None
 
 
 def created_at(row: Mapping[str, Any]) -> DateTime | None:

@@ -114,7 +114,8 @@ class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListActi
 
     connection = CONNECTION
     # One list of the active runs serves all who wait; the server's work grows with the rows of a page.
-    batch_size = 500
+    batch_size = 10_000
+    draw_share = 0.6
     # The status changes with the loops of Mage's scheduler only, every 10 s by default.
     pace = Pace(min_poll_interval=5, poll_interval=60, max_requests_per_minute=600)
 
@@ -303,9 +304,10 @@ class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListActi
             page=ACTIVE_PAGE,
             # Newest first: below the lowest id nobody is waited for.
             enough=lambda page: int(self._run(page[-1]).id) < lowest,
+            keep=lambda row: isinstance(row.get("id"), int) and row["id"] in wanted,
         )
         runs = (self._run(row) for row in rows)
-        return {run.id: run for run in runs if int(run.id) in wanted and not run.state.is_terminal}
+        return {run.id: run for run in runs if not run.state.is_terminal}
 
     def list_runs(
         self, filters: Mapping[str, Any], *, since: float | None = None, limit: int | None = None
@@ -353,6 +355,10 @@ class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListActi
         named = {name: arguments[name] for name in TRIGGER_FIELDS if arguments.get(name) is not None}
         pending, running = (self.statuses.words(state) for state in (RunState.PENDING, RunState.RUNNING))
         return {**named, "status": [*pending, *running]}
+
+    @staticmethod
+    def check_run_id(run_id: str) -> None:
+        run_number(run_id)
 
     def check(self) -> Flow[str]:
         response = yield self._request("GET", "/api/status", authenticated=False)

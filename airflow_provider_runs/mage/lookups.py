@@ -55,6 +55,7 @@ class MageLookups(MageAnswers):
         *,
         page: int | None = None,
         enough: Callable[[list[Row]], bool] = lambda page: False,
+        keep: Callable[[Row], bool] = lambda row: True,
         limit: int | None = None,
     ) -> Flow[list[Row]]:
         """
@@ -66,6 +67,7 @@ class MageLookups(MageAnswers):
         :param what: what is done, for messages.
         :param page: rows of a page; None: :data:`PAGE`.
         :param enough: tells of a page that is not empty whether the rest of the list does not matter.
+        :param keep: tells of a row whether it is wanted.
         :param limit: rows after which the rest does not matter either.
         """
         size = min(page or PAGE, limit or ENDLESS)
@@ -81,7 +83,7 @@ class MageLookups(MageAnswers):
                 raise self._unusable(response, what)
             last = found
             # A run that is created meanwhile moves the others to a later place.
-            rows += [row for row in found if row.get("id") not in seen]
+            rows += [row for row in found if row.get("id") not in seen and keep(row)]
             seen |= {row.get("id") for row in found if isinstance(row.get("id"), int)}
             offset += size
             if not found or not more or enough(found) or (limit is not None and len(rows) >= limit):

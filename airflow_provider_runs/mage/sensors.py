@@ -14,8 +14,10 @@ class MageRunSensor(RunSensor):
     """
     Wait for a Mage pipeline run that something else started: one run, or a trigger's or pipeline's run.
 
-    Further arguments: :class:`~airflow_provider_runs.base.sensor.RunSensor`. Give ``run_id``, or ``since``
-    together with ``pipeline_schedule_id``, with ``pipeline_uuid``, or with that and ``trigger_name``.
+    Further arguments: :class:`~airflow_provider_runs.base.sensor.RunSensor`.
+
+    Give ``run_id``, ``run_ids``, or ``since`` together with ``pipeline_schedule_id``, with ``pipeline_uuid``,
+    or with that and ``trigger_name``.
 
     :param run_id: the run's id, or a template of it.
     :param pipeline_schedule_id: wait for a run of this trigger.

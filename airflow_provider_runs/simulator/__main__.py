@@ -80,8 +80,8 @@ async def serve(server: Server) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    given = parser().parse_args(arguments)
     try:
+        given = parser().parse_args(arguments)
         server = Server(
             system=given.system,
             port=given.port,

@@ -11,9 +11,12 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from aiohttp import web
+from aiohttp.payload import Payload
 
 from airflow_provider_runs.provider_info import SYSTEMS
 from airflow_provider_runs.simulator.world import (
+    INNER_FAULT,
+    NOTE,
     ControlError,
     Fault,
     Handler,
@@ -31,7 +34,7 @@ T = TypeVar("T")
 
 HOST = "127.0.0.1"
 MAX_BODY = 16 * 1024 * 1024
-SECRET_ARGUMENTS = re.compile(r"(?i)\b(api_key|token|http_authorization)=[^&]*")
+SECRET_ARGUMENTS = re.compile(r"(?i)\b(api_key|token|http_authorization|signature)=[^&]*")
 GATEWAY_PAGE = "<html><head><title>{0} Error</title></head><body><h1>{0} Error</h1></body></html>"
 
 
@@ -41,7 +44,8 @@ def system_class(name: str) -> type[System]:
         module = import_module(f"airflow_provider_runs.{name}.simulator")
     except ModuleNotFoundError as error:
         if not str(error.name).startswith(__name__.partition(".")[0]):
-            raise
+            extra = "pip install 'airflow-provider-runs[simulator]'"
+            raise ControlError(f"the simulator of {name!r} needs {error.name}: {extra}") from error
         raise ControlError(f"there is no simulator of {name!r}; known: {', '.join(SYSTEMS)}") from error
     found: type[System] = getattr(module, f"{name.capitalize()}Simulator")
     return found
@@ -158,24 +162,34 @@ class Server:
             operation = wanted if isinstance(wanted, str) else await wanted(request)
             fault = world.fault_for(system.name, operation)
             kind = fault.fault if fault else None
+            INNER_FAULT.set(None)
             path = prefix + system.redacted(request.path.removeprefix(prefix))
             if request.query_string:
                 path += "?" + SECRET_ARGUMENTS.sub(r"\1=***", request.query_string)
 
             def note(status: int | None) -> None:
-                world.record(system.name, operation, request.method, path, status, kind)
+                if NOTE.get() is note:
+                    met = kind or INNER_FAULT.get()
+                    world.record(system.name, operation, request.method, path, status, met)
+                    NOTE.set(None)
+
+            NOTE.set(note)
 
             if fault and kind == "slow":
                 await request.read()  # or a client that is gone by then has sent nothing
                 await asyncio.sleep(fault.seconds or 0)
-            answer = await route.handler(request) if fault is None or fault.works_first else None
+            works = fault is None or (fault.works_first and (kind == "slow" or not route.streams))
+            answer = await route.handler(request) if works else None
             if fault and kind == "hang":
                 note(None)
                 await (asyncio.sleep(fault.seconds) if fault.seconds is not None else asyncio.Event().wait())
                 return cut(request)
-            if kind in ("reset_before", "reset_after"):
+            if kind in ("reset_before", "reset_after") or (kind == "cut_body" and route.streams):
                 note(None)
                 return cut(request)
+            if kind == "cut_body":
+                note(None)
+                return await cut_in_the_middle(request, answer)
             if fault and (answer is None or kind != "slow"):
                 answer = spoiled(system, fault)
             assert answer is not None
@@ -244,6 +258,20 @@ def cut(request: web.Request) -> web.StreamResponse:
     """Drop the connection; the answer that is returned reaches nobody."""
     if request.transport is not None:
         request.transport.abort()
+    return web.Response()
+
+
+async def cut_in_the_middle(request: web.Request, answer: web.StreamResponse | None) -> web.StreamResponse:
+    """Send half of an answer whose head tells of the whole, then drop the connection."""
+    assert isinstance(answer, web.Response)
+    whole = answer.content_length or 0
+    writer = await answer.prepare(request)
+    assert writer is not None
+    writer.length = whole // 2
+    body = answer.body
+    await (body.write(writer) if isinstance(body, Payload) else writer.write(body or b""))
+    if request.transport is not None:
+        request.transport.close()
     return web.Response()
 
 

@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -18,8 +19,27 @@ Json = Any
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Rule = TypeVar("Rule", "Plan", "Fault")
 
-FAULTS = ("status", "reset_before", "reset_after", "hang", "html", "empty", "not_json", "slow")
-ACTING_FAULTS = frozenset({"reset_after", "empty", "not_json", "slow"})
+FIELD_FAULTS = frozenset({"errors", "not_ok"})
+STREAM_FAULTS = frozenset({"silence", "flood", "split", "lose", "error_frame", "cut_frame", "end"})
+FAULTS = (
+    "status",
+    "reset_before",
+    "reset_after",
+    "hang",
+    "html",
+    "empty",
+    "not_json",
+    "slow",
+    "cut_body",
+    *sorted(FIELD_FAULTS),
+    *sorted(STREAM_FAULTS),
+)
+CALL_FAULTS = frozenset(FAULTS) - FIELD_FAULTS - STREAM_FAULTS
+ACTING_FAULTS = frozenset({"reset_after", "empty", "not_json", "slow", "cut_body"})
+INNER_FAULT: ContextVar[str | None] = ContextVar("inner_fault", default=None)
+"""What the handler of a request has met on its own, in a field of a document or on a stream."""
+NOTE: ContextVar[Callable[[int | None], None] | None] = ContextVar("note", default=None)
+"""What notes the status of the request that is handled, for a handler whose answer goes on for long."""
 LOG_SIZE = 1000
 
 
@@ -51,7 +71,8 @@ class Fault:
     """Describe how calls of an operation go wrong.
 
     ``acts`` says whether the service does the work (starts the run) before its answer goes wrong; by default
-    it does for ``reset_after``, ``slow``, ``empty`` and ``not_json``. Seconds here are never scaled.
+    it does for ``reset_after``, ``slow``, ``empty``, ``not_json`` and ``cut_body``. Seconds here are never
+    scaled.
     """
 
     fault: str
@@ -74,7 +95,7 @@ class Fault:
     @property
     def works_first(self) -> bool:
         """Say whether the service does the work before the answer goes wrong."""
-        if self.acts is None or self.fault == "reset_before":
+        if self.acts is None or self.fault in ("reset_before", "cut_body"):
             return self.fault in ACTING_FAULTS
         return self.acts
 
@@ -169,17 +190,24 @@ class World:
             self.duration if plan.duration is None else plan.duration
         )
 
-    def fault_for(self, system: str, operation: str) -> Fault | None:
-        """Return the fault that this call meets, if any."""
+    def fault_for(self, system: str, operation: str, kinds: frozenset[str] = CALL_FAULTS) -> Fault | None:
+        """Return the fault that this call meets, if any.
+
+        :param kinds: the faults that it can meet: a field of a GraphQL request and a stream meet their own
+        """
 
         def matches(fault: Fault) -> bool:
             return (
-                fnmatchcase(system, fault.system)
+                fault.fault in kinds
+                and fnmatchcase(system, fault.system)
                 and fault.operation in ("*", operation)
                 and random.random() < fault.probability
             )
 
-        return self.faults.take(matches)
+        found = self.faults.take(matches)
+        if found is not None:
+            INNER_FAULT.set(found.fault)
+        return found
 
     def add_fault(self, fault: Fault) -> None:
         """Add a fault; its ``for_seconds`` count from now."""
@@ -237,12 +265,16 @@ class TimeLine:
 
 
 class Route(NamedTuple):
-    """Name one call of a service; ``operation`` may depend on the request."""
+    """Name one call of a service; ``operation`` may depend on the request.
+
+    The answer of one that ``streams`` goes on for long: faults that spoil an answer come in its place.
+    """
 
     method: str
     path: str
     operation: str | Callable[[web.Request], Awaitable[str]]
     handler: Handler
+    streams: bool = False
 
 
 class System(ABC):

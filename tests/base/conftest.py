@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,12 +11,16 @@ from tests.base import fakes
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> fakes.Service:
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[fakes.Service]:
     """A fresh fake service and the connection to it."""
     made = fakes.Service()
     monkeypatch.setattr(fakes, "SERVICE", made)
     monkeypatch.setenv("AIRFLOW_CONN_FAKE_DEFAULT", json.dumps({"conn_type": "fake", "host": "fake"}))
-    return made
+    yield made
+    # What goes on after a task has ended must not call the next test's service.
+    for thread in threading.enumerate():
+        if thread.name == "run-task-helper":
+            thread.join(5)
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +42,6 @@ def context() -> dict[str, Any]:
 @pytest.fixture
 def later() -> Iterator[Callable[[float, Callable[[], Any]], None]]:
     """Do something in another thread after some seconds."""
-    import threading
-
     timers: list[threading.Timer] = []
 
     def start(seconds: float, work: Callable[[], Any]) -> None:

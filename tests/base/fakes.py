@@ -19,10 +19,12 @@ from airflow_provider_runs.core.api import (
     CanCancel,
     CanExplain,
     CanFindStarted,
+    CanFindUnmarked,
     CanGetMany,
     CanListActive,
     CanRetry,
     RunApi,
+    Unsure,
 )
 from airflow_provider_runs.core.connection import MAX_REQUESTS_PER_MINUTE, ConnectionSpec
 from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed, NotFound
@@ -57,6 +59,8 @@ class Service:
         self.status_of_new = "going"
         self.retried_status = "going"
         self.cancel_errors: dict[str, Exception] = {}
+        self.proven: set[str] = set()
+        self.may_tell = False
         self.before_answer: Callable[[], None] = lambda: None
         self.silent_about: set[str] = set()
         self.lock = threading.Lock()
@@ -218,6 +222,33 @@ class FullApi(FakeApi, CanCancel, CanExplain, CanFindStarted, CanGetMany, CanLis
         return None if run.state in (RunState.FAILED, RunState.CANCELLED) else run
 
 
+class UnmarkedApi(FakeApi, CanCancel, CanFindUnmarked, CanRetry):
+    """One whose runs carry no key."""
+
+    cancel = FullApi.cancel
+    prepare_retry, check_retry = FullApi.prepare_retry, FullApi.check_retry
+    retry, find_retried = FullApi.retry, FullApi.find_retried
+
+    def retry_arguments(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"job": arguments["job"]}
+
+    def snapshot(self, arguments: Mapping[str, Any]) -> Flow[dict[str, Any]]:
+        yield from ()
+        return {"runs": list(SERVICE.runs)}
+
+    def find_unmarked(self, snapshot: Mapping[str, Any], since: float) -> Flow[Run | None]:
+        SERVICE.calls.append(("find_unmarked", dict(snapshot)))
+        yield from ()
+        possible = [run_id for run_id in SERVICE.runs if run_id not in snapshot["runs"]]
+        proven = [run_id for run_id in possible if run_id in SERVICE.proven]
+        if len(proven) == 1:
+            return self.run(proven[0])
+        if possible:
+            runs = [self.run(run_id) for run_id in possible]
+            raise Unsure(f"it may be {', '.join(possible)}", runs, may_tell=SERVICE.may_tell)
+        return None
+
+
 class FakeHook(RunHook):
     api_class = FullApi
     conn_name_attr = "fake_conn_id"
@@ -229,6 +260,10 @@ class FakeHook(RunHook):
 
 class KeyHook(FakeHook):
     api_class = KeyApi
+
+
+class UnmarkedHook(FakeHook):
+    api_class = UnmarkedApi
 
 
 class PlainHook(FakeHook):
@@ -317,6 +352,9 @@ class Store(dict[str, Any]):
         self[key] = value
         self.versions.append(value)
         SERVICE.calls.append(("store", value["run_id"]))
+
+    def delete(self, key: str) -> None:
+        self.pop(key, None)
 
 
 class FakeTaskInstance:

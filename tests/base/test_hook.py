@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from airflow_provider_runs.base import hook as module
 from airflow_provider_runs.base.hook import CannotCancel
 from airflow_provider_runs.base.link import RunLink
 from airflow_provider_runs.chalk.hooks import ChalkHook
@@ -52,6 +55,27 @@ async def finished(hook: Any, run_id: str) -> RunState:
             return run.state
         await asyncio.sleep(0.01)
     raise AssertionError("the run did not end")
+
+
+async def test_a_token_obtained_in_an_event_loop_is_masked_from_a_thread(sim: Simulator, mocker: Any) -> None:
+    # Only from there the triggerer's supervisor, which writes the logs, hears of it.
+    threads: dict[str, int] = {}
+    mocker.patch.object(
+        module, "mask_secret", side_effect=lambda secret: threads.setdefault(secret, threading.get_ident())
+    )
+    async with ChalkHook() as hook:
+        with pytest.raises(NotFound):
+            await hook.aget_run("r1")
+        assert hook._async_driver is not None
+        token = hook._async_driver.api.token
+    assert token is not None
+    # Nobody waits for that thread.
+    for _ in range(500):
+        if token.value in threads:
+            break
+        await asyncio.sleep(0.01)
+    assert threads.keys() == {SECRET, token.value}
+    assert threading.get_ident() not in threads.values()
 
 
 async def test_a_chalk_run_is_started_and_followed(sim: Simulator) -> None:
@@ -137,16 +161,16 @@ def test_a_refused_connection_fails_its_test_without_its_secret(
 
 def test_a_service_that_is_not_there_fails_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_MAGE_DEFAULT", json.dumps({"conn_type": "mage", "host": "127.0.0.1:9"}))
-    monkeypatch.setattr("airflow_provider_runs.base.hook.RunHook.drive", quick(MageHook.drive))
     worked, text = MageHook().test_connection()
     assert not worked
     assert "127.0.0.1:9" in text
 
 
-def quick(drive: Any) -> Any:
-    from airflow_provider_runs.core.retry import NO_RETRY
-
-    return lambda self, flow_of: drive(self, flow_of, NO_RETRY)
+def test_a_connection_is_tested_with_two_requests_at_most(sim: Simulator) -> None:
+    sim.fault("status", system="chalk", operation="who_am_i", status=503)
+    worked, text = ChalkHook().test_connection()
+    assert (worked, "503" in text) == (False, True)
+    assert sim.count("chalk", "who_am_i") == 2
 
 
 @pytest.mark.parametrize("fields", [{"conn_type": "mage"}, {"conn_type": "mage", "host": "ftp://x"}])

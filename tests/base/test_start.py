@@ -2,19 +2,35 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
+from airflow_provider_runs.base import start as start_module
 from airflow_provider_runs.base.exceptions import RequestRefused, RunInProgress, StartUncertain
 from airflow_provider_runs.base.hook import CannotRetry
-from airflow_provider_runs.base.start import DurableStart, StartRecord, fingerprint
-from airflow_provider_runs.core.api import CanCancel
-from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed, NotFound
+from airflow_provider_runs.base.start import (
+    LOOK_INTERVAL,
+    LOOK_SECONDS,
+    DurableStart,
+    StartRecord,
+    fingerprint,
+)
+from airflow_provider_runs.core.api import CanCancel, Unsure
+from airflow_provider_runs.core.errors import (
+    AlreadyRunning,
+    ApiError,
+    BadInput,
+    ConnectionFailed,
+    NotFound,
+    Unauthorized,
+)
 from airflow_provider_runs.core.run import Run, RunState
-from tests.base.fakes import FakeHook, FullApi, KeyApi, KeyHook, PlainHook, Service, Store
+from tests.base.fakes import FakeHook, FullApi, KeyApi, KeyHook, PlainHook, Service, Store, UnmarkedHook
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "start_record.json"
 MARK = "where.what"
@@ -31,6 +47,18 @@ def begin(store: Store | None, hook: Any = None, **changes: Any) -> DurableStart
         "sleep": lambda seconds: None,
     }
     return DurableStart(hook or FakeHook(), {"job": "j"}, **{**settings, **changes})
+
+
+def fail_to_look(mocker: Any, start: DurableStart, errors: list[Exception]) -> None:
+    """Have the first looks for a lost start end with these errors."""
+    find = start.hook.find_started
+
+    def look(*arguments: Any) -> Run | None:
+        if errors:
+            raise errors.pop()
+        return find(*arguments)
+
+    mocker.patch.object(start.hook, "find_started", look)
 
 
 def test_the_stored_record_has_the_form_that_databases_keep() -> None:
@@ -95,6 +123,24 @@ def test_a_cleared_task_cancels_the_run_that_still_goes_and_starts_anew(service:
     assert service.called("cancel") == [first.id]
     assert second.id != first.id
     assert (store["run"]["max_tries"], store["run"]["attempt"]) == (4, 1)
+
+
+def test_a_clear_is_seen_though_changed_retries_give_the_same_number_of_tries(service: Service) -> None:
+    store = Store()
+    first = begin(store, clears=0).ensure()
+    service.runs[first.id] = "done"
+    assert begin(store, clears=1).ensure().id != first.id
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "again"), [(0, 1, True), (0, 0, False), (None, 1, False), (0, None, False)]
+)
+def test_a_retry_is_not_taken_for_a_clear(
+    service: Service, before: int | None, now: int | None, again: bool
+) -> None:
+    store = Store()
+    first = begin(store, clears=before).ensure()
+    assert begin(store, clears=now, again=again).ensure().id == first.id
 
 
 @pytest.mark.parametrize("status", ["done", "broken", "stopped"])
@@ -320,6 +366,94 @@ def test_a_failed_look_for_a_lost_run_leaves_it_to_the_retry(service: Service, m
         start.ensure()
     assert begin(store).ensure().id == "r1"
     assert len(service.called("trigger")) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionFailed("cut", sent=True),
+        ApiError("busy", status=503),
+        ApiError("odd body", status=200, permanent=False),
+    ],
+    ids=["no answer", "busy", "odd answer"],
+)
+@pytest.mark.parametrize("same_try", [True, False], ids=["same try", "next try"])
+def test_an_outage_while_a_lost_run_is_looked_for_is_waited_out(
+    service: Service, mocker: Any, error: Exception, same_try: bool
+) -> None:
+    store = Store()
+    slept: list[float] = []
+    if same_try:
+        service.loses_answers = 1
+    else:
+        service.start("marker", same=False)
+        store["run"] = StartRecord(2, 1, "marker", MARK, None, 900.0).to_json()
+    start = begin(store, sleep=slept.append)
+    fail_to_look(mocker, start, [error, error])
+    assert start.ensure().id == "r1"
+    assert slept == [LOOK_INTERVAL] * 2
+    assert len(service.runs) == 1
+
+
+def test_looking_for_a_lost_run_ends_in_time_also_where_each_look_takes_long(
+    service: Service, mocker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, now = Store(), [0.0]
+    store["run"] = StartRecord(2, 1, "marker", MARK, None, 900.0).to_json()
+    start = begin(store)
+    monkeypatch.setattr(start_module, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+
+    def look(*arguments: Any) -> None:
+        now[0] += 40
+        raise ConnectionFailed("no answer", sent=True)
+
+    mocker.patch.object(start.hook, "find_started", look)
+    with pytest.raises(ConnectionFailed):
+        start.ensure()
+    assert LOOK_SECONDS <= now[0] <= LOOK_SECONDS + 40
+
+
+def test_a_service_that_asks_to_wait_is_not_looked_at_sooner(service: Service, mocker: Any) -> None:
+    store = Store()
+    store["run"] = StartRecord(2, 1, "marker", MARK, None, 900.0).to_json()
+    service.start("marker", same=False)
+    slept: list[float] = []
+    start = begin(store, sleep=slept.append)
+    busy = ApiError("busy", status=429)
+    busy.retry_after = 18.0
+    fail_to_look(mocker, start, [busy])
+    assert start.ensure().id == "r1"
+    assert slept == [LOOK_INTERVAL] * 4
+
+
+def test_a_task_told_to_stop_looks_for_its_lost_run_once_more_at_once(service: Service, mocker: Any) -> None:
+    store = Store()
+    service.loses_answers = 1
+    start = begin(store)
+    error = ApiError("busy", status=429)
+    error.retry_after = 60.0
+    looked = mocker.patch.object(start.hook, "find_started", side_effect=error)
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        start.stopped = True
+
+    start.sleep = sleep
+    with pytest.raises(StartUncertain):
+        start.ensure()
+    assert (len(slept), looked.call_count) == (1, 2)
+
+
+def test_what_no_later_look_would_change_is_not_looked_for_again(service: Service, mocker: Any) -> None:
+    store = Store()
+    store["run"] = StartRecord(2, 1, "marker", MARK, None, 900.0).to_json()
+    slept: list[float] = []
+    start = begin(store, sleep=slept.append)
+    mocker.patch.object(start.hook, "find_started", side_effect=ApiError("no such list", status=400))
+    with pytest.raises(RequestRefused, match="no such list"):
+        start.ensure()
+    assert slept == []
 
 
 def test_a_request_that_never_left_is_an_ordinary_failure(service: Service) -> None:
@@ -802,11 +936,74 @@ def test_a_refused_repetition_says_nothing_about_the_first_request(service: Serv
     service.loses_answers = 1
     with pytest.raises(StartUncertain):
         begin(store, KeyHook()).ensure()
-    service.trigger_errors = [ApiError("who are you", status=401)]
+    service.trigger_errors = [ApiError("no such job", status=400)]
     with pytest.raises(RequestRefused):
         begin(store, KeyHook()).ensure()
     assert store["run"]["refused"] is False
     assert begin(store, KeyHook()).ensure().id == "r1"
+
+
+@pytest.mark.parametrize("hook", [FakeHook, KeyHook])
+def test_refused_credentials_settle_no_lost_start(
+    service: Service, mocker: Any, hook: type[FakeHook]
+) -> None:
+    store = Store()
+    service.loses_answers = 1
+    lost = mocker.patch.object(FullApi, "find_started", side_effect=ApiError("busy", status=503))
+    with pytest.raises(StartUncertain):
+        begin(store, hook()).ensure()
+    service.trigger_errors = [Unauthorized("who are you", status=401)]
+    lost.side_effect = Unauthorized("who are you", status=401)
+    with pytest.raises(StartUncertain, match="may not be asked for: who are you"):
+        begin(store, hook()).ensure()
+    mocker.stop(lost)
+    assert begin(store, hook()).ensure().id == "r1"
+    assert service.runs == {"r1": "going"}
+
+
+def test_the_bad_end_of_an_earlier_run_may_be_the_verdict(service: Service) -> None:
+    store = Store()
+    begin(store).ensure()
+    service.runs["r1"] = "broken"
+    run = begin(store, is_final=lambda run, *_: run.status == "broken").ensure()
+    assert (run.id, run.state) == ("r1", RunState.FAILED)
+    assert begin(store, is_final=lambda run, *_: run.status == "stopped").ensure().id == "r2"
+
+
+def test_a_run_that_was_left_going_is_not_left_any_more_once_a_try_attaches(service: Service) -> None:
+    store = Store()
+    begin(store).ensure()
+    store["run"] = {**store["run"], "left": True}
+    assert begin(store).ensure().id == "r1"
+    assert (store["run"]["left"], store["run"]["run_id"]) == (False, "r1")
+
+
+def test_a_run_is_not_left_any_more_that_a_try_waits_for_without_seeing_it(service: Service) -> None:
+    store = Store()
+    begin(store).ensure()
+    store["run"] = {**store["run"], "left": True}
+    service.errors["r1"] = ConnectionFailed("down", sent=False)
+    assert begin(store).ensure().id == "r1"
+    assert (store["run"]["left"], store["run"]["run_id"]) == (False, "r1")
+
+
+def test_a_run_is_not_left_any_more_once_a_try_has_found_it(service: Service) -> None:
+    store = Store()
+    store["run"] = StartRecord(2, 1, "marker", MARK, None, 900.0, left=True).to_json()
+    service.start("marker", same=False)
+    assert begin(store).ensure().id == "r1"
+    assert (store["run"]["left"], store["run"]["run_id"]) == (False, "r1")
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_try_that_leaves_its_run_says_so_beside_its_id(service: Service, early: bool) -> None:
+    store = Store()
+    start = begin(store)
+    service.before_answer = start.leave if early else lambda: None
+    start.ensure()
+    if not early:
+        start.leave()
+    assert (store["run"]["left"], store["run"]["run_id"]) == (True, "r1")
 
 
 def test_a_clear_while_a_start_is_under_way_waits_until_it_has_landed(service: Service) -> None:
@@ -862,3 +1059,170 @@ def test_a_run_that_ended_while_it_was_listed_is_not_attached_to(service: Servic
 def _answer(runs: list[Run]) -> Any:
     yield from ()
     return runs
+
+
+# Runs that carry no key
+
+
+def lose(service: Service, store: Store, **changes: Any) -> None:
+    """Have the answer to a start lost."""
+    service.loses_answers = 1
+    with pytest.raises(StartUncertain):
+        begin(store, UnmarkedHook(), **changes).ensure()
+
+
+def test_what_there_was_before_a_start_is_recorded_before_sending(service: Service) -> None:
+    store = Store()
+    service.runs["r0"] = "done"
+    begin(store, UnmarkedHook()).ensure()
+    assert store.versions[0]["run_id"] is None and store.versions[0]["snapshot"] == {"runs": ["r0"]}
+    assert StartRecord.from_json(store["run"]).snapshot == {"runs": ["r0"]}  # type: ignore[union-attr]
+
+
+def test_a_run_that_is_surely_the_tasks_own_is_found_again(service: Service) -> None:
+    store = Store()
+    lose(service, store)
+    service.runs["other"] = "going"
+    service.proven = {"r1"}
+    start = begin(store, UnmarkedHook())
+    assert start.ensure().id == "r1"
+    assert not start.attached and len(service.called("trigger")) == 1
+
+
+def test_what_tells_a_run_later_is_waited_for(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store()
+    lose(service, store)
+    service.may_tell = True
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        service.proven = {"r1"} if len(waits) == 3 else set()
+
+    with caplog.at_level(logging.INFO):
+        start = begin(store, UnmarkedHook(), on_unknown_start="start", sleep=sleep)
+        assert start.ensure().id == "r1"
+    assert waits == [5.0, 5.0, 5.0] and not start.attached
+    assert caplog.text.count("it may be r1. Looking again for up to 300 s") == 1
+
+
+def test_a_lost_answer_is_settled_in_the_same_try_where_waiting_tells(service: Service) -> None:
+    service.may_tell, service.loses_answers = True, 1
+
+    def sleep(seconds: float) -> None:
+        service.proven = {"r1"}
+
+    assert begin(Store(), UnmarkedHook(), sleep=sleep).ensure().id == "r1"
+    assert len(service.called("trigger")) == 1
+
+
+def test_what_never_tells_is_waited_for_some_minutes_only(service: Service) -> None:
+    store = Store()
+    lose(service, store)
+    service.may_tell = True
+    waits: list[float] = []
+    with pytest.raises(RequestRefused, match="it may be r1"):
+        begin(store, UnmarkedHook(), sleep=waits.append).ensure()
+    assert sum(waits) == 300.0
+
+
+def test_a_task_that_was_told_to_stop_waits_for_nothing_that_tells(service: Service) -> None:
+    store = Store()
+    lose(service, store)
+    service.may_tell = True
+    start = begin(store, UnmarkedHook())
+    start.sleep = lambda seconds: setattr(start, "stopped", True)
+    with pytest.raises(RequestRefused, match="it may be r1"):
+        start.ensure()
+    assert len(service.called("find_unmarked")) == 3
+
+
+def test_where_nothing_tells_the_task_fails_and_names_the_runs(service: Service) -> None:
+    store = Store()
+    lose(service, store)
+    for _ in range(2):
+        with pytest.raises(RequestRefused, match=r"it may be r1. Look which .* clear the task"):
+            begin(store, UnmarkedHook()).ensure()
+    assert len(service.called("trigger")) == 1
+
+
+def test_the_only_run_is_adopted_where_the_user_says_so_and_never_cancelled(service: Service) -> None:
+    store = Store()
+    lose(service, store)
+    start = begin(store, UnmarkedHook(), on_unknown_start="adopt")
+    assert start.ensure().id == "r1"
+    assert start.attached and store["run"]["attached"] is True
+    assert begin(store, UnmarkedHook(), max_tries=5).ensure().id == "r2"
+    assert service.called("cancel") == []
+
+
+def test_one_of_several_runs_is_not_adopted(service: Service) -> None:
+    store = Store()
+    lose(service, store)
+    service.runs["other"] = "going"
+    with pytest.raises(RequestRefused, match="it may be r1, other"):
+        begin(store, UnmarkedHook(), on_unknown_start="adopt").ensure()
+
+
+def test_another_run_is_started_where_the_user_says_so(service: Service) -> None:
+    store = Store()
+    lose(service, store)
+    run = begin(store, UnmarkedHook(), on_unknown_start="start").ensure()
+    assert run.id == store["run"]["run_id"] == "r2"
+    # What is there by now cannot be the run of the second request.
+    assert store["run"]["snapshot"] == {"runs": ["r1"]}
+
+
+def test_where_no_run_can_be_it_another_is_started(service: Service) -> None:
+    store = Store()
+    lose(service, store)
+    service.runs.clear()
+    waits: list[float] = []
+    assert begin(store, UnmarkedHook(), sleep=waits.append).ensure().id == "r1"
+    assert waits == [30.0] and len(service.called("trigger")) == 2
+
+
+def test_a_cleared_task_leaves_alone_what_may_be_another_ones(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store()
+    lose(service, store)
+    with caplog.at_level(logging.WARNING):
+        assert begin(store, UnmarkedHook(), max_tries=5).ensure().id == "r2"
+    assert "it may be r1. It is left alone" in caplog.text
+    assert service.called("cancel") == []
+
+
+def test_what_may_be_another_ones_is_not_handed_out_to_be_cancelled(service: Service) -> None:
+    store = Store()
+    service.loses_answers = 1
+    start = begin(store, UnmarkedHook())
+    with pytest.raises(StartUncertain, match="it may be r1; a retry of the task finds out"):
+        start.ensure()
+    with pytest.raises(Unsure):
+        start.find()
+    service.proven = {"r1"}
+    assert start.find().id == "r1"  # type: ignore[union-attr]
+
+
+def test_a_retry_takes_along_what_its_service_needs_of_the_start(service: Service) -> None:
+    store = Store()
+    service.status_of_new = "broken"
+    begin(store, UnmarkedHook()).ensure()
+    begin(store, UnmarkedHook(), retry_from_failure=True).ensure()
+    assert service.called("retry") == [("r1", {"job": "j"})]
+
+
+def test_a_service_that_runs_one_at_a_time_is_asked_again_by_a_retry(service: Service) -> None:
+    store = Store()
+    service.trigger_errors = [AlreadyRunning("r0 goes")]
+    with pytest.raises(RunInProgress, match="r0 goes; if_running"):
+        begin(store).ensure()
+    assert store["run"]["refused"] is True
+    assert begin(store).ensure().id == "r1"
+
+
+def test_a_snapshot_that_cannot_be_read_is_no_record(service: Service) -> None:
+    value = {**json.loads(GOLDEN.read_text()), "snapshot": "all"}
+    with pytest.raises(StartUncertain):
+        StartRecord.from_json(value)

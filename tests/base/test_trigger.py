@@ -8,7 +8,7 @@ import pytest
 
 from airflow_provider_runs.base import trigger as module
 from airflow_provider_runs.base.hook import CannotCancel
-from airflow_provider_runs.base.own_state import UNREADABLE, own_state
+from airflow_provider_runs.base.own_state import LEFT_GOING, UNREADABLE, left_going, own_state
 from airflow_provider_runs.base.trigger import RunTrigger
 from airflow_provider_runs.core.errors import ApiError
 from tests.base.fakes import FakeHook, FakeRunTrigger, FakeTaskInstance, PlainHook, Service
@@ -95,14 +95,40 @@ async def test_a_moved_trigger_whose_run_and_task_have_ended_meanwhile_cancels_n
     assert service.called("cancel") == []
 
 
-async def test_a_moved_trigger_whose_task_has_run_out_of_time_meanwhile_cancels_nothing(
-    service: Service,
+async def test_a_moved_trigger_whose_task_has_left_the_run_going_meanwhile_cancels_nothing(
+    service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.runs["r1"] = "going"
     made = a_trigger(wait_deadline=time.time() - 1)
     made.task_instance.state = "failed"  # type: ignore[union-attr]
+    monkeypatch.setattr(module, "left_going", lambda ti: "r1")
     await made.on_kill()
     assert service.calls == []
+
+
+@pytest.mark.parametrize("left", [None, "r0"])
+async def test_a_person_who_ends_the_task_after_its_time_cancels_the_run(
+    service: Service, monkeypatch: pytest.MonkeyPatch, left: str | None
+) -> None:
+    service.runs["r1"] = "going"
+    made = a_trigger(wait_deadline=time.time() - 1)
+    made.task_instance.state = "failed"  # type: ignore[union-attr]
+    monkeypatch.setattr(module, "left_going", lambda ti: left)
+    await made.on_kill()
+    assert service.called("cancel") == ["r1"]
+
+
+def test_what_a_task_has_left_going_is_read_from_its_own_xcom(mocker: Any) -> None:
+    xcom = pytest.importorskip("airflow.sdk.execution_time.xcom", reason="Airflow 2 kills no trigger")
+    get_one = mocker.patch.object(xcom.XCom, "get_one", return_value="r1")
+    assert left_going(FakeTaskInstance(map_index=3)) == "r1"
+    get_one.assert_called_once_with(
+        key=LEFT_GOING, dag_id="dag", task_id="task", run_id="manual", map_index=3
+    )
+    get_one.return_value = None
+    assert left_going(FakeTaskInstance()) is None
+    get_one.side_effect = RuntimeError("no answer")
+    assert left_going(FakeTaskInstance()) is None
 
 
 async def test_a_run_that_cannot_be_looked_at_is_cancelled_unseen(service: Service) -> None:

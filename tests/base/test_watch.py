@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +22,7 @@ from airflow_provider_runs.core.errors import (
     NotFound,
     Unauthorized,
 )
+from airflow_provider_runs.core.http import Request, Response
 from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
 from airflow_provider_runs.core.progress import Note, Watch
 from tests.base import fakes
@@ -124,6 +127,27 @@ async def test_a_second_wait_for_a_slowly_watched_run_has_it_looked_at_at_once(
     assert (await slow).verdict is Verdict.SUCCEEDED
 
 
+async def test_a_run_that_was_just_started_is_not_looked_at_before_its_first_interval_is_over(
+    service: Service, connections: Connections
+) -> None:
+    now = time.time()
+    ages = {"alone": 0.0, "young": 0.0, "of unknown age": None, "old": 5.0}
+    waiting = []
+    for name, age in ages.items():
+        service.runs[name] = "going"
+        started_at = None if age is None else now - age
+        watch = a_watch(name, min_poll_interval=1, poll_interval=1, started_at=started_at)
+        waiting.append(asyncio.create_task(wait(connections, watch)))
+    await until(lambda: len(service.called("get")) == 3)
+    # The first of all shows whether the connection works.
+    assert set(service.called("get")) == {"alone", "of unknown age", "old"}
+    assert time.time() - now < 0.5
+    service.runs.update(dict.fromkeys(ages, "done"))
+    await asyncio.gather(*waiting)
+    assert time.time() - now < 2
+    assert Counter(service.called("get")) == {"alone": 2, "of unknown age": 2, "old": 2, "young": 1}
+
+
 async def test_all_waits_of_a_connection_read_it_once(service: Service, connections: Connections) -> None:
     for number in range(50):
         service.runs[str(number)] = "done"
@@ -160,6 +184,23 @@ async def test_a_cancelled_wait_leaves_the_others_alone(service: Service, connec
     assert "r1" not in service.called("get")
 
 
+async def test_a_batch_names_no_run_twice_that_is_twice_due_at_one_moment(service: Service) -> None:
+    service.runs |= {f"r{number}": "going" for number in range(10)}
+    connections = Connections(FullApi)
+    pace = {"poll_interval": 0.3, "min_poll_interval": 0.3}
+    waits = [asyncio.create_task(wait(connections, a_watch(run_id, **pace))) for run_id in service.runs]
+    await until(lambda: service.called("get_many"))
+    ((watcher,),) = (made.values() for made in watching._watchers.values() if made)
+    await until(lambda: all(watched.due is not None for watched in watcher._runs.values()))
+    for watched in watcher._runs.values():
+        watcher._look_at(watched, watched.due)  # type: ignore[arg-type]
+    before = len(service.called("get_many"))
+    await until(lambda: len(service.called("get_many")) > before)
+    service.runs |= dict.fromkeys(service.runs, "done")
+    await asyncio.gather(*waits)
+    assert all(len(set(asked)) == len(asked) for asked in service.called("get_many"))
+
+
 async def test_keys_have_watchers_of_their_own(service: Service, connections: Connections) -> None:
     service.runs |= {"r1": "done", "r2": "done"}
     await asyncio.gather(wait(connections, a_watch("r1"), key="a"), wait(connections, a_watch("r2"), key="b"))
@@ -170,10 +211,12 @@ def test_a_new_event_loop_has_a_new_watcher_and_the_old_loop_is_forgotten(
     service: Service, connections: Connections
 ) -> None:
     service.runs["r1"] = "done"
+    gc.collect()
+    before = len(watching._watchers)  # of other tests' helper threads
     for _ in range(3):
         assert asyncio.run(wait(connections, a_watch("r1"))).verdict is Verdict.SUCCEEDED
     gc.collect()
-    assert len(watching._watchers) <= 1
+    assert len(watching._watchers) <= before + 1
 
 
 async def test_notes_arrive_in_the_context_of_who_waits(service: Service, connections: Connections) -> None:
@@ -249,6 +292,52 @@ async def test_an_outage_is_ridden_out_and_told_once_at_each_end(
     for told in notes:
         assert sum(note.alarming for note in told) == 1
         assert sum("asked again" in note.text for note in told) == 1
+
+
+async def test_an_outage_is_told_to_a_few_waits_in_each_turn_of_the_event_loop(
+    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "TOLD_AT_ONCE", 5)
+    # Long enough for all to be told of the outage.
+    monkeypatch.setattr(watching, "backoff_seconds", lambda *arguments: 0.3)
+    turn, told = 0, Counter[tuple[str, int]]()
+
+    async def count() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    def tell(note: Note) -> None:
+        for part in ("cannot be asked", "can be asked again"):
+            told[part, turn] += part in note.text
+
+    counting = asyncio.create_task(count())
+    service.runs |= {str(number): "going" for number in range(100)}
+    slow = {"poll_interval": 10.0, "min_poll_interval": 10.0}
+    waiting = [
+        asyncio.create_task(wait_for_run("key", connections.read, a_watch(run_id, **slow), "Fake", tell))
+        for run_id in service.runs
+    ]
+    await until(lambda: len(service.called("get")) == 100)
+    service.get_errors = [DOWN] * 3
+    late = {str(number): "going" for number in range(100, 103)}
+    service.runs |= late
+    waiting += [
+        asyncio.create_task(wait_for_run("key", connections.read, a_watch(run_id), "Fake", tell))
+        for run_id in late
+    ]
+
+    def turns(part: str) -> list[int]:
+        return [count for (said, _), count in told.items() if said == part and count]
+
+    await until(lambda: sum(turns("can be asked again")) >= 100)
+    for part in ("cannot be asked", "can be asked again"):
+        assert sum(turns(part)) >= 100 and max(turns(part)) <= 10
+    counting.cancel()
+    for each in waiting:
+        each.cancel()
+    await asyncio.gather(counting, *waiting, return_exceptions=True)
 
 
 async def test_an_outage_is_probed_by_one_request_at_a_time(
@@ -341,6 +430,23 @@ async def test_one_run_that_cannot_be_asked_about_is_unreachable_though_another_
     service.runs["good"] = "done"
     assert (await good).verdict is Verdict.SUCCEEDED
     assert not any(note.alarming for note in told)
+
+
+async def test_looks_that_make_no_sense_end_no_other_wait(service: Service) -> None:
+    service.runs["r1"] = "going"
+    connections = Connections(FullApi)
+    slow = {"poll_interval": 30.0, "min_poll_interval": 30.0}
+    healthy = asyncio.create_task(wait(connections, a_watch("r1", **slow)))
+    await until(lambda: service.called("get"))
+    service.list_errors = [BadInput("no such filter") for _ in range(3)]
+    searches = [a_watch(f"s{number}", search={"since": 0.0}) for number in range(3)]
+    outcomes = await asyncio.gather(*(wait(connections, search) for search in searches))
+    assert {outcome.verdict for outcome in outcomes} == {Verdict.UNREACHABLE}
+    assert service.list_errors == []
+    await asyncio.sleep(0.05)
+    assert not healthy.done()
+    healthy.cancel()
+    await asyncio.gather(healthy, return_exceptions=True)
 
 
 async def test_one_failed_batch_is_no_outage(service: Service) -> None:
@@ -471,6 +577,40 @@ async def test_the_cap_on_requests_holds(service: Service, connections: Connecti
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
     assert 15 <= asked <= 28
+
+
+async def test_every_request_of_a_look_counts_in_the_cap(
+    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[float] = []
+
+    class Driver(watching.AsyncDriver):
+        async def _exchange(self, request: Any, retry: Any) -> Any:
+            sent.append(time.monotonic())
+            if len(sent) % 2:
+                raise DOWN
+            return Response(200)
+
+    def get(self: FakeApi, run_id: str) -> Any:
+        for _ in range(5):
+            with contextlib.suppress(ConnectionFailed):
+                yield Request("GET", "http://fake")
+        return self.run(run_id)
+
+    monkeypatch.setattr(watching, "AsyncDriver", Driver)
+    monkeypatch.setattr(FakeApi, "get", get)
+    connections.cap = 600  # ten a second, after a first burst
+    service.runs |= {str(number): "going" for number in range(10)}
+    began = time.monotonic()
+    waiting = [asyncio.create_task(wait(connections, a_watch(str(number)))) for number in range(10)]
+    await asyncio.sleep(3)
+    # A look sends all of its own at once, and the next one waits until they are paid for.
+    assert 25 <= len(sent) <= 10 + 10 * (time.monotonic() - began) + 5
+    service.runs = dict.fromkeys(service.runs, "done")
+    assert (await asyncio.wait_for(waiting[0], 10)).verdict is Verdict.SUCCEEDED
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def test_the_run_is_looked_at_for_a_last_time_at_the_deadline(

@@ -135,3 +135,12 @@ def test_a_header_holds_what_was_given_without_surrounding_space(value: str) -> 
 
 def test_a_start_needs_nothing_looked_up_where_the_service_says_nothing_else() -> None:
     assert play(service().ready({})) == ([], None)
+
+
+def test_the_password_of_a_proxy_is_a_secret() -> None:
+    api = service()
+    assert api.redact("p@ss p%40ss") == "p@ss p%40ss"
+    api.proxy = "http://me:p%40ss@proxy.example.com"
+    assert api.redact("p@ss p%40ss") == "*** ***"
+    api.proxy = "http://proxy.example.com"
+    assert api.secrets() == ()

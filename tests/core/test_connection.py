@@ -201,6 +201,26 @@ def test_a_field_that_is_no_number_above_0_is_refused_without_being_shown(value:
     assert "hush" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("value", "url"),
+    [
+        (None, None),
+        ("", None),
+        ("proxy.example.com:3128", "http://proxy.example.com:3128"),
+        (" https://me:secret@proxy.example.com ", "https://me:secret@proxy.example.com"),
+    ],
+)
+def test_a_proxy_is_read_as_url(value: object, url: str | None) -> None:
+    assert read(host="host", extra={"proxy": value}).proxy() == url
+
+
+@pytest.mark.parametrize("value", ["socks5://hush:1", "http://hush:port", "http://:1", "http://[hush"])
+def test_a_proxy_that_cannot_be_used_is_refused_without_being_shown(value: object) -> None:
+    with pytest.raises(BadInput, match="field 'proxy' must be the URL of an HTTP proxy") as caught:
+        read(host="host", extra={"proxy": value}).proxy()
+    assert "hush" not in str(caught.value)
+
+
 def test_settings_show_no_secret() -> None:
     shown = repr(read(host="host", login="me", password="hush", extra={"own_token": "hush"}))
     assert shown == "Settings('testing_default', 'http://host')"

@@ -105,6 +105,30 @@ async def test_both_drivers_write_addresses_alike(
     assert parse_qsl(urlsplit(asked).query, keep_blank_values=True) == list(params.items())
 
 
+async def test_a_parameter_with_several_values_is_repeated(wire: Start, connect: Connect) -> None:
+    server = wire()
+    await connect(server.url).drive(once(to=server.url, params={"word": ["a", "b c"], "other": "d"}))
+    assert server.targets == ["/?word=a&word=b+c&other=d"]
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+async def test_a_request_without_a_body_has_no_kind_of_body(
+    wire: Start, connect: Connect, method: str
+) -> None:
+    """A server may refuse what is no JSON, even where there is nothing."""
+    server = wire()
+    await connect(server.url).drive(once(method, to=server.url))
+    (asked,) = server.asked
+    assert "content-type" not in asked.headers and asked.body == b""
+
+
+async def test_a_request_waits_as_it_says(wire: Start, connect: Connect) -> None:
+    server = wire()
+    began = time.monotonic()
+    await connect(server.url).drive(once(to=server.url, delay=0.3))
+    assert time.monotonic() - began >= 0.3 and len(server.asked) == 1
+
+
 async def test_no_cookie_is_kept(wire: Start, connect: Connect) -> None:
     server = wire(reply(200, {}, Set_Cookie="session=abc; Path=/"))
     driver = connect(server.url)
@@ -535,7 +559,7 @@ async def test_twenty_calls_at_once_get_one_token(wire: Start, connect: Connect)
 
 
 async def test_twenty_calls_whose_token_expired_get_one_new_token(wire: Start, connect: Connect) -> None:
-    guard = Guard(good=lambda number: number == 1, pause=0.1)
+    guard = Guard(good=lambda number: number == 1, pause=1.0)
     server = wire(by=guard)
     driver = connect(server.url, TokenService)
     driver.api.token = Token("0", time.time(), 3600)

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_runs.core.errors import ApiError
-from airflow_provider_runs.core.http import Request, Response, excerpt, one_line, parse_json, read_object
+from airflow_provider_runs.core.http import (
+    Request,
+    Response,
+    excerpt,
+    one_line,
+    parse_json,
+    printable,
+    read_object,
+)
 
 plain = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 trees = st.recursive(
@@ -78,6 +86,13 @@ def test_an_error_about_a_body_masks_its_secrets() -> None:
     assert str(caught.value).endswith("<p>***</p>")
 
 
+@pytest.mark.parametrize("name", ["token", "access_token", "\x00token", "my token", "API_KEY ", "x-secret"])
+def test_an_excerpt_shows_no_value_that_is_secret_by_its_name(name: str) -> None:
+    body = f'{{"status": "fine", "{name}": "hush", "tokens": 5}}'
+    shown = excerpt(Response(401, body=body.encode()))
+    assert "hush" not in shown and '"***"' in shown and '"fine"' in shown and "5" in shown
+
+
 def test_an_excerpt_is_one_short_line() -> None:
     assert excerpt(Response(200, body=b"a\n  b\tc\r\n")) == "a b c"
     assert excerpt(Response(200, body=b"x" * 300)) == "x" * 200 + "..."
@@ -101,3 +116,8 @@ def test_a_text_in_one_line_is_printable_and_bounded(text: str, limit: int) -> N
 
 def test_a_secret_is_masked_before_the_line_is_cut() -> None:
     assert one_line("xxxx hush", lambda text: text.replace("hush", "***"), limit=7) == "xxxx **..."
+
+
+def test_colours_and_control_characters_are_left_out() -> None:
+    line = "\x1b[31mERROR\x1b[0m \x1b]8;;http://x\x07link\x1b]8;;\x07\x1b[2K in \tmodel\x07 "
+    assert printable(line) == "ERROR link in   model"

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
+from types import MappingProxyType
 from typing import Any
 
 import pendulum
@@ -18,9 +20,11 @@ from airflow_provider_runs.core.inputs import (
     integer,
     iso_utc,
     json_object,
+    json_value,
     one_of,
     required_text,
     seconds,
+    text_list,
     unknown_names,
 )
 
@@ -52,6 +56,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "seconds": lambda value: seconds("x", value),
     "one of": lambda value: one_of("x", value, ("a", "b")),
     "json": lambda value: json_object("x", value),
+    "any json": lambda value: json_value("x", value),
     "iso": lambda value: iso_utc("x", value),
 }
 
@@ -313,3 +318,99 @@ def test_what_is_no_instant_is_refused(value: Any) -> None:
 def test_an_instant_before_time_began_is_refused() -> None:
     with pytest.raises(BadInput, match="since is out of range"):
         instant("since", datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5))))
+
+
+# Limits, and JSON of any kind
+
+
+def test_a_number_may_have_a_highest_value() -> None:
+    assert integer("x", 10, at_least=0, at_most=10) == 10
+    with pytest.raises(BadInput, match="x must be at most 10, not 11"):
+        integer("x", "11", at_least=0, at_most=10)
+
+
+def test_a_text_may_have_a_greatest_length() -> None:
+    assert required_text("x", " abc ", longest=3) == "abc"
+    with pytest.raises(BadInput, match="x must have 3 characters at most, not 4"):
+        required_text("x", "abcd", longest=3)
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        (None, None),
+        (True, True),
+        (1.5, 1.5),
+        ([1, {"a": (2,)}], [1, {"a": [2]}]),
+        (' {"a": 1} ', {"a": 1}),
+        ("null", None),
+        ('"text"', "text"),
+        (MappingProxyType({"a": MappingProxyType({"b": 1})}), {"a": {"b": 1}}),
+    ],
+)
+def test_json_of_any_kind_is_read(value: Any, read: Any) -> None:
+    assert json_value("x", value) == read
+
+
+@pytest.mark.parametrize(
+    "value", ["text", "", "{", {1, 2}, [b"x"], float("inf"), datetime.now(UTC), "[" * 100_000]
+)
+def test_what_is_no_json_is_refused(value: Any) -> None:
+    with pytest.raises(BadInput, match=r"^x is no JSON"):
+        json_value("x", value)
+
+
+# Lists of texts
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        (["b", "a", "b"], ["b", "a"]),
+        ((" a ", 7, "7"), ["a", "7"]),
+        ('["b", 7]', ["b", "7"]),
+        (" [ \n'b', \"c'\"] ", ["b", "c'"]),
+        ("('b',)", ["b"]),
+        (deque(["b"]), ["b"]),
+    ],
+)
+def test_a_list_of_texts_is_read_in_order_and_each_once(value: Any, read: list[str]) -> None:
+    assert text_list("x", value) == read
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "None",
+        "a",
+        "a,b",
+        '"a"',
+        "7",
+        "[",
+        "[" * 100_000,
+        "{}",
+        "__import__('os')",
+        None,
+        7,
+        {"a": 1},
+        {"a"},
+    ],
+)
+def test_what_is_no_list_is_refused(value: Any) -> None:
+    with pytest.raises(BadInput, match=r"^x must be a list or the text of one, not "):
+        text_list("x", value)
+
+
+@pytest.mark.parametrize("value", [[], (), "[]", "()"])
+def test_an_empty_list_is_refused(value: Any) -> None:
+    with pytest.raises(BadInput, match=r"^x is empty: there is nothing to wait for"):
+        text_list("x", value)
+
+
+@pytest.mark.parametrize(
+    "value", [["a", ""], ["a", "None"], ["a", None], ["a", True], ["a", 1.5], ["a", ["b"]]]
+)
+def test_a_list_that_holds_something_else_is_refused(value: Any) -> None:
+    with pytest.raises(BadInput, match=r"^x\[1\] "):
+        text_list("x", value)

@@ -13,7 +13,7 @@ from airflow_provider_runs.core.errors import (
     Unauthorized,
 )
 from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
-from airflow_provider_runs.core.progress import LAST_LOOK, Note, Progress, Trouble, Watch
+from airflow_provider_runs.core.progress import LAST_LOOK, Note, Progress, Topic, Trouble, Watch
 from airflow_provider_runs.core.run import Run, RunState
 
 T0 = 1_000_000.0
@@ -201,11 +201,11 @@ def test_an_outage_is_said_once_when_it_starts_and_once_when_it_is_over() -> Non
     texts(progress)
     assert missing(progress, NO_ANSWER, begin=10, until=200) is None
     start = progress.take_notes()
-    assert len(start) == 1 and start[0].alarming
+    assert len(start) == 1 and start[0].alarming and start[0].topic is Topic.TROUBLE
     assert start[0].text.startswith("Testing cannot be asked about run r1: no answer. The wait goes on")
     progress.saw(run(), T0 + 210)
     progress.saw(run(), T0 + 220)
-    assert progress.take_notes() == [Note("Testing can be asked again, after 200 s")]
+    assert progress.take_notes() == [Note("Testing can be asked again, after 200 s", topic=Topic.RECOVERY)]
     missing(progress, NO_ANSWER, begin=300, until=400)
     assert len(progress.take_notes()) == 1
 

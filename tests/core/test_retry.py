@@ -135,3 +135,18 @@ def test_the_policy_waits_at_least_as_long_as_the_service_asks(attempt: int) -> 
 
 def test_no_retry_means_one_request() -> None:
     assert NO_RETRY.attempts == 1
+
+
+@pytest.mark.parametrize(
+    ("safe", "body", "again"),
+    [
+        (False, b"Too Many Requests", True),
+        (False, b"database admission control throttled", False),
+        (True, b"database admission control throttled", True),
+    ],
+)
+def test_a_refusal_of_which_nobody_knows_the_outcome_is_repeated_only_where_that_is_safe(
+    safe: bool, body: bytes, again: bool
+) -> None:
+    request = Request("POST", "https://example.com", safe_to_repeat=safe, unsure="admission control")
+    assert may_repeat(request, Response(429, {}, body)) is again

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -61,6 +62,13 @@ def test_no_minute_has_more_requests_than_the_cap_and_a_burst(
     for first, begin in enumerate(left):
         within = sum(1 for moment in left[first:] if moment < begin + 60)
         assert within <= per_minute + burst + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("per_minute", "burst"), [(0.5, 1), (6, 1), (39, 1), (90, 4), (120, 6), (200, 10), (600, 10)]
+)
+def test_the_burst_is_a_small_part_of_the_cap(per_minute: float, burst: int) -> None:
+    assert RateCap(per_minute).burst == burst
 
 
 @given(st.integers(1, 600), st.integers(1, 20))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_provider_runs.provider_info import SYSTEMS
-from tests.crash.systems import TARGETS
+from tests.crash.systems import TARGETS, Target, Unmarked
 
 MODES = ("worker", "deferred")
 START_POINTS = ("before_record", "before_request", "sent", "answered", "unrecorded", "recorded")
@@ -73,13 +73,14 @@ class Expected:
 
     :param runs: how many remote runs may have been started.
     :param states: the task's final states.
-    :param cancelled: whether the run that stood when a person acted is cancelled; nothing else ever is.
+    :param cancelled: whether the run that stood when a person acted is cancelled; None: it may be. Nothing
+        else ever is.
     :param goes_on: whether that run may go on, as documented, though no task waits for it.
     """
 
     runs: frozenset[int] = frozenset({1})
     states: frozenset[str] = frozenset({"success"})
-    cancelled: bool = False
+    cancelled: bool | None = False
     goes_on: bool = False
 
 
@@ -107,8 +108,8 @@ class Case:
     def id(self) -> str:
         """The case's name, which is also what its runs are known by."""
         words = [self.system, self.mode, self.point, self.kind]
-        if self.variant == "kept":
-            words.append("kept")
+        if self.variant in ("kept", "brief", "alarmed", *TARGETS[self.system].unmarked):
+            words.append(self.variant)
         return "-".join(words).replace(" ", "_").replace(",", "")
 
     @property
@@ -131,12 +132,21 @@ def all_cases() -> list[Case]:
     """Return every case, for every system."""
     found: list[dict[str, Any]] = []
     for system in SYSTEMS:
-        found += [{"system": system, **one} for one in (*_alone_cases(), *_lost_cases(), *_group_cases())]
-        found += [{"system": system, **one} for one in _person_cases(TARGETS[system].can_cancel)]
+        found += [
+            {"system": system, **one}
+            for one in (*_alone_cases(TARGETS[system]), *_lost_cases(), *_group_cases())
+        ]
+        found += [{"system": system, **one} for one in _person_cases(TARGETS[system])]
+        found += [{"system": system, **one} for one in _unmarked_cases(TARGETS[system].unmarked)]
     return [Case(number=number, **one) for number, one in enumerate(found, 1)]
 
 
-def _alone_cases() -> Iterable[dict[str, Any]]:
+def _alone_cases(target: Target) -> Iterable[dict[str, Any]]:
+    def sent_late(point: str, kind: str) -> dict[str, Any]:
+        """Return what is expected of a request that wakes after a retry has seen that there is no run."""
+        is_late = point == "before_request" and kind in ("zombie", LATE_ZOMBIE)
+        return {"expected": Expected(runs=frozenset({2}))} if is_late and target.unmarked else {}
+
     for kind, duration in ALONE.items():
         for mode, points in POINTS.items():
             for point in points:
@@ -151,6 +161,7 @@ def _alone_cases() -> Iterable[dict[str, Any]]:
                     "kind": kind,
                     "inside": kind,
                     "plan": plan,
+                    **sent_late(point, kind),
                 }
 
     for point in ("before_request", "sent", "waiting"):
@@ -161,7 +172,28 @@ def _alone_cases() -> Iterable[dict[str, Any]]:
             "kind": LATE_ZOMBIE,
             "inside": "zombie",
             "plan": {"duration": 12.0, **({"hold": 3.0} if point == "sent" else {})},
+            **sent_late(point, LATE_ZOMBIE),
         }
+    # The newer try has left the run going, or still waits for it when the old one's alarm rings.
+    yield {
+        "stage": "alone",
+        "mode": "worker",
+        "point": "waiting",
+        "kind": LATE_ZOMBIE,
+        "inside": "zombie",
+        "variant": "brief",
+        "plan": {"duration": 120.0},
+        "expected": Expected(states=frozenset({"failed"}), goes_on=True),
+    }
+    yield {
+        "stage": "alone",
+        "mode": "worker",
+        "point": "waiting",
+        "kind": "zombie",
+        "inside": "zombie",
+        "variant": "alarmed",
+        "plan": {"duration": 33.0},
+    }
 
 
 def _lost_cases() -> Iterable[dict[str, Any]]:
@@ -214,9 +246,15 @@ def _group_cases() -> Iterable[dict[str, Any]]:
             }
 
 
-def _person_cases(can_cancel: bool) -> Iterable[dict[str, Any]]:
+def _person_cases(target: Target) -> Iterable[dict[str, Any]]:
+    can_cancel = target.can_cancel
+
     def one(mode: str, point: str, kind: str, variant: str = "plain", stage: str = "alone") -> dict[str, Any]:
-        cancelled = can_cancel and variant != "kept"
+        cancelled: bool | None = can_cancel and variant != "kept"
+        if cancelled and target.unmarked and point == "sent":
+            # Where the answer comes too late for the last seconds of a killed process, nothing tells the run
+            # yet. It is left to the next try, if there is one.
+            cancelled = None
         runs = {1}
         if kind == "clear":
             # Where the old run cannot be cancelled, the cleared task may go on with it instead.
@@ -232,7 +270,7 @@ def _person_cases(can_cancel: bool) -> Iterable[dict[str, Any]]:
                 runs=frozenset(runs),
                 states=frozenset(STATES[kind]),
                 cancelled=cancelled,
-                goes_on=not cancelled,
+                goes_on=cancelled is False or (cancelled is None and kind != "clear"),
             ),
         }
 
@@ -257,6 +295,49 @@ def _person_cases(can_cancel: bool) -> Iterable[dict[str, Any]]:
             "kind": f"mark failed{BETWEEN_TRIES}",
             "expected": Expected(states=frozenset({"failed"}), goes_on=True),
         }
+
+
+def _unmarked_cases(unmarked: Mapping[str, Unmarked]) -> Iterable[dict[str, Any]]:
+    for word, one in unmarked.items():
+        # What goes on is still seen to go when the case is judged.
+        plan = {"duration": 90.0 if one.goes_on else 12.0}
+        lost = {
+            "variant": word,
+            "plan": plan,
+            "expected": Expected(frozenset({one.runs}), frozenset({one.state}), goes_on=one.goes_on),
+        }
+        for point in ("sent", "answered", "unrecorded"):
+            held = {"plan": {**plan, "hold": 3.0}} if point == "sent" else {}
+            for kind in ("SIGKILL", "worker SIGKILL") if point == "sent" else ("SIGKILL",):
+                yield {
+                    "stage": "alone",
+                    "mode": "deferred" if point == "unrecorded" else "worker",
+                    "point": point,
+                    "kind": kind,
+                    "inside": kind,
+                    **lost,
+                    **held,
+                }
+        for kind in ("reset after", "504, run started"):
+            yield {
+                "stage": "lost",
+                "mode": "worker",
+                "point": "before_request",
+                "kind": kind,
+                "inside": "hold",
+                **lost,
+            }
+        # Where no run came of it, or its answer was recorded, there is nothing to be unsure about.
+        for point in ("before_request", "recorded"):
+            yield {
+                "stage": "alone",
+                "mode": "worker",
+                "point": point,
+                "kind": "SIGKILL",
+                "inside": "SIGKILL",
+                "variant": word,
+                "plan": {"duration": 12.0},
+            }
 
 
 def sample(cases: list[Case], size: int, seed: int) -> list[Case]:

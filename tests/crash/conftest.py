@@ -64,7 +64,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(line)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def simulator() -> Iterator[Simulator]:
     # Every case has a number of its own in every selection.
     names = [case.id for case in all_cases()]
@@ -73,7 +73,7 @@ def simulator() -> Iterator[Simulator]:
         yield simulator
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def database(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
     if request.config.getoption("--database") == "sqlite":
         yield {}
@@ -82,20 +82,20 @@ def database(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
         yield {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the task processes and the bench share."""
     return tmp_path_factory.mktemp("marks")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stack(
     simulator: Simulator, database: dict[str, str], folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[AirflowStack]:
     connections: dict[str, dict[str, Any]] = {
         TARGETS[system].operator.hook_class.default_conn_name: {
             "conn_type": TARGETS[system].operator.hook_class.conn_type,
-            "host": simulator.url_of(system),
+            "host": simulator.url_of(system) + TARGETS[system].path,
             **TARGETS[system].connection,
         }
         for system in SYSTEMS
@@ -123,7 +123,7 @@ def stack(
         yield stack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def results(
     request: pytest.FixtureRequest,
     stack: AirflowStack,

@@ -6,19 +6,13 @@ import asyncio
 import json
 import os
 import time
-import uuid
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import attrs
-from airflow.executors import workloads
-from airflow.executors.workloads.task import TaskInstanceDTO
-from airflow.jobs.triggerer_job_runner import TriggerRunnerSupervisor
-from airflow.models.trigger import Trigger
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_runs.provider_info import SYSTEMS
 from tests.crash.simulated import SimulatorProcess
 
 VERDICTS = {
@@ -27,8 +21,11 @@ VERDICTS = {
     "failed": "failed",
     "canceled": "cancelled",
     "cancelled": "cancelled",
+    "SUCCESS": "succeeded",
+    "FAILED": "failed",
+    "CANCELED": "cancelled",
 }
-GOING = {"received", "initial", "running"}
+GOING = {"received", "initial", "running", "STARTING", "RUNNING"}
 CHALK_WORDS = {"cancelled": "canceled"}
 """Words that the simulated Chalk would not say by itself."""
 SCALE = float(os.environ.get("OUTAGE_SCALE", "10"))
@@ -55,8 +52,10 @@ class Kind(NamedTuple):
 def plan_runs(simulator: SimulatorProcess, kinds: Mapping[Kind, int]) -> None:
     """Have the simulator end runs by the name of their kind."""
     for kind in kinds:
-        for system, word in (("chalk", CHALK_WORDS.get(kind.outcome, kind.outcome)), ("mage", kind.outcome)):
-            resource = kind.name if system == "mage" else f"bench.{kind.name}"
+        for system in SYSTEMS:
+            is_chalk = system == "chalk"
+            resource = f"bench.{kind.name}" if is_chalk else kind.name
+            word = CHALK_WORDS.get(kind.outcome, kind.outcome) if is_chalk else kind.outcome
             simulator.plan(system=system, resource=resource, outcome=word, duration=kind.duration)
 
 
@@ -77,6 +76,12 @@ def connections(simulator: SimulatorProcess) -> dict[str, dict[str, Any]]:
             "login": "admin",
             "password": "admin",
             "extra": {**extra, "trigger_token": TOKEN},
+        },
+        "paradime_default": {
+            "conn_type": "paradime_bolt",
+            "host": f"{simulator.url}/paradime/api/v1/company-simulator/graphql",
+            "password": "paradime-secret",
+            "extra": {**extra, "api_key": "key-simulator"},
         },
     }
 
@@ -127,18 +132,19 @@ MINUTES: Mapping[str, Make] = {
     "429 with Retry-After": too_many,
     "resets before and after the work": several(("reset_before", {}), ("reset_after", {}), share=0.25),
     "requests that hang": several(("hang", {}), share=0.2),
-    "HTML with 200": several(("html", {"status": 200}), share=0.4),
+    "HTML with 200, or GraphQL's errors": several(("html", {"status": 200}), ("errors", {}), share=0.3),
     "empty bodies, and no JSON": several(("empty", {}), ("not_json", {}), share=0.25),
     "expired tokens and single 401s": tokens_expire,
     "single 404s": several(
         ("status", {"status": 404, "operation": "get"}),
         ("status", {"status": 404, "operation": "list"}),
+        ("errors", {"body": "Run 1 not found.", "operation": "get"}),
         share=0.2,
     ),
     "full outage, connections refused": closed,
     "full outage, nothing answered": frozen,
 }
-FAULTS = {"status", "reset_before", "reset_after", "hang", "html", "empty", "not_json"}
+FAULTS = {"status", "reset_before", "reset_after", "hang", "html", "empty", "not_json", "errors"}
 
 
 def ten_minutes(simulator: SimulatorProcess) -> None:
@@ -173,97 +179,6 @@ class LoopLag(BaseTrigger):
             if lag > worst:
                 worst = lag
                 yield TriggerEvent({"at": time.time(), "lag": lag})
-
-
-class Log:
-    """What a trigger writes into its task's log, kept in memory."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def __call__(self, processors: Any) -> Log:
-        return self
-
-    def log(self, level: int, event: str, **details: Any) -> None:
-        self.lines.append(event)
-
-    def upload_to_remote(self) -> None:
-        """Do nothing: there is no remote log."""
-
-    def close(self) -> None:
-        """Do nothing: there is no file."""
-
-
-@attrs.define(kw_only=True)
-class Triggerer(TriggerRunnerSupervisor):
-    """
-    Airflow's triggerer without its database.
-
-    The process of the triggers, its event loop and all that is said between the two processes are Airflow's
-    own. What Airflow would read from its database is handed over; what it would write there is kept.
-    """
-
-    fired: dict[int, list[Any]] = attrs.field(factory=lambda: defaultdict(list), init=False)
-    broken: dict[int, Any] = attrs.field(factory=dict, init=False)
-    logs: dict[int, Log] = attrs.field(factory=dict, init=False)
-
-    def add(self, trigger: BaseTrigger) -> int:
-        """Have a trigger run as that of a deferred task, and return its id."""
-        trigger_id = len(self.logs) + 1
-        path, arguments = trigger.serialize()
-        task_instance = TaskInstanceDTO(
-            id=uuid.uuid4(),
-            task_id=f"wait_{trigger_id}",
-            dag_id="waits",
-            run_id="manual",
-            try_number=1,
-            dag_version_id=uuid.uuid4(),
-            pool_slots=1,
-            priority_weight=1,
-        )
-        workload = workloads.RunTrigger(
-            id=trigger_id,
-            classpath=path,
-            encrypted_kwargs=Trigger.encrypt_kwargs(arguments),
-            ti=task_instance,
-        )
-        self.logs[trigger_id] = self.logger_cache[trigger_id] = Log()  # type: ignore[assignment]
-        self.creating_triggers.append(workload)
-        return trigger_id
-
-    def load_triggers(self) -> None:
-        """Do nothing: triggers come by :meth:`add`."""
-
-    def heartbeat(self) -> None:
-        """Do nothing: no scheduler looks."""
-
-    def clean_unused(self) -> None:
-        """Do nothing: nothing is stored."""
-
-    def emit_metrics(self) -> None:
-        """Do nothing."""
-
-    def make_client(self) -> Any:
-        """Refuse: nothing here may need Airflow's database."""
-        raise AssertionError("a trigger asked for something in Airflow's database")
-
-    def on_trigger_event(self, trigger_id: int, event: TriggerEvent) -> None:
-        self.fired[trigger_id].append(event.payload)
-
-    def on_trigger_failure(self, trigger_id: int, exc: list[str] | None) -> None:
-        self.broken[trigger_id] = exc
-
-    def end(self) -> None:
-        """End the process of the triggers."""
-        self.kill(escalation_delay=5, force=True)
-        self._cleanup_open_sockets()
-
-    def work_until(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Do what a triggerer does until a condition holds or time is up."""
-        until = time.monotonic() + seconds
-        while not condition() and time.monotonic() < until:
-            assert self.is_alive(), "the process of the triggers has ended"
-            self.run_once()
 
 
 def start_runs(starts: list[Callable[[], str]]) -> list[str]:

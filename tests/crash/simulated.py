@@ -20,6 +20,7 @@ from typing import Any, Self
 import requests
 
 from airflow_provider_runs.mage.simulator import Schedule
+from airflow_provider_runs.paradime.simulator import Schedule as BoltSchedule
 from airflow_provider_runs.simulator import Server
 
 ROOT = Path(__file__).parents[2]
@@ -29,8 +30,9 @@ class SimulatorProcess:
     """
     Start the simulated services in another process.
 
-    :param schedules: names of Mage's triggers, which get the ids 1, 2, ...; all are of one pipeline.
-    :param token: the token of each of them.
+    :param schedules: names of Mage's triggers, which get the ids 1, 2, ... and are all of one pipeline, and
+        slugs of Paradime's schedules.
+    :param token: the token of each trigger.
     :param settings: ``speed``, ``duration`` and ``options`` of the simulator.
     """
 
@@ -134,6 +136,8 @@ async def serve(settings: dict[str, Any]) -> None:
     schedules = tuple(Schedule(number, "example", name, token) for number, name in enumerate(names, start=1))
     options = settings.pop("options", {})
     options["mage"] = {**options.get("mage", {}), "schedules": schedules}
+    bolt = tuple(BoltSchedule(name) for name in names)
+    options["paradime"] = {**options.get("paradime", {}), "schedules": bolt}
     server = Server(options=options, **settings)
     await server.start()
     try:

@@ -46,7 +46,7 @@ with DAG(dag_id="searching", **ALL):
 
 with DAG(dag_id="changing", **ALL):
     start = MageTriggerRunOperator(
-        task_id="start", pipeline_uuid="example", trigger_name="example", variables={"sleep": 5},
+        task_id="start", pipeline_uuid="example", trigger_name="example", variables={"sleep": 15},
         wait_for_completion=False,
     )
     cancel = MageCancelRunOperator(task_id="cancel", run_id="{{ ti.xcom_pull(task_ids='start') }}")

@@ -585,11 +585,13 @@ def differences(ours: Any, theirs: Any, where: str = "") -> Iterator[tuple[str, 
 
 
 @pytest.mark.parametrize("auth", [False, True], ids=["auth_off", "auth_on"])
-def test_simulator_answers_as_mage_does(mage_python: Path, tmp_path: Path, auth: bool) -> None:
+def test_simulator_answers_as_mage_does(
+    mage_python: Path, tmp_path_factory: pytest.TempPathFactory, auth: bool
+) -> None:
     with simulated_mage(auth=auth) as simulated:
         ours = Probe(simulated).all()
     # A server of its own: lists also tell of the runs that other tests started.
-    with real_mage(mage_python, tmp_path, auth=auth) as mage:
+    with real_mage(mage_python, tmp_path_factory.mktemp("mage"), auth=auth) as mage:
         theirs = Probe(mage).all()
     assert ours.keys() == theirs.keys()
     assert len(theirs) >= 150

@@ -6,6 +6,7 @@ Most DAGs are started together; each test looks at its own.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from airflow_provider_runs.mage.simulator import Schedule
+from airflow_provider_runs.paradime.simulator import Schedule as BoltSchedule
 from airflow_provider_runs.simulator import Simulator
+from airflow_provider_runs.strait.simulated import Job
 from tools.airflow_stack import AirflowStack
 
 DAGS = Path(__file__).parent / "dags"
@@ -21,13 +24,19 @@ SECRETS = {
     "client_secret": "canary-chalk-client-secret",
     "password": "canary-mage-password",
     "trigger_token": "canarymagetriggertoken",
+    "endpoint_token": "canary-paradime-endpoint",
+    "api_key": "canary-paradime-key",
+    "api_secret": "canary-paradime-secret",
+    "strait_key": "strait_canary-api-key",
 }
 MAGE_EMAIL = "engineer@example.com"
 STUCK = ("marked_failed", "marked_success", "marked_on_worker")
 SURVIVORS = ("outlives_sigterm", "outlives_sigkill", "killed_on_worker")
 TRIGGERS = (*STUCK, *SURVIVORS, "cleared", "broken", "broken_item", "mapped", "mapped_kwargs", "watched")
 SCHEDULES = {name: number for number, name in enumerate(TRIGGERS, start=1)}
-AT_ONCE = (*STUCK, "cleared", "broken", "mapped", "watched")
+BOLT = ("paradime_broken", "paradime_marked")
+JOBS = ("strait", "strait_broken", "strait_marked", "strait_on_worker")
+AT_ONCE = (*STUCK, *BOLT, *JOBS, "cleared", "broken", "mapped", "watched")
 
 
 class Service(NamedTuple):
@@ -45,6 +54,14 @@ class Service(NamedTuple):
     def chalk_runs(self, resolver: str) -> list[dict[str, Any]]:
         """Return the runs of a resolver."""
         return [run for run in self.simulator.runs("chalk") if run["resource"] == resolver]
+
+    def paradime_runs(self, slug: str) -> list[dict[str, Any]]:
+        """Return the runs of a schedule."""
+        return [run for run in self.simulator.runs("paradime") if run["resource"] == slug]
+
+    def strait_runs(self, slug: str) -> list[dict[str, Any]]:
+        """Return the runs of a job."""
+        return [run for run in self.simulator.runs("strait") if run["resource"] == slug]
 
     def tokens(self) -> set[str]:
         """Return the access tokens that have been issued."""
@@ -67,6 +84,13 @@ def service() -> Iterator[Service]:
             "loop_interval": 0.2,
             "schedules": schedules,
         },
+        "paradime": {
+            "endpoint_token": SECRETS["endpoint_token"],
+            "api_key": SECRETS["api_key"],
+            "api_secret": SECRETS["api_secret"],
+            "schedules": tuple(BoltSchedule(slug) for slug in ("paradime", *BOLT)),
+        },
+        "strait": {"api_key": SECRETS["strait_key"], "jobs": tuple(Job(slug) for slug in JOBS)},
     }
     with Simulator(options=options, duration=2) as simulator:
         for name in STUCK:
@@ -74,6 +98,12 @@ def service() -> Iterator[Service]:
         simulator.plan(system="mage", resource="cleared", outcome="stuck", times=1)
         for name in SURVIVORS:
             simulator.plan(system="mage", resource=name, duration=20)
+        simulator.plan(system="paradime", resource="paradime_broken", outcome="failed")
+        simulator.plan(system="paradime", resource="paradime_marked", outcome="stuck")
+        simulator.plan(system="paradime", resource="paradime", duration=12)
+        simulator.plan(system="strait", resource="strait_broken", outcome="dead_letter")
+        simulator.plan(system="strait", resource="strait_marked", outcome="stuck")
+        simulator.plan(system="strait", resource="strait_on_worker", duration=10)
         simulator.plan(system="chalk", resource="shop.load", duration=12)
         simulator.plan(system="chalk", resource="shop.watched", duration=25)
         simulator.plan(system="mage", resource="watched", duration=25)
@@ -97,19 +127,40 @@ def connections(service: Service) -> dict[str, dict[str, Any]]:
             "password": SECRETS["password"],
             "extra": {"trigger_token": SECRETS["trigger_token"]},
         },
+        "paradime_default": {
+            "conn_type": "paradime_bolt",
+            "host": f"{service.simulator.url_of('paradime')}/api/v1/{SECRETS['endpoint_token']}/graphql",
+            "password": SECRETS["api_secret"],
+            "extra": {"api_key": SECRETS["api_key"]},
+        },
+        "strait_default": {
+            "conn_type": "strait",
+            "host": service.simulator.url_of("strait"),
+            "password": SECRETS["strait_key"],
+            "extra": {"app_url": "https://app.strait.dev"},
+        },
     }
 
 
 @pytest.fixture(scope="session")
+def dags(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the DAG files, to which tests may add."""
+    folder = tmp_path_factory.mktemp("dags")
+    return Path(shutil.copytree(DAGS, folder, dirs_exist_ok=True))
+
+
+@pytest.fixture(scope="session")
 def stack(
-    connections: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+    connections: dict[str, dict[str, Any]], dags: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[AirflowStack]:
     env = {
         "AIRFLOW_VAR_SCHEDULES": json.dumps(SCHEDULES),
-        "AIRFLOW__CORE__PARALLELISM": "8",
+        # A changed DAG file is to be seen at once; by default Airflow looks away for 30 s.
+        "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "1",
+        "AIRFLOW__CORE__PARALLELISM": "12",
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
     }
-    with AirflowStack(tmp_path_factory.mktemp("airflow"), DAGS, connections=connections, env=env) as stack:
+    with AirflowStack(tmp_path_factory.mktemp("airflow"), dags, connections=connections, env=env) as stack:
         yield stack
 
 

@@ -13,6 +13,8 @@ import requests
 from airflow_provider_runs.chalk.api import CONNECTION as CHALK
 from airflow_provider_runs.core.connection import ConnectionSpec
 from airflow_provider_runs.mage.api import CONNECTION as MAGE
+from airflow_provider_runs.paradime.api import CONNECTION as PARADIME
+from airflow_provider_runs.strait.api import CONNECTION as STRAIT
 from tests.system.conftest import SECRETS
 from tools.airflow_stack import AirflowStack
 
@@ -32,16 +34,20 @@ def test_the_command_line_lists_every_part(stack: AirflowStack) -> None:
     assert {one["connection-type"]: one["hook-class-name"] for one in provider["connection-types"]} == {
         "chalk": "airflow_provider_runs.chalk.hooks.ChalkHook",
         "mage": "airflow_provider_runs.mage.hooks.MageHook",
+        "paradime_bolt": "airflow_provider_runs.paradime.hooks.ParadimeHook",
+        "strait": "airflow_provider_runs.strait.hooks.StraitHook",
     }
     for kind in ("hooks", "operators", "sensors", "triggers"):
         assert {one["integration-name"]: one["python-modules"] for one in provider[kind]} == {
             "Chalk": [f"airflow_provider_runs.chalk.{kind}"],
             "Mage": [f"airflow_provider_runs.mage.{kind}"],
+            "Paradime": [f"airflow_provider_runs.paradime.{kind}"],
+            "Strait": [f"airflow_provider_runs.strait.{kind}"],
         }
     assert provider["extra-links"] == ["airflow_provider_runs.base.link.RunLink"]
 
 
-@pytest.mark.parametrize("spec", [CHALK, MAGE], ids=lambda spec: spec.conn_type)
+@pytest.mark.parametrize("spec", [CHALK, MAGE, PARADIME, STRAIT], ids=lambda spec: spec.conn_type)
 def test_the_connection_form_has_every_field(stack: AirflowStack, spec: ConnectionSpec) -> None:
     with requests.Session() as session:
         session.trust_env = False
@@ -83,6 +89,7 @@ def button(stack: AirflowStack, connection: dict[str, Any], **changes: str) -> d
     [
         ("chalk_default", "Connected to Chalk as token-simulator, environment env-primary"),
         ("mage_default", "Connected to Mage at http://127.0.0.1:"),
+        ("strait_default", "Connected to Strait at http://127.0.0.1:"),
     ],
 )
 def test_the_test_button_says_that_good_credentials_work(
@@ -98,6 +105,7 @@ def test_the_test_button_says_that_good_credentials_work(
     [
         ("chalk_default", "Chalk answered 401 to getting a token: Invalid client credentials"),
         ("mage_default", "Mage refuses the login of connection"),
+        ("strait_default", "Check the API key of connection"),
     ],
 )
 def test_the_test_button_says_why_bad_credentials_do_not_work(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -43,6 +44,107 @@ def test_a_chalk_run_succeeds_while_its_task_is_deferred(stack: AirflowStack, se
     assert f"INFO Run {run['id']} is succeeded" in log
     assert DEFERRED in log
     assert len(service.chalk_runs("shop.load")) == 1
+
+
+def test_a_paradime_run_succeeds_while_its_task_is_deferred(stack: AirflowStack, service: Service) -> None:
+    run_id = stack.trigger_dag("paradime")
+    stack.wait_for_task("paradime", run_id, "run", "deferred")
+    (run,) = service.paradime_runs("paradime")
+    url = f"https://app.paradime.io/bolt/run_id/{run['id']}"
+    assert stack.links("paradime", run_id, "run") == {"Remote run": url}
+
+    assert stack.wait_for_dag_run("paradime", run_id) == "success"
+
+    assert returned(stack, "paradime", run_id) == str(run["id"])
+    assert stack.xcom("paradime", run_id, "run", "run_url") == url
+    log = stack.task_log("paradime", run_id, "run")
+    assert f"INFO Run {run['id']} is SUCCESS" in log and DEFERRED in log
+    (run,) = service.paradime_runs("paradime")
+    assert (run["status"], run["cancels"]) == ("SUCCESS", 0)
+    assert f"Airflow DAG paradime, run {run_id}, task run" == run["body"]["reason"]
+
+
+def test_a_failed_paradime_run_brings_its_failing_commands_text_into_the_task_log(
+    stack: AirflowStack, service: Service, runs: Runs
+) -> None:
+    run_id = runs["paradime_broken"]
+    assert stack.wait_for_dag_run("paradime_broken", run_id) == "failed"
+    log = stack.task_log("paradime_broken", run_id, "run")
+    assert "command 'dbt test' ended with return code 1" in log and "Completed with 1 error(s):" in log
+    (error,) = (line for line in log.splitlines() if line.startswith("ERROR RunFailed: "))
+    assert "has failed (FAILED): command 'dbt test'" in error
+    assert [run["status"] for run in service.paradime_runs("paradime_broken")] == ["FAILED"]
+
+
+def test_marking_a_deferred_task_cancels_its_paradime_run_once(
+    stack: AirflowStack, service: Service, runs: Runs
+) -> None:
+    name = "paradime_marked"
+    wait_for_log(stack, name, runs[name], "Waiting for Paradime run")
+    stack.wait_for_task(name, runs[name], "run", "deferred")
+    assert service.paradime_runs(name)[0]["cancels"] == 0
+
+    stack.set_task_state(name, runs[name], "run", "failed")
+
+    stack.wait_for(lambda: service.paradime_runs(name)[0]["status"] == "CANCELED", 30, "the run's end")
+    assert stack.wait_for_dag_run(name, runs[name]) == "failed"
+    time.sleep(3)  # for what may come late
+    (run,) = service.paradime_runs(name)
+    assert (run["status"], run["cancels"]) == ("CANCELED", 1)
+
+
+def test_a_strait_run_succeeds_while_its_task_is_deferred_and_leaves_its_result(
+    stack: AirflowStack, service: Service, runs: Runs
+) -> None:
+    assert stack.wait_for_dag_run("strait", runs["strait"]) == "success"
+    (run,) = service.strait_runs("strait")
+    url = f"https://app.strait.dev/app/runs/{run['id']}"
+    assert returned(stack, "strait", runs["strait"]) == run["id"]
+    assert stack.links("strait", runs["strait"], "run") == {"Remote run": url}
+    result = stack.xcom("strait", runs["strait"], "run", "result")
+    assert (json.loads(result) if isinstance(result, str) else result) == {"rows": 3}
+    log = stack.task_log("strait", runs["strait"], "run")
+    assert f"INFO Run {run['id']} is completed" in log and DEFERRED in log
+    assert (run["status"], run["cancels"]) == ("completed", 0)
+
+
+def test_a_dead_letter_of_strait_says_why_and_what_to_do_in_the_task_log(
+    stack: AirflowStack, service: Service, runs: Runs
+) -> None:
+    assert stack.wait_for_dag_run("strait_broken", runs["strait_broken"]) == "failed"
+    log = stack.task_log("strait_broken", runs["strait_broken"], "run")
+    assert "StraitReplayRunOperator goes on with it" in log
+    (error,) = (line for line in log.splitlines() if line.startswith("ERROR RunFailed: "))
+    assert "has failed (dead_letter): endpoint returned 500" in error
+    assert [run["status"] for run in service.strait_runs("strait_broken")] == ["dead_letter"]
+
+
+def test_the_progress_of_a_strait_run_stands_in_the_log_of_a_task_on_a_worker_while_it_goes(
+    stack: AirflowStack, runs: Runs
+) -> None:
+    name = "strait_on_worker"
+    assert stack.wait_for_dag_run(name, runs[name]) == "success"
+    log = stack.task_log(name, runs[name], "run")
+    moments = [log.index(text) for text in ("INFO Waiting for", "INFO progress | 33% done", " is completed ")]
+    assert moments == sorted(moments)
+    assert log.count("33% done") == log.count("67% done") == 1
+
+
+def test_marking_a_deferred_task_cancels_its_strait_run_once(
+    stack: AirflowStack, service: Service, runs: Runs
+) -> None:
+    name = "strait_marked"
+    wait_for_log(stack, name, runs[name], "Waiting for Strait run")
+    stack.wait_for_task(name, runs[name], "run", "deferred")
+    assert service.strait_runs(name)[0]["cancels"] == 0
+
+    stack.set_task_state(name, runs[name], "run", "failed")
+
+    stack.wait_for(lambda: service.strait_runs(name)[0]["status"] == "canceled", 30, "the run's end")
+    assert stack.wait_for_dag_run(name, runs[name]) == "failed"
+    time.sleep(3)  # for what may come late
+    (run,) = service.strait_runs(name)
+    assert (run["status"], run["cancels"]) == ("canceled", 1)
 
 
 @pytest.mark.parametrize("task_id", ["deferred", "on_worker"])

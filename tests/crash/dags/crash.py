@@ -19,13 +19,16 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "limited": ({"dagrun_timeout": timedelta(seconds=40)}, {}),
     "pausing": ({}, {"retry_delay": timedelta(minutes=10)}),
     "impatient": ({}, {"timeout": 15, "retries": 0}),
+    "brief": ({}, {"timeout": 15, "retries": 1}),
+    "alarmed": ({}, {"execution_timeout": timedelta(seconds=20)}),
     # An outage of the API server costs a try for every process that cannot be started.
     "patient": ({}, {"retries": 30}),
 }
 
 for system, target in TARGETS.items():
     for mode in ("worker", "deferred"):
-        for variant, (of_dag, of_task) in VARIANTS.items():
+        unmarked = {word: ({}, dict(one.arguments)) for word, one in target.unmarked.items()}
+        for variant, (of_dag, of_task) in {**VARIANTS, **unmarked}.items():
             with DAG(
                 dag_id=f"{system}_{mode}_{variant}",
                 schedule=None,
@@ -40,6 +43,10 @@ for system, target in TARGETS.items():
                     deferrable=mode == "deferred",
                     poll_interval=1,
                     min_poll_interval=0.5,
-                    **target.arguments,
-                    **{"retries": 2, "retry_delay": timedelta(seconds=1), **of_task},
+                    **{
+                        **target.arguments,
+                        "retries": 2,
+                        "retry_delay": timedelta(seconds=1),
+                        **of_task,
+                    },
                 )

@@ -7,6 +7,7 @@ from airflow.providers.common.compat.sdk import DAG, Variable
 
 from airflow_provider_runs.chalk.operators import ChalkTriggerRunOperator
 from airflow_provider_runs.mage.operators import MageTriggerRunOperator
+from airflow_provider_runs.paradime.operators import ParadimeTriggerRunOperator
 
 KINDS: list[str] = Variable.get("outage_kinds", deserialize_json=True)
 SCALE: float = Variable.get("outage_scale", deserialize_json=True)
@@ -21,10 +22,12 @@ with DAG(
     for deferrable in (True, False):
         where = "deferred" if deferrable else "worker"
         shared = {"deferrable": deferrable, "poll_interval": 60 / SCALE, "retries": 0}
-        # 7 + 8: the first kind twice for Chalk.
         ChalkTriggerRunOperator.partial(
             task_id=f"chalk_{where}", min_poll_interval=2 / SCALE, **shared
-        ).expand(resolver_fqn=[f"bench.{name}" for name in (*KINDS, KINDS[0])])
+        ).expand(resolver_fqn=[f"bench.{name}" for name in KINDS])
         MageTriggerRunOperator.partial(task_id=f"mage_{where}", min_poll_interval=5 / SCALE, **shared).expand(
             pipeline_schedule_id=list(range(1, len(KINDS) + 1))
         )
+        ParadimeTriggerRunOperator.partial(
+            task_id=f"paradime_{where}", min_poll_interval=2 / SCALE, **shared
+        ).expand(slug=KINDS)

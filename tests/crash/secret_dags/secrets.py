@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +13,13 @@ from airflow_provider_runs.chalk.operators import ChalkTriggerRunOperator
 from airflow_provider_runs.chalk.sensors import ChalkRunSensor
 from airflow_provider_runs.mage.operators import MageTriggerRunOperator
 from airflow_provider_runs.mage.sensors import MageRunSensor
+from airflow_provider_runs.paradime.operators import (
+    ParadimeDownloadArtifactOperator,
+    ParadimeTriggerRunOperator,
+)
+from airflow_provider_runs.paradime.sensors import ParadimeRunSensor
+from airflow_provider_runs.strait.operators import StraitReplayRunOperator, StraitTriggerRunOperator
+from airflow_provider_runs.strait.sensors import StraitRunSensor
 
 PACE = {"poll_interval": 1, "min_poll_interval": 0.5}
 AGAIN = {"retries": 2, "retry_delay": timedelta(seconds=1)}
@@ -25,6 +33,23 @@ def mage(task_id: str, trigger: int = 1, **arguments: Any) -> MageTriggerRunOper
     return MageTriggerRunOperator(
         task_id=task_id, pipeline_schedule_id=trigger, **{**PACE, **AGAIN, **arguments}
     )
+
+
+def paradime(task_id: str, slug: str = "daily", **arguments: Any) -> ParadimeTriggerRunOperator:
+    # By its commands a run is found again whose start was not answered.
+    commands = ["dbt run --vars 'task: {{ ti.task_id }}'", "dbt test"]
+    return ParadimeTriggerRunOperator(
+        task_id=task_id, slug=slug, commands=commands, **{**PACE, **AGAIN, **arguments}
+    )
+
+
+def download(task_id: str, run_id: Any, path: str) -> ParadimeDownloadArtifactOperator:
+    target = f"{os.environ['AIRFLOW_HOME']}/{task_id}"
+    return ParadimeDownloadArtifactOperator(task_id=task_id, run_id=run_id, path=path, target=target, **AGAIN)
+
+
+def strait(task_id: str, job_id: str = "daily", **arguments: Any) -> StraitTriggerRunOperator:
+    return StraitTriggerRunOperator(task_id=task_id, job_id=job_id, **{**PACE, **AGAIN, **arguments})
 
 
 with DAG(
@@ -52,4 +77,37 @@ with DAG(
     )
     mage_deferred >> MageRunSensor(
         task_id="mage_sensor", run_id=mage_deferred.output, poke_interval=2, **AGAIN
+    )
+    paradime_deferred = paradime("paradime_deferred", deferrable=True)
+    paradime("paradime_worker", "broken", stream_logs=True, deferrable=False)
+    paradime("paradime_workspace", paradime_conn_id="paradime_workspace", deferrable=True)
+    paradime("paradime_company", paradime_conn_id="paradime_company", deferrable=True)
+    paradime("paradime_peer", paradime_conn_id="paradime_peer")
+    paradime("paradime_wrong", paradime_conn_id="paradime_wrong")
+    paradime("paradime_wrong_endpoint", paradime_conn_id="paradime_wrong_endpoint")
+    paradime("paradime_down", paradime_conn_id="paradime_down")
+    paradime_deferred >> ParadimeRunSensor(
+        task_id="paradime_sensor", run_id=paradime_deferred.output, poke_interval=2, deferrable=True, **AGAIN
+    )
+    paradime_deferred >> [
+        download("paradime_download", paradime_deferred.output, "target/graph.gpickle"),
+        download("paradime_digest", paradime_deferred.output, "target/run_results.json"),
+        download("paradime_no_such_file", paradime_deferred.output, "target/none.json"),
+    ]
+    strait_deferred = strait("strait_deferred", push_result=True, push_outputs=True, deferrable=True)
+    strait("strait_dead_letter", "broken", deferrable=True, retries=0)
+    strait_worker = strait("strait_worker", "mended", stream_logs=True, deferrable=False, retries=1)
+    strait("strait_wrong", strait_conn_id="strait_wrong")
+    strait("strait_down", strait_conn_id="strait_down")
+    strait("strait_proxy", strait_conn_id="strait_proxy")
+    strait_deferred >> StraitRunSensor(
+        task_id="strait_sensor", run_id=strait_deferred.output, poke_interval=2, deferrable=True, **AGAIN
+    )
+    strait_worker >> StraitReplayRunOperator(
+        task_id="strait_replay",
+        run_id=strait_worker.output,
+        trigger_rule="all_done",
+        deferrable=True,
+        **PACE,
+        **AGAIN,
     )

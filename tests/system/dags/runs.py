@@ -12,6 +12,8 @@ from airflow_provider_runs.chalk.operators import ChalkTriggerRunOperator
 from airflow_provider_runs.chalk.sensors import ChalkRunSensor
 from airflow_provider_runs.mage.operators import MageTriggerRunOperator
 from airflow_provider_runs.mage.sensors import MageRunSensor
+from airflow_provider_runs.paradime.operators import ParadimeTriggerRunOperator
+from airflow_provider_runs.strait.operators import StraitTriggerRunOperator
 
 SCHEDULES: dict[str, int] = Variable.get("schedules", deserialize_json=True)
 PACE = {"poll_interval": 1, "min_poll_interval": 0.5}
@@ -31,6 +33,21 @@ def mage(task_id: str = "run", *, of: str, **arguments: Any) -> MageTriggerRunOp
 
 with make_dag("chalk"):
     ChalkTriggerRunOperator(task_id="run", resolver_fqn="shop.load", deferrable=True, **PACE)
+
+for name in ("paradime", "paradime_broken", "paradime_marked"):
+    with make_dag(name):
+        ParadimeTriggerRunOperator(task_id="run", slug=name, deferrable=True, **PACE)
+
+for name in ("strait", "strait_broken", "strait_marked"):
+    with make_dag(name):
+        StraitTriggerRunOperator(
+            task_id="run", job_id=name, payload={"rows": 3}, push_result=True, deferrable=True, **PACE
+        )
+
+with make_dag("strait_on_worker"):
+    StraitTriggerRunOperator(
+        task_id="run", job_id="strait_on_worker", stream_logs=True, deferrable=False, **PACE
+    )
 
 with make_dag("broken"):
     mage("deferred", of="broken")

@@ -1,0 +1,1 @@
+"""Paradime: Bolt runs."""

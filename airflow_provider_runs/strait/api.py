@@ -1,0 +1,804 @@
+"""
+Strait's job runs: connection and endpoints.
+
+See https://docs.strait.dev. What the answers mean stands in :mod:`~airflow_provider_runs.strait.answers`, how
+runs are listed in :mod:`~airflow_provider_runs.strait.lists`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from airflow_provider_runs.core.api import (
+    CanCancel,
+    CanExplain,
+    CanFindStarted,
+    CanGetMany,
+    CanListActive,
+    CanRetry,
+    CanStream,
+    Scope,
+    Unsure,
+    header_text,
+)
+from airflow_provider_runs.core.connection import (
+    MAX_REQUESTS_PER_MINUTE,
+    REQUEST_TIMEOUT,
+    ConnectionSpec,
+    Field,
+    Settings,
+)
+from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound, RunsError
+from airflow_provider_runs.core.http import Flow, Request, Response, one_line
+from airflow_provider_runs.core.inputs import (
+    boolean,
+    integer,
+    iso_utc,
+    json_value,
+    required_text,
+    unknown_names,
+)
+from airflow_provider_runs.core.run import Run, RunState
+from airflow_provider_runs.core.schedule import Pace
+from airflow_provider_runs.core.sse import Event
+from airflow_provider_runs.strait.answers import DEAD_LETTER, REPLAYABLE, Row
+from airflow_provider_runs.strait.lists import PAGE, TAG, StraitLists, run_path, segment
+from airflow_provider_runs.strait.reasons import reason
+from airflow_provider_runs.strait.streams import is_news
+
+DOCUMENTATION = "https://docs.strait.dev"
+CLOUD_HOST = "api.strait.dev"
+CLOUD_APP = "https://app.strait.dev"
+API_KEY = "strait_"
+KEY_LENGTH = 256
+RUN_KEY_TAG = "airflow_run_key"
+"""Tag whose value is the key of a start. Strait copies tags into replays, but no keys."""
+MOST_TAGS = 20
+TAG_KEY_LENGTH, TAG_VALUE_LENGTH = 64, 256
+# Seconds between two looks at a start that is under way. Strait takes 30 s for a request at most.
+BUSY_DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)
+BODY_BYTES = 1_048_576
+MOST_CANCELS = MOST_REPLAYS = 100
+MOST_DLQ_REPLAYS = 500
+# The clocks of Strait and of a worker may differ.
+CLOCK_SLACK = 300.0
+DEFAULT_STREAMS = 100
+ARGUMENTS = (
+    "job_id",
+    "payload",
+    "tags",
+    "scheduled_at",
+    "priority",
+    "ttl_secs",
+    "concurrency_key",
+    "debounce_key",
+    "batch_key",
+    "idempotency_key",
+    "allow_no_run_id",
+)
+
+log = logging.getLogger(__name__)
+
+CONNECTION = ConnectionSpec(
+    conn_type="strait",
+    hook_name="Strait",
+    default_host=f"https://{CLOUD_HOST}",
+    default_scheme="https",
+    relabeling={"host": "API URL", "password": "API key"},
+    placeholders={"host": f"https://{CLOUD_HOST}", "password": f"{API_KEY}..."},
+    hidden=("schema", "login"),
+    fields=(
+        Field(
+            "project_id",
+            "Project",
+            description="Project ID. An API key has its project; older servers want it nevertheless.",
+        ),
+        Field(
+            "app_url",
+            "Dashboard URL",
+            description=f"Base of the links to runs. Empty: {CLOUD_APP} for Strait's cloud, else no links.",
+        ),
+        Field(
+            "proxy",
+            "Proxy",
+            description="URL of the proxy for all requests. Empty: the environment's.",
+            secret=True,
+        ),
+        Field(
+            "max_streams",
+            "Live streams",
+            "integer",
+            "Live streams that one process keeps open at most; 0: none. Empty: 100, which is what Strait "
+            "allows a project.",
+        ),
+        REQUEST_TIMEOUT,
+        MAX_REQUESTS_PER_MINUTE,
+    ),
+)
+
+
+class StraitRunApi(
+    StraitLists, CanCancel, CanExplain, CanFindStarted, CanListActive, CanRetry, CanGetMany, CanStream
+):
+    """Describe Strait's run API for one connection and project."""
+
+    connection = CONNECTION
+    # A server takes 100 requests a minute from one address, starts among them.
+    pace = Pace(min_poll_interval=2, poll_interval=60, max_requests_per_minute=90)
+    scope_fields = ("project_id",)
+    takes_key = True
+    # A few pages of a list serve all who wait for neighbours.
+    batch_size = 1000
+    draw_share = 0.6
+
+    def __init__(self, settings: Settings, scope: Scope | None = None, **kwargs: Any) -> None:
+        super().__init__(settings, scope, **kwargs)
+        self.proxy = settings.proxy()
+        self.project_id = self.scope.get("project_id") or settings.text("project_id")
+        cloud = urlsplit(settings.base_url).hostname == CLOUD_HOST
+        app_url = settings.text("app_url") or (CLOUD_APP if cloud else None)
+        self.app_url = app_url and app_url.rstrip("/")
+        named = f"connection {settings.conn_id!r}"
+        if settings.password is None:
+            raise BadInput(f"{named}: the API key is not set")
+        key = header_text(f"{named}: the API key", settings.password)
+        self._headers = {"Authorization": f"Bearer {key}"}
+        if self.project_id and not key.startswith(API_KEY):
+            # Other bearers have no project.
+            self._headers["X-Project-Id"] = header_text("project_id", self.project_id)
+        self._streams = integer(
+            f"{named}: max_streams", settings.extra.get("max_streams", DEFAULT_STREAMS), at_least=0
+        )
+        self._job_ids: dict[str, str] = {}
+        """Jobs that were looked up for a start."""
+
+    def auth_headers(self) -> dict[str, str]:
+        return dict(self._headers)
+
+    # Starting
+
+    def trigger(
+        self, arguments: Mapping[str, Any], key: str | None = None, began: float | None = None
+    ) -> Flow[Run]:
+        body = self.trigger_body(arguments, key)
+        key = _key(arguments, key)
+        job = required_text("job_id", arguments.get("job_id"))
+        what = f"starting job {job!r}"
+        path = yield from self._trigger_path(job)
+        headers = {} if key is None else {"Idempotency-Key": key}
+        request = self._request("POST", path, json=body, headers=headers, safe_to_repeat=key is not None)
+        response = yield request
+        for delay in BUSY_DELAYS:
+            if key is None or response.status != 409 or self._error(response, what).permanent:
+                break
+            response = yield replace(request, delay=delay)
+        self._check_start(response, what, body)
+        answer = self._object(response, what)
+        if answer.get("id") is None:
+            return self._without_id(response, answer, what, arguments)
+        run = self._run(answer, what)
+        if answer.get("idempotency_hit") is True or response.headers.get("idempotency-replayed") == "true":
+            log.info("Strait knew the key of this start already: run %s", run.id)
+            try:
+                # The answer may be the one that was given long ago.
+                return (yield from self.get(run.id))
+            except RunsError:
+                return run
+        return run
+
+    def ready(self, arguments: Mapping[str, Any]) -> Flow[None]:
+        job = required_text("job_id", arguments.get("job_id"))
+        self._job_ids[job] = yield from self._job_id(job)
+
+    def dry_run(self, arguments: Mapping[str, Any]) -> Flow[Row]:
+        """
+        Have Strait check the arguments of a start, and start nothing.
+
+        :param arguments: as for :meth:`trigger`.
+        """
+        body = {**self.trigger_body(arguments, None), "dry_run": True}
+        job = required_text("job_id", arguments.get("job_id"))
+        what = f"checking a start of job {job!r}"
+        path = yield from self._trigger_path(job)
+        response = yield self._request("POST", path, json=body, safe_to_repeat=True)
+        self._check_start(response, what, body)
+        return self._object(response, what)
+
+    def _trigger_path(self, job: str) -> Flow[str]:
+        job_id = self._job_ids.pop(job, None) or (yield from self._job_id(job))
+        return f"/v1/jobs/{segment('job_id', job_id)}/trigger"
+
+    def _check_start(self, response: Response, what: str, body: Row) -> None:
+        try:
+            self._check(response, what)
+        except ApiError as error:
+            length = len(json.dumps(body))
+            if error.status == 400 and length > BODY_BYTES:
+                raise ApiError(
+                    f"{error}. The request had {length} bytes; Strait takes {BODY_BYTES} unless it is set to "
+                    "more",
+                    status=400,
+                ) from None
+            raise
+
+    def _without_id(self, response: Response, answer: Row, what: str, arguments: Mapping[str, Any]) -> Run:
+        """Return what stands for a run that a job's debounce or batch window will bring later."""
+        words = [word for word in ("debounced", "buffered") if answer.get(word) is True]
+        if not words:
+            raise self._unusable(response, what, "without a run id")
+        when = answer.get("fire_at")
+        message = f"{words[0]}" + (f" until {one_line(str(when), self.redact, 40)}" if when else "")
+        if not boolean("allow_no_run_id", arguments.get("allow_no_run_id"), default=False):
+            raise ApiError(
+                f"Strait took the start of job {arguments['job_id']!r}, but it is {message}: the job has a "
+                "window in which it gathers starts, and the run that comes of them has no id yet. Nobody can "
+                "wait for it; allow_no_run_id=True starts it without",
+                status=response.status,
+                permanent=True,
+            )
+        return Run("", RunState.PENDING, words[0], message=message)
+
+    def trigger_body(self, arguments: Mapping[str, Any], key: str | None) -> Row:
+        unknown_names("Strait run", arguments, ARGUMENTS)
+        required_text("job_id", arguments.get("job_id"))
+        boolean("allow_no_run_id", arguments.get("allow_no_run_id"), default=False)
+        given = {name: value for name, value in arguments.items() if value is not None}
+        body: Row = {"tags": self._tags(given.get("tags"), _key(arguments, key))}
+        if "payload" in given:
+            body["payload"] = json_value("payload", given["payload"])
+        if "scheduled_at" in given:
+            body["scheduled_at"] = iso_utc("scheduled_at", given["scheduled_at"])
+        for name, highest in (("priority", 10), ("ttl_secs", 2_592_000)):
+            if name in given:
+                body[name] = integer(name, given[name], at_least=0, at_most=highest)
+        for name in ("concurrency_key", "debounce_key", "batch_key"):
+            if name in given:
+                body[name] = required_text(name, given[name], longest=KEY_LENGTH)
+        return body
+
+    def _tags(self, given: Any, key: str | None) -> dict[str, str]:
+        """Return a run's tags: the user's, and those by which it is found again."""
+        given = {} if given is None else json_value("tags", given)
+        if not isinstance(given, dict):
+            raise BadInput("tags must be a mapping or the text of a JSON object")
+        tags = {TAG: self.tag_value()} | ({} if key is None else {RUN_KEY_TAG: key})
+        for name, value in given.items():
+            required_text(f"the tag {name!r}", name, longest=TAG_KEY_LENGTH)
+            if name in (TAG, RUN_KEY_TAG):
+                raise BadInput(f"tags must not hold {name}: runs are found again by it")
+            if not isinstance(value, str) or len(value) > TAG_VALUE_LENGTH:
+                raise BadInput(f"tag {name!r} must be a text of {TAG_VALUE_LENGTH} characters at most")
+        if len(given) + 2 > MOST_TAGS:
+            raise BadInput(f"tags must be {MOST_TAGS - 2} at most, beside two of our own, not {len(given)}")
+        return {**given, **tags}
+
+    def find_started(self, arguments: Mapping[str, Any], key: str, since: float) -> Flow[Run | None]:
+        filters = {"tag_key": RUN_KEY_TAG, "tag_value": _key(arguments, key)}
+        runs = yield from self.list_runs(filters, since=since - CLOCK_SLACK)
+        # Replays have the tags of their run; ours is the oldest.
+        return runs[-1] if runs else None
+
+    def active_filters(self, arguments: Mapping[str, Any]) -> Row:
+        pending, running = (self.statuses.words(state) for state in (RunState.PENDING, RunState.RUNNING))
+        return {"job_id": arguments.get("job_id"), "status": [*pending, *running]}
+
+    # Asking
+
+    @staticmethod
+    def check_run_id(run_id: str) -> None:
+        run_path(run_id)
+
+    def check(self) -> Flow[str]:
+        page = yield from self._one_page("/v1/runs", {}, "listing runs", size=1)
+        project = self.project_id or (page.rows[0].get("project_id") if page.rows else None)
+        named = f", project {one_line(str(project), self.redact, 100)}" if project else ""
+        return f"Connected to Strait at {self.settings.base_url}{named}"
+
+    def get_details(self, run_id: str) -> Flow[Row]:
+        """
+        Return a run as Strait shows it, ``result`` and ``error`` among it.
+
+        :param run_id: the run.
+        """
+        return (yield from self._current(run_id))
+
+    def list_children(self, run_id: str) -> Flow[list[Run]]:
+        """
+        Return the runs that a run has started, the first 100 of them, the oldest first.
+
+        :param run_id: the run.
+        """
+        return (yield from self._runs_of(run_id, "children", "the children"))
+
+    def list_lineage(self, run_id: str) -> Flow[list[Run]]:
+        """
+        Return the chain of runs, each of which went on with the one before, that a run belongs to.
+
+        :param run_id: any run of it.
+        """
+        return (yield from self._runs_of(run_id, "lineage", "the lineage"))
+
+    def list_events(
+        self, run_id: str, *, level: str | None = None, type: str | None = None
+    ) -> Flow[list[Row]]:
+        """
+        Return a run's events, the first 100 of them, the oldest first.
+
+        :param run_id: the run.
+        :param level: those of this level (``error``, ...).
+        :param type: those of this type: ``log``, ``state_change``, ``error`` or ``progress``.
+        """
+        given = {"level": level, "type": type}
+        params = {name: required_text(name, value) for name, value in given.items() if value is not None}
+        return (yield from self._rows_of(run_id, "events", "the events", params))
+
+    def list_checkpoints(self, run_id: str) -> Flow[list[Row]]:
+        """
+        Return a run's checkpoints, the last 100 of them, the newest first.
+
+        :param run_id: the run.
+        """
+        return (yield from self._rows_of(run_id, "checkpoints", "the checkpoints"))
+
+    def list_outputs(self, run_id: str) -> Flow[list[Row]]:
+        """
+        Return a run's structured outputs, 100 of them at most, by ``output_key``.
+
+        :param run_id: the run.
+        """
+        return (yield from self._rows_of(run_id, "outputs", "the outputs"))
+
+    def list_usage(self, run_id: str) -> Flow[list[Row]]:
+        """
+        Return a run's use of language models, empty where the server knows no such call.
+
+        :param run_id: the run.
+        """
+        return (yield from self._rows_of_old(run_id, "usage", "the usage"))
+
+    def list_tool_calls(self, run_id: str) -> Flow[list[Row]]:
+        """
+        Return a run's tool calls, empty where the server knows no such call.
+
+        :param run_id: the run.
+        """
+        return (yield from self._rows_of_old(run_id, "tool-calls", "the tool calls"))
+
+    def get_state(self, run_id: str) -> Flow[list[Row]]:
+        """
+        Return a run's state: ``state_key``, ``value`` and ``updated_at`` of each entry.
+
+        :param run_id: the run.
+        """
+        what = f"the state of run {run_id}"
+        response = yield self._request("GET", run_path(run_id, "state"))
+        # An older server answers an empty body where there is none.
+        if 200 <= response.status < 300 and not response.body.strip():
+            return []
+        return self._rows(response, what)
+
+    def get_debug_bundle(self, run_id: str) -> Flow[Row]:
+        """
+        Return a run with its events, checkpoints and outputs, and what else the server puts in.
+
+        :param run_id: the run.
+        """
+        response = yield self._request("GET", run_path(run_id, "debug-bundle"))
+        return self._object(response, f"the debug bundle of run {run_id}")
+
+    def get_dependency_status(self, run_id: str) -> Flow[Row]:
+        """
+        Return what a run waits for: ``dependencies`` and whether they are all satisfied.
+
+        :param run_id: the run.
+        """
+        response = yield self._request("GET", run_path(run_id, "dependency-status"))
+        return self._object(response, f"the dependencies of run {run_id}")
+
+    def explain(self, run_id: str) -> Flow[str | None]:
+        row = yield from self._current(run_id)
+        if self._run(row, f"run {run_id}").state not in (RunState.FAILED, RunState.CANCELLED):
+            return None
+        events: list[Row] = []
+        bundle: Row | None = None
+        # What more there is to say must not hide what is known.
+        with suppress(RunsError):
+            events = yield from self.list_events(run_id, level="error")
+        if not events or len(events) >= PAGE:
+            # The list begins with the oldest.
+            with suppress(RunsError):
+                bundle = yield from self.get_debug_bundle(run_id)
+        return reason(row, events, bundle, self.redact)
+
+    def _rows_of(
+        self, run_id: str, call: str, named: str, params: Mapping[str, str] | None = None
+    ) -> Flow[list[Row]]:
+        """Return one page of what belongs to a run: the cursor of these lists leads nowhere."""
+        asked = {**(params or {}), "limit": str(PAGE)}
+        response = yield self._request("GET", run_path(run_id, call), asked)
+        return self._rows(response, f"{named} of run {run_id}")
+
+    def _runs_of(self, run_id: str, call: str, named: str) -> Flow[list[Run]]:
+        rows = yield from self._rows_of(run_id, call, named)
+        return [self._run(row, f"{named} of run {run_id}") for row in rows]
+
+    def _rows_of_old(self, run_id: str, call: str, named: str) -> Flow[list[Row]]:
+        """Return what only older servers keep about a run."""
+        try:
+            return (yield from self._rows_of(run_id, call, named))
+        except NotFound:
+            # Is it the run, or the call?
+            yield from self._detail(run_id)
+            return []
+
+    # Cancelling
+
+    def cancel(self, run_id: str) -> Flow[None]:
+        what = f"cancelling run {run_id}"
+        response = yield self._request("DELETE", run_path(run_id), safe_to_repeat=True)
+        if 200 <= response.status < 300:
+            return
+        error = self._error(response, what)
+        if error.status not in (400, 409):
+            raise error
+        if (yield from self.get(run_id)).state.is_terminal:
+            return
+        # Strait judges by a copy that may be out of date, but not where it cancels many.
+        answer = yield from self.bulk_cancel([run_id])
+        if not answer["canceled"] and not (yield from self.get(run_id)).state.is_terminal:
+            raise ApiError(str(error), status=error.status, permanent=False)
+
+    def bulk_cancel(self, run_ids: Sequence[str]) -> Flow[Row]:
+        """
+        Cancel runs, 100 with each request, and return what became of each.
+
+        :param run_ids: the runs.
+        """
+        ids = _ids(run_ids)
+        total: Row = {"results": [], "total": 0, "canceled": 0, "failed": 0}
+        for first in range(0, len(ids), MOST_CANCELS):
+            chunk = ids[first : first + MOST_CANCELS]
+            what = f"cancelling {len(chunk)} runs"
+            response = yield self._request(
+                "POST", "/v1/runs/bulk-cancel", json={"run_ids": chunk}, safe_to_repeat=True
+            )
+            answer = self._object(response, what)
+            for name, value in total.items():
+                if type(answer.get(name)) is not type(value):
+                    raise self._unusable(response, what, f"without {name}")
+                total[name] = value + answer[name]
+        return total
+
+    def bulk_cancel_all(self, filters: Mapping[str, Any]) -> Flow[Row]:
+        """
+        Cancel the runs that have never started and match filters.
+
+        :param filters: at least one of ``job_id``, ``batch_id``, ``triggered_by`` and ``status``.
+        """
+        known = ("job_id", "batch_id", "triggered_by", "status")
+        unknown_names("filter of runs to be cancelled", filters, known)
+        body = {name: required_text(name, filters[name]) for name in known if filters.get(name) is not None}
+        if not body:
+            raise BadInput(f"say which runs are to be cancelled: {', '.join(known)}")
+        if "job_id" in body:
+            body["job_id"] = yield from self._job_id(body["job_id"])
+        what = "cancelling the runs that match"
+        response = yield self._request(
+            "POST", "/v1/runs/bulk-cancel-all", self._project(), json=body, safe_to_repeat=True
+        )
+        answer = self._object(response, what)
+        canceled, ids, results = (answer.get(name) for name in ("canceled", "run_ids", "results"))
+        if not isinstance(canceled, int):
+            raise self._unusable(response, what, "without their number")
+        rows = [row for row in results if isinstance(row, dict)] if isinstance(results, list) else []
+        failed = [row for row in rows if row.get("error")]
+        ids = ids if isinstance(ids, list) else [row.get("id") for row in rows if not row.get("error")]
+        return {"canceled": canceled, "run_ids": ids, "failed": failed}
+
+    # Going on with ended runs
+
+    def replay(self, run_id: str, from_checkpoint: int | str | None = None) -> Flow[Run]:
+        """
+        Begin a new run with the payload of one that failed, timed out or crashed.
+
+        :param run_id: the ended run.
+        :param from_checkpoint: sequence of one of its checkpoints; the new run gets its state as payload.
+        """
+        params = _checkpoint(from_checkpoint)
+        response = yield self._request("POST", run_path(run_id, "replay"), params)
+        return self._run_of(response, f"replaying run {run_id}")
+
+    def dlq_replay(self, run_id: str) -> Flow[Run]:
+        """
+        Queue a dead letter again. The run keeps its id.
+
+        :param run_id: the dead letter.
+        """
+        response = yield self._request("POST", run_path(run_id, "dlq-replay"))
+        return self._run_of(response, f"replaying dead letter {run_id}", run_id)
+
+    def bulk_dlq_replay(
+        self, run_ids: Sequence[str] | None = None, *, project_id: str | None = None, limit: int | None = None
+    ) -> Flow[list[Run]]:
+        """
+        Queue dead letters again. The runs keep their ids.
+
+        :param run_ids: the dead letters, 500 at most.
+        :param project_id: instead, those of a project.
+        :param limit: so many of a project's at most, up to 500; None: 100.
+        """
+        if (run_ids is None) == (project_id is None):
+            raise BadInput("give either run_ids or project_id" + (", not both" if project_id else ""))
+        body: Row = {}
+        if run_ids is not None:
+            body["run_ids"] = _ids(run_ids, MOST_DLQ_REPLAYS)
+        else:
+            body["project_id"] = required_text("project_id", project_id)
+        if limit is not None and run_ids is not None:
+            raise BadInput("limit is for the dead letters of a project")
+        if limit is not None:
+            body["limit"] = integer("limit", limit, at_least=1, at_most=MOST_DLQ_REPLAYS)
+        what = "replaying dead letters"
+        response = yield self._request("POST", "/v1/runs/bulk-dlq-replay", json=body)
+        rows = self._object(response, what).get("replayed")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise self._unusable(response, what, "without the runs")
+        return [self._run(row, what) for row in rows]
+
+    def bulk_replay(self, run_ids: Sequence[str]) -> Flow[list[Row]]:
+        """
+        Begin a new run for each of several that failed.
+
+        :param run_ids: the ended runs, 100 at most.
+        :return: ``new_run_id`` and ``status`` of each, and of today's servers ``original_run_id`` and maybe
+            ``error``, too. One that was not replayed has no ``new_run_id``.
+        """
+        what = "replaying runs"
+        response = yield self._request(
+            "POST", "/v1/runs/bulk-replay", json={"run_ids": _ids(run_ids, MOST_REPLAYS)}
+        )
+        self._check(response, what)
+        if response.body.lstrip().startswith(b"["):
+            runs = [self._run(row, what) for row in self._rows(response, what)]
+            return [{"new_run_id": run.id, "status": "replayed"} for run in runs]
+        results = self._object(response, what).get("results")
+        if not isinstance(results, list) or not all(isinstance(row, dict) for row in results):
+            raise self._unusable(response, what, "without results")
+        return results
+
+    def prepare_retry(self, run_id: str, arguments: Mapping[str, Any]) -> None:
+        segment("run_id", run_id)
+        unknown_names("replay of a Strait run", arguments, ("from_checkpoint",))
+        _checkpoint(arguments.get("from_checkpoint"))
+
+    def check_retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[None]:
+        """
+        Refuse to replay a run that Strait would not replay, and say what to do instead.
+
+        :param run_id: the run.
+        :param arguments: ``from_checkpoint``, the sequence of a checkpoint, or nothing.
+        """
+        yield from self._ended_badly(run_id, arguments)
+
+    def _ended_badly(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[Run]:
+        """Return a run that can be replayed; raise why another one cannot."""
+        self.prepare_retry(run_id, arguments)
+        run = yield from self.get(run_id)
+        if run.status == DEAD_LETTER:
+            if arguments.get("from_checkpoint") is not None:
+                raise _no_replay(
+                    run, "it is a dead letter, which goes on as it is. Replay it without from_checkpoint"
+                )
+        elif not run.state.is_terminal:
+            raise _no_replay(run, f"it is {run.status}; only an ended run can be replayed")
+        elif run.status not in REPLAYABLE:
+            raise _no_replay(
+                run,
+                f"it is {run.status}, and Strait replays only runs that are {', '.join(REPLAYABLE)} or "
+                f"{DEAD_LETTER}. Start the job anew",
+            )
+        return run
+
+    def retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[Run]:
+        """
+        Queue a dead letter again, which keeps its id, or begin a new run with the payload of a failed one.
+
+        :param run_id: the ended run.
+        :param arguments: as for :meth:`check_retry`.
+        """
+        if (yield from self._ended_badly(run_id, arguments)).status == DEAD_LETTER:
+            return (yield from self.dlq_replay(run_id))
+        return (yield from self.replay(run_id, arguments.get("from_checkpoint")))
+
+    def find_retried(self, run_id: str, arguments: Mapping[str, Any], since: float) -> Flow[Run | None]:
+        row = yield from self._current(run_id)
+        run = self._run(row, f"run {run_id}")
+        if run.status not in (*REPLAYABLE, DEAD_LETTER):
+            # It was a dead letter, and goes again or has gone.
+            return run
+        # It ended since, or before by a clock that is ahead of ours: a run that follows it tells more.
+        late = run.finished_at is not None and run.finished_at.timestamp() >= since
+        if run.status == DEAD_LETTER:
+            return run if late else None
+        found = yield from self._replays(row, since, whole=arguments.get("from_checkpoint") is None)
+        if not found:
+            return run if late else None
+        named = ", ".join(f"{one.id} ({one.status})" for one in found)
+        created = found[0].created_at
+        # Without the key it may be anybody's run of the same job.
+        if (created and created.timestamp() < since) or RUN_KEY_TAG not in _tags_of(row):
+            raise Unsure(
+                f"Strait run {run_id} may have been replayed, and nothing tells whether by one of the runs "
+                f"that were started since: {named}",
+                found,
+            )
+        return found[0]
+
+    def _replays(self, row: Row, since: float, *, whole: bool) -> Flow[list[Run]]:
+        """
+        Return the runs that may be replays of a run, the newest first.
+
+        A replay has the tags of the run, and by the key among them it is known for sure. Without it, it is
+        known by what else Strait copies.
+
+        :param row: the run that was replayed.
+        :param since: UTC epoch seconds before which it surely was not.
+        :param whole: whether it was replayed with the payload that it had.
+        """
+        what = f"looking for replays of run {row['id']}"
+        tags = _tags_of(row)
+        same = ["job_id", "tags", *(["payload"] if whole else [])]
+        params = {"triggered_by": "manual"}
+        if RUN_KEY_TAG in tags:
+            same = ["job_id"]
+            params = {"tag_key": RUN_KEY_TAG, "tag_value": str(tags[RUN_KEY_TAG])}
+        found: list[Run] = []
+
+        def take(rows: list[Row]) -> bool:
+            for one in rows:
+                run = self._run(one, what)
+                if run.created_at and run.created_at.timestamp() < since - CLOCK_SLACK:
+                    return False
+                alike = all(one.get(name) == row.get(name) for name in same)
+                marked = _tags_of(one).get(RUN_KEY_TAG) == tags.get(RUN_KEY_TAG)
+                if run.id != row["id"] and alike and marked and not one.get("idempotency_key"):
+                    found.append(run)
+            return True
+
+        yield from self._walk("/v1/runs", params, what, take)
+        return found
+
+    # Changing
+
+    def set_debug_mode(self, run_id: str, on: bool = True) -> Flow[None]:
+        """
+        Switch a run's debug mode.
+
+        :param run_id: the run.
+        :param on: whether it is on from now on.
+        """
+        body = {"debug_mode": boolean("on", on, default=True)}
+        response = yield self._request("POST", run_path(run_id, "debug"), json=body, safe_to_repeat=True)
+        self._check(response, f"setting the debug mode of run {run_id}")
+
+    def reset_idempotency_key(self, run_id: str) -> Flow[None]:
+        """
+        Have Strait forget the key that a run was started with, so that it can be used again.
+
+        :param run_id: the run.
+        """
+        response = yield self._request("DELETE", run_path(run_id, "idempotency-key"), safe_to_repeat=True)
+        self._check(response, f"resetting the idempotency key of run {run_id}")
+
+    def reschedule(self, run_id: str, scheduled_at: Any, payload: Any = None) -> Flow[Run]:
+        """
+        Have a run that has never started begin at another time.
+
+        :param run_id: the run.
+        :param scheduled_at: when: datetime or ISO 8601; without zone it is UTC.
+        :param payload: what it gets instead of its payload; None leaves that as it is.
+        """
+        if scheduled_at is None:
+            raise BadInput("scheduled_at must be a date and time")
+        body: Row = {"scheduled_at": iso_utc("scheduled_at", scheduled_at)}
+        if payload is not None:
+            body["payload"] = json_value("payload", payload)
+        response = yield self._request("POST", run_path(run_id, "reschedule"), json=body, safe_to_repeat=True)
+        return self._run_of(response, f"rescheduling run {run_id}", run_id)
+
+    def pause(self, run_id: str) -> Flow[Run]:
+        """
+        Pause a run that is executing. Nothing but :meth:`resume` or a cancel ends the pause.
+
+        :param run_id: the run.
+        """
+        response = yield self._request("POST", run_path(run_id, "pause"), safe_to_repeat=True)
+        return self._run_of(response, f"pausing run {run_id}", run_id)
+
+    def resume(self, run_id: str) -> Flow[Run]:
+        """
+        Queue a paused run again.
+
+        :param run_id: the run.
+        """
+        response = yield self._request("POST", run_path(run_id, "resume"))
+        return self._run_of(response, f"resuming run {run_id}", run_id)
+
+    def restart(self, run_id: str, machine_preset: str | None = None) -> Flow[Run]:
+        """
+        Queue a run again that is executing or paused. It keeps its id.
+
+        :param run_id: the run.
+        :param machine_preset: the machine that it gets; today's servers ignore it.
+        """
+        given = (
+            {}
+            if machine_preset is None
+            else {"machine_preset": required_text("machine_preset", machine_preset)}
+        )
+        response = yield self._request("POST", run_path(run_id, "restart"), json=given)
+        return self._run_of(response, f"restarting run {run_id}", run_id)
+
+    # Live
+
+    def is_news(self, event: Event) -> bool:
+        return is_news(event)
+
+    @property
+    def max_streams(self) -> int:
+        return self._streams
+
+    def stream_request(self, run_id: str) -> Request:
+        return self._request("GET", run_path(run_id, "stream"))
+
+    def chunks_request(self, run_id: str) -> Request:
+        """
+        Return the request that opens the stream of what a run's language model says.
+
+        :param run_id: the run.
+        """
+        return self._request("GET", run_path(run_id, "stream/chunks"))
+
+
+def _key(arguments: Mapping[str, Any], key: str | None) -> str | None:
+    """Return the key of a start, the user's own if there is one."""
+    own = arguments.get("idempotency_key")
+    key = key if own is None else own
+    if key is None:
+        return None
+    key = header_text("idempotency_key", key)
+    if len(key) > KEY_LENGTH:
+        raise BadInput(f"idempotency_key must have {KEY_LENGTH} characters at most, not {len(key)}")
+    return key
+
+
+def _ids(run_ids: Any, most: int | None = None) -> list[str]:
+    """Return a list of ids that is not empty, given as such or as JSON text."""
+    given = json_value("run_ids", run_ids)
+    if not isinstance(given, list) or not given:
+        raise BadInput("run_ids must be a list of run ids that is not empty")
+    if most is not None and len(given) > most:
+        raise BadInput(f"run_ids must be {most} at most, not {len(given)}")
+    return [required_text(f"run_ids[{index}]", run_id) for index, run_id in enumerate(given)]
+
+
+def _checkpoint(given: Any) -> dict[str, str]:
+    """Return the query of a replay."""
+    if given is None:
+        return {}
+    return {"from_checkpoint": str(integer("from_checkpoint", given, at_least=1))}
+
+
+def _tags_of(row: Row) -> Row:
+    tags = row.get("tags")
+    return tags if isinstance(tags, dict) else {}
+
+
+def _no_replay(run: Run, why: str) -> ApiError:
+    return ApiError(f"Strait run {run.id} is not replayed: {why}", status=409, permanent=True)

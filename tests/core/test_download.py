@@ -1,0 +1,371 @@
+"""Downloads from a presigned address: whole or not at all, and its signature in no text."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import itertools
+import logging
+import os
+import re
+import ssl
+import subprocess
+import sys
+import textwrap
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_runs.core.connection import Settings
+from airflow_provider_runs.core.drive import Download, Driver
+from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, NotFound, RunsError, Unauthorized
+from airflow_provider_runs.core.retry import RetryPolicy
+from tests.core.conftest import FAST, Answer, TokenService, Wire, chunked, hang_up, raw, reply, reset, silence
+from tests.memory import needs_proc
+
+Start = Callable[..., Wire]
+WHAT = "artifact target/manifest.json of run 12"
+SIGNATURE = "X-Amz-Signature=5up3r+s3cr3t/%3D"
+PLAIN = "5up3r"
+NOWHERE = "http://127.0.0.1:9"
+BODY = bytes(range(256)) * 1000
+
+
+@pytest.fixture
+def drivers() -> Iterator[Callable[..., Driver]]:
+    made: list[Driver] = []
+
+    def make(**extra: Any) -> Driver:
+        settings = Settings(
+            "testing", "http://127.0.0.1:9", password="hush", extra={"request_timeout": 5, **extra}
+        )
+        made.append(Driver(TokenService(settings)))
+        return made[-1]
+
+    yield make
+    for driver in made:
+        driver.close()
+
+
+def presigned(server: Wire) -> str:
+    return f"{server.url}/bucket/key?{SIGNATURE}&X-Amz-Expires=60"
+
+
+def save(
+    driver: Driver, server: Wire, target: Any = None, *, max_bytes: int = 10**9, retry: RetryPolicy = FAST
+) -> Download:
+    return driver.download(
+        WHAT, lambda: presigned(server), target or io.BytesIO(), max_bytes=max_bytes, retry=retry
+    )
+
+
+def cut(body: bytes, told: int) -> Answer:
+    return raw(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % told + body)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        reply(200, BODY),
+        reply(200, b""),
+        chunked(BODY[:100], BODY[100:]),
+        reply(200, gzip.compress(BODY), Content_Encoding="gzip"),
+    ],
+    ids=["plain", "empty", "chunked", "gzip"],
+)
+def test_every_byte_comes_over(drivers: Callable[..., Driver], wire: Start, answer: Answer) -> None:
+    target = io.BytesIO(b"what stood there before" * 100_000)
+    got = save(drivers(), wire(answer), target)
+    assert got == Download(len(target.getvalue()), hashlib.sha256(target.getvalue()).hexdigest())
+    assert target.getvalue() in (BODY, b"")
+
+
+def test_no_credentials_are_sent_to_the_store(drivers: Callable[..., Driver], wire: Start) -> None:
+    server = wire(reply(200, BODY))
+    save(drivers(), server)
+    (asked,) = server.asked
+    assert asked.target == f"/bucket/key?{SIGNATURE}&X-Amz-Expires=60"
+    assert set(asked.headers) <= {"host", "user-agent", "accept", "accept-encoding", "connection"}
+    assert "hush" not in str(asked)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        cut(BODY[:1000], len(BODY)),
+        cut(BODY[:1000], 1001),
+        chunked(BODY[:1000], end=b""),
+        hang_up,
+        reset,
+        reply(503),
+        reply(500),
+        reply(429),
+    ],
+    ids=["cut", "one byte short", "chunks cut", "closed", "reset", "503", "500", "429"],
+)
+def test_a_download_that_breaks_off_is_begun_anew_with_a_fresh_address(
+    drivers: Callable[..., Driver], wire: Start, broken: Answer
+) -> None:
+    server, target, numbers = wire(broken, reply(200, BODY)), io.BytesIO(), itertools.count(1)
+    got = drivers().download(
+        WHAT, lambda: f"{presigned(server)}&n={next(numbers)}", target, max_bytes=10**6, retry=FAST
+    )
+    assert target.getvalue() == BODY
+    assert got.size == len(BODY)
+    assert [re.sub(".*n=", "", url) for url in server.targets] == ["1", "2"]
+
+
+def test_a_download_that_keeps_breaking_off_says_how_far_it_came(
+    drivers: Callable[..., Driver], wire: Start
+) -> None:
+    server = wire(cut(BODY[:1000], len(BODY)))
+    with pytest.raises(ConnectionFailed, match=f"download of {WHAT} broke off"):
+        save(drivers(), server)
+    assert len(server.asked) == FAST.attempts
+
+
+def test_a_silent_store_is_left_after_the_request_timeout(
+    drivers: Callable[..., Driver], wire: Start
+) -> None:
+    def starts_and_stops(connection: Any, asked: Any) -> bool:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
+        return silence(connection, asked)
+
+    server = wire(silence, starts_and_stops)
+    with pytest.raises(ConnectionFailed, match="broke off"):
+        save(drivers(request_timeout=0.2), server, retry=RetryPolicy(attempts=2, base=0.01))
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(401, Unauthorized), (403, Unauthorized), (404, NotFound), (410, ApiError)]
+)
+def test_a_refusal_is_final_and_says_status_and_artifact(
+    drivers: Callable[..., Driver], wire: Start, status: int, kind: type[ApiError]
+) -> None:
+    said = f"<SignatureProvided>{PLAIN}</SignatureProvided>".encode()
+    server = wire(reply(status, said))
+    with pytest.raises(kind, match=f"the store answered {status} to the download of {WHAT}") as error:
+        save(drivers(), server)
+    assert error.value.status == status and error.value.permanent
+    assert len(server.asked) == 1
+
+
+def test_an_answer_of_unknown_length_is_not_taken_for_whole(
+    drivers: Callable[..., Driver], wire: Start
+) -> None:
+    server = wire(raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + BODY))
+    with pytest.raises(ApiError, match="does not say how long"):
+        save(drivers(), server)
+
+
+def test_retry_after_is_obeyed(drivers: Callable[..., Driver], wire: Start) -> None:
+    server = wire(reply(503, Retry_After="0.3"), reply(200, BODY))
+    began = time.monotonic()
+    save(drivers(), server)
+    assert time.monotonic() - began >= 0.3
+
+
+def test_what_is_stopped_is_not_begun_anew(drivers: Callable[..., Driver], wire: Start) -> None:
+    server = wire(reply(503))
+    with pytest.raises(ApiError):
+        save(drivers(), server, retry=RetryPolicy(attempts=5, base=0.01, stopped=lambda: True))
+    assert len(server.asked) == 1
+
+
+def test_an_address_that_cannot_be_had_is_asked_for_again(
+    drivers: Callable[..., Driver], wire: Start
+) -> None:
+    server, answers = wire(reply(200, BODY)), iter([ConnectionFailed("lost", sent=True), None])
+
+    def url() -> str:
+        if error := next(answers):
+            raise error
+        return presigned(server)
+
+    assert drivers().download(WHAT, url, io.BytesIO(), max_bytes=10**6, retry=FAST).size == len(BODY)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [reply(200, BODY), chunked(BODY), reply(200, gzip.compress(BODY), Content_Encoding="gzip")],
+    ids=["told", "chunked", "gzip"],
+)
+def test_the_size_limit_holds(drivers: Callable[..., Driver], wire: Start, answer: Answer) -> None:
+    server, target = wire(answer), io.BytesIO()
+    with pytest.raises(ApiError, match=rf"longer than max_bytes allows \({len(BODY) - 1}\)") as error:
+        save(drivers(), server, target, max_bytes=len(BODY) - 1)
+    assert error.value.permanent and len(server.asked) == 1
+    assert len(target.getvalue()) < len(BODY)
+    assert save(drivers(), server, target, max_bytes=len(BODY)).size == len(BODY)
+
+
+def test_a_redirect_is_followed(drivers: Callable[..., Driver], wire: Start) -> None:
+    there = wire(reply(200, BODY))
+    server = wire(reply(307, Location=f"{there.url}/elsewhere?{SIGNATURE}"))
+    assert save(drivers(), server).size == len(BODY)
+    assert there.targets == [f"/elsewhere?{SIGNATURE}"]
+
+
+def test_redirects_end(drivers: Callable[..., Driver], wire: Start) -> None:
+    server = wire(reply(302, Location="/again?" + SIGNATURE))
+    with pytest.raises(ApiError, match="answered 302"):
+        save(drivers(), server)
+    assert len(server.asked) == 4
+
+
+def test_a_redirect_out_of_tls_is_not_followed(
+    drivers: Callable[..., Driver],
+    wire: Start,
+    tls_context: tuple[ssl.SSLContext, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tls_context[1]))
+    open_to_all = wire(reply(200, BODY))
+    server = wire(reply(307, Location=f"{open_to_all.url}/x"), tls=tls_context[0])
+    with pytest.raises(ApiError, match="answered 307"):
+        save(drivers(), server)
+    assert open_to_all.asked == []
+
+
+def test_an_error_of_the_file_is_not_an_error_of_the_store(
+    drivers: Callable[..., Driver], wire: Start
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: Any) -> int:
+            raise OSError(28, "No space left on device")
+
+    server = wire(reply(200, BODY))
+    with pytest.raises(OSError, match="No space"):
+        save(drivers(), server, Full())
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        reply(200, BODY),
+        cut(BODY[:10], len(BODY)),
+        reply(403, PLAIN.encode()),
+        reply(404),
+        reply(503),
+        reply(307, Location=f"/moved?{SIGNATURE}"),
+        reply(307, Location=f"http://:bad:{PLAIN}"),
+        reset,
+        raw(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nnonsense\r\n x\r\n\r\nabc"),
+        raw(b"nonsense\r\n\r\n"),
+        None,
+    ],
+    ids=[
+        "fine", "cut", "403", "404", "503", "redirects", "redirect to nowhere", "reset", "odd header",
+        "no HTTP", "refused",
+    ],
+)  # fmt: skip
+def test_the_signature_stands_in_no_log_and_no_exception(
+    drivers: Callable[..., Driver], wire: Start, caplog: pytest.LogCaptureFixture, answer: Answer | None
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    base = wire(answer).url if answer is not None else NOWHERE
+    url = f"{base}/bucket/key?{SIGNATURE}"
+    failure, text = None, ""
+    try:
+        drivers().download(WHAT, lambda: url, io.BytesIO(), max_bytes=10**6, retry=FAST)
+    except RunsError as error:
+        failure, text = error, "".join(traceback.format_exception(error)) + repr(error)
+    assert failure is None or (failure.__context__ is None and WHAT in text)
+    assert answer is None or "urllib3.connectionpool" in {record.name for record in caplog.records}
+    assert PLAIN not in caplog.text + text
+    assert "bucket/key" not in caplog.text + text
+
+
+@pytest.mark.parametrize("url", ["", "bucket/key?5up3r", "http://", "ftp://x/5up3r", "http://[5up3r/"])
+def test_an_address_of_no_use_is_not_quoted(drivers: Callable[..., Driver], url: str) -> None:
+    with pytest.raises(ConnectionFailed, match="broke off") as error:
+        drivers().download(WHAT, lambda: url, io.BytesIO(), max_bytes=1, retry=FAST)
+    assert PLAIN not in "".join(traceback.format_exception(error.value))
+
+
+def test_the_connections_proxy_is_used(drivers: Callable[..., Driver], wire: Start) -> None:
+    proxy, server = wire(reply(200, BODY)), wire(reply(500))
+    driver = drivers()
+    driver.api.proxy = proxy.url
+    assert save(driver, server).size == len(BODY)
+    assert proxy.targets == [presigned(server)] and server.asked == []
+
+
+def test_the_environments_proxy_is_used(
+    drivers: Callable[..., Driver], wire: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy, server = wire(reply(200, BODY)), wire(reply(500))
+    monkeypatch.setenv("http_proxy", proxy.url)
+    assert save(drivers(), server).size == len(BODY)
+    assert proxy.targets == [presigned(server)] and server.asked == []
+
+
+@needs_proc
+def test_fifty_megabytes_take_little_memory(wire: Start) -> None:
+    """The highest resident memory of a process of its own, beyond what it has before the download."""
+    part, parts = os.urandom(2**20), 50
+
+    def send(connection: Any, asked: Any) -> bool:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (parts * len(part)))
+        for _ in range(parts):
+            connection.sendall(part)
+        return True
+
+    digest = hashlib.sha256()
+    for _ in range(parts):
+        digest.update(part)
+    script = """
+        import sys, tempfile
+        from airflow_provider_runs.core.drive import Driver
+        from airflow_provider_runs.core.connection import Settings
+        from tests.core.conftest import Service
+        from tests.memory import forget_peak, peak
+
+        driver = Driver(Service(Settings("testing", "http://127.0.0.1:9")))
+
+        def save(url):
+            with tempfile.TemporaryFile() as file:
+                return driver.download("it", lambda: url, file, max_bytes=10**9)
+
+        save(sys.argv[2])
+        before = forget_peak()
+        got = save(sys.argv[1])
+        print(got.size, got.sha256, peak() - before)
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), wire(send).url, wire(reply()).url],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    size, sha256, grown = ran.stdout.split()
+    assert (int(size), sha256) == (parts * len(part), digest.hexdigest())
+    assert int(grown) < 20_000
+
+
+def test_the_count_of_bytes_does_not_rely_on_the_library(
+    drivers: Callable[..., Driver], wire: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with urllib3 before 2.0, which takes the end of a connection for the end of the body."""
+    monkeypatch.setattr("urllib3.response.HTTPResponse._init_length", lambda *arguments: None)
+    server = wire(cut(BODY[:1000], len(BODY)))
+    with pytest.raises(ConnectionFailed, match=f"broke off after 1000 of {len(BODY)} bytes"):
+        save(drivers(), server)
+
+
+def test_an_address_without_a_path_blanks_no_log(
+    drivers: Callable[..., Driver], wire: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    server = wire(reply(200, BODY))
+    drivers().download(WHAT, lambda: server.url, io.BytesIO(), max_bytes=10**6)
+    assert '"GET / HTTP/1.1" 200' in caplog.text

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from airflow_provider_runs.core.connection import read_settings
+from airflow_provider_runs.paradime import api as paradime
+from airflow_provider_runs.paradime.api import ParadimeRunApi
+from airflow_provider_runs.simulator import Simulator
+from tests.answers import answer
+from tests.base.fakes import FakeTaskInstance, Store
+
+NOW = 1_800_000_000.0
+TOKEN = "planted-endpoint-token"
+ENDPOINT = f"https://api.example.com/api/v1/{TOKEN}/graphql"
+KEY = "planted-api-key"
+SECRET = "planted-api-secret"
+SECRETS = (TOKEN, KEY, SECRET)
+
+
+def make_api(
+    extra: dict[str, Any] | None = None,
+    *,
+    scope: dict[str, str] | None = None,
+    keep_secret: Callable[[str], None] = lambda secret: None,
+    **fields: Any,
+) -> ParadimeRunApi:
+    """Return Paradime's API for a key with its secret."""
+    fields = {"host": ENDPOINT, "password": SECRET, **fields}
+    extra = {"api_key": KEY, **(extra or {})}
+    settings = read_settings(ParadimeRunApi.connection, conn_id="paradime_default", extra=extra, **fields)
+    return ParadimeRunApi(settings, scope, now=lambda: NOW, keep_secret=keep_secret)
+
+
+def data(**fields: Any) -> Any:
+    """Return a good answer."""
+    return answer({"data": fields})
+
+
+def errors(*entries: Any, status: int = 200, **fields: Any) -> Any:
+    """Return an answer with errors: texts, (text, path) or (text, path, code). No fields: no data."""
+    listed = []
+    for entry in entries:
+        text, path, code = (*((entry,) if isinstance(entry, str) else entry), None, None)[:3]
+        listed.append(
+            {
+                "message": text,
+                **({"path": path} if path else {}),
+                **({"extensions": {"code": code}} if code else {}),
+            }
+        )
+    return answer({"data": fields or None, "errors": listed}, status=status)
+
+
+@pytest.fixture(autouse=True)
+def nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what other tests have learned about their servers."""
+    monkeypatch.setattr(paradime, "_learned", {})
+
+
+@pytest.fixture
+def api() -> ParadimeRunApi:
+    return make_api()
+
+
+@pytest.fixture
+def context() -> dict[str, Any]:
+    return {"ti": FakeTaskInstance(max_tries=1), "task_state_store": Store()}
+
+
+# The simulator's own credentials.
+def connection(sim: Simulator, **changes: Any) -> dict[str, Any]:
+    """Return an Airflow connection to a simulator."""
+    return {
+        "conn_type": "paradime_bolt",
+        "host": f"{sim.url_of('paradime')}/api/v1/company-simulator/graphql",
+        "password": "paradime-secret",
+        "extra": {"api_key": "key-simulator", "max_requests_per_minute": 60_000},
+        **changes,
+    }
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, sim: Simulator, **changes: Any) -> None:
+    """Make it the connection that is used by default."""
+    monkeypatch.setenv("AIRFLOW_CONN_PARADIME_DEFAULT", json.dumps(connection(sim, **changes)))
+
+
+@pytest.fixture
+def sim(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
+    with Simulator(["paradime"], speed=20) as simulator:
+        connect(monkeypatch, simulator)
+        yield simulator

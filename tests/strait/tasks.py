@@ -1,0 +1,78 @@
+"""What the tests of Strait's tasks share: a simulated Strait, and tasks run as Airflow does."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import TaskDeferred
+
+from airflow_provider_runs.simulator import Simulator
+from airflow_provider_runs.strait.hooks import StraitHook
+from airflow_provider_runs.strait.operators import StraitReplayRunOperator, StraitTriggerRunOperator
+from tests.base.fakes import FakeTaskInstance, Store, fire
+
+PACE = {"min_poll_interval": 0.1}
+KEY = "strait_simulator"
+deferrable = pytest.mark.parametrize("deferrable", [False, True], ids=["on the worker", "deferred"])
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, sim: Simulator, **extra: Any) -> None:
+    """Make a simulator the connection that is used by default."""
+    fields = {
+        "conn_type": "strait",
+        "host": sim.url_of("strait"),
+        "password": KEY,
+        "extra": {"max_requests_per_minute": 60_000, "project_id": "project-simulator", **extra},
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_STRAIT_DEFAULT", json.dumps(fields))
+
+
+def new_context() -> dict[str, Any]:
+    """Return the context of a first try."""
+    return {"ti": FakeTaskInstance(max_tries=1), "task_state_store": Store()}
+
+
+def run(task: Any, context: dict[str, Any]) -> Any:
+    """Run one try of a task, in its mode."""
+    try:
+        return task.execute(context)
+    except TaskDeferred as pause:
+        path, arguments = pause.trigger.serialize()
+        assert path == "airflow_provider_runs.strait.triggers.StraitRunTrigger"
+        trigger = type(pause.trigger)(**json.loads(json.dumps(arguments)))
+        return task.execute_complete(context, fire(trigger))
+
+
+def task(job_id: str = "daily", **arguments: Any) -> StraitTriggerRunOperator:
+    """Return a task that starts a run."""
+    return StraitTriggerRunOperator(**{"task_id": "t", "job_id": job_id, **PACE, **arguments})
+
+
+def replay(run_id: str, **arguments: Any) -> StraitReplayRunOperator:
+    """Return a task that replays a run."""
+    return StraitReplayRunOperator(**{"task_id": "t", "run_id": run_id, **PACE, **arguments})
+
+
+def until(question: Callable[[], Any], seconds: float = 20) -> Any:
+    """Wait until a question is answered by something true, and return that."""
+    end = time.monotonic() + seconds
+    while not (answer := question()):
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+    return answer
+
+
+def ended(job_id: str = "daily") -> str:
+    """Start a run beside any task, and return its id once its end was seen."""
+    run_id = StraitHook().trigger_run(job_id).id
+    until(lambda: StraitHook().get_run(run_id).state.is_terminal)
+    return run_id
+
+
+def statuses(sim: Simulator) -> dict[str, str]:
+    """Return the status of each run, as the simulator knows it."""
+    return {str(one["id"]): one["status"] for one in sim.runs("strait")}
