@@ -28,6 +28,9 @@ _SECRET_MEMBER = re.compile(
     re.IGNORECASE,
 )
 
+# A zero byte within a name hides that it names a secret; all white space stays.
+_CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+
 # Colours and the like, which programs write for a terminal.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])")
 
@@ -138,7 +141,8 @@ def excerpt(response: Response, redact: Callable[[str], str] = str, limit: int =
     :param redact: masks the secrets in a text.
     :param limit: characters at most.
     """
-    return one_line(_SECRET_MEMBER.sub(r'\1"***"', response.text), redact, limit) or "(empty)"
+    text = _SECRET_MEMBER.sub(r'\1"***"', _CONTROLS.sub("", response.text))
+    return one_line(text, redact, limit) or "(empty)"
 
 
 def one_line(text: str, redact: Callable[[str], str] = str, limit: int = 500) -> str:

@@ -6,7 +6,7 @@ import contextvars
 import gc
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -22,9 +22,10 @@ from airflow_provider_runs.core.errors import (
     NotFound,
     Unauthorized,
 )
-from airflow_provider_runs.core.http import Request, Response
+from airflow_provider_runs.core.http import Flow, Request, Response
 from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
 from airflow_provider_runs.core.progress import Note, Watch
+from airflow_provider_runs.core.run import Run
 from tests.base import fakes
 from tests.base.fakes import FakeApi, FullApi, Service
 
@@ -466,15 +467,16 @@ async def test_one_failed_batch_is_no_outage(service: Service) -> None:
 
 @pytest.mark.parametrize("error", [NotFound("one of them", status=404), BadInput("one of them")])
 async def test_a_batch_that_one_id_spoils_is_asked_about_singly(service: Service, error: Exception) -> None:
-    connections = Connections(FullApi)
+    class Spoiled(FullApi):
+        def get_many(self, run_ids: Sequence[str]) -> Flow[dict[str, Run | Exception]]:
+            yield from ()
+            raise error
+
+    connections = Connections(Spoiled)
     for number in range(20):
         service.runs[str(number)] = "going"
-    waiting = [asyncio.create_task(wait(connections, a_watch(str(n)))) for n in range(20)]
-    await until(lambda: service.called("get_many"))
-    service.calls.clear()
-    service.get_errors = [error]
-    await until(lambda: not service.get_errors)
-    await until(lambda: len(set(service.called("get"))) >= 10)
+    waiting = [asyncio.create_task(wait(connections, a_watch(run_id))) for run_id in service.runs]
+    await until(lambda: set(service.called("get")) == set(service.runs))
     for run_id in service.runs:
         service.runs[run_id] = "done"
     assert {outcome.verdict for outcome in await asyncio.gather(*waiting)} == {Verdict.SUCCEEDED}

@@ -86,11 +86,12 @@ def test_an_error_about_a_body_masks_its_secrets() -> None:
     assert str(caught.value).endswith("<p>***</p>")
 
 
-@pytest.mark.parametrize("name", ["token", "access_token", "\x00token", "my token", "API_KEY ", "x-secret"])
+@pytest.mark.parametrize("name", ["token", "access_token", "t\x00oken", "my token", "API_KEY ", "x-secret"])
 def test_an_excerpt_shows_no_value_that_is_secret_by_its_name(name: str) -> None:
     body = f'{{"status": "fine", "{name}": "hush", "tokens": 5}}'
-    shown = excerpt(Response(401, body=body.encode()))
-    assert "hush" not in shown and '"***"' in shown and '"fine"' in shown and "5" in shown
+    for encoding in ("utf-8", "utf-16-le"):
+        shown = excerpt(Response(401, body=body.encode(encoding)))
+        assert "hush" not in shown and '"***"' in shown and '"fine"' in shown and "5" in shown
 
 
 def test_an_excerpt_is_one_short_line() -> None:

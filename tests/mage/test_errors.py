@@ -335,7 +335,12 @@ WORDS = ["completed", "COMPLETED", "running", "failed", "record_not_found", "key
 @given(responses=st.lists(broken_answers([*FUZZ_BODIES, MARKED], WORDS), min_size=1, max_size=3))
 def test_only_our_errors_come_out_and_success_only_where_it_is_said(call, responses):
     api = make_api()
-    got = complains(lambda: exhaust(CALLS[call](api), responses), *SECRETS, "planted-url-token")
+    # The trigger's token is secret by its name: damage may leave it a value like any other.
+    named = [r.body.replace(b'"token": "planted-url-token"', b"") for r in responses]
+    secrets = (
+        SECRETS if any(b"planted-url-token" in body for body in named) else (*SECRETS, "planted-url-token")
+    )
+    got = complains(lambda: exhaust(CALLS[call](api), responses), *secrets)
     if isinstance(got, RunsError):
         # A trigger that cannot be told from others, or whose token is hidden, has to be named otherwise.
         assert isinstance(got, (ApiError, BadInput))
