@@ -90,8 +90,13 @@ def test_the_status_words_are_those_of_the_code(system: str) -> None:
     assert told == meant
 
 
+def fields_told(system: str) -> list[tuple[str, ...]]:
+    """Return what the tables say about the fields of a system's connection."""
+    return [*table(f"{spec(system).hook_name} connection"), *table("Fields of every connection")]
+
+
 def test_the_connections_fields_are_those_of_the_form(system: str) -> None:
-    rows = table(f"{spec(system).hook_name} connection")
+    rows = fields_told(system)
     own = [(label, name.removeprefix("extra.")) for label, name, _ in rows if name.startswith("extra.")]
     assert own == [(field.label, field.name) for field in spec(system).fields]
     standard = {name: label for label, name, _ in rows if not name.startswith("extra.")}
@@ -100,9 +105,7 @@ def test_the_connections_fields_are_those_of_the_form(system: str) -> None:
 
 
 def test_the_table_says_which_fields_are_secret(system: str) -> None:
-    told = {
-        name for _, name, text in table(f"{spec(system).hook_name} connection") if text.startswith("Secret")
-    }
+    told = {name for _, name, text in fields_told(system) if text.startswith("Secret")}
     assert told == {f"extra.{field.name}" for field in spec(system).fields if field.secret}
 
 

@@ -705,6 +705,8 @@ class Watcher:
                 if self._driver is None:
                     await asyncio.to_thread(load_libraries)
                 api = await self._connect()
+                if self._driver is not None:
+                    await self._driver.renew_certificates()
             except Exception:
                 if self._driver is None:
                     raise

@@ -10,8 +10,6 @@ from urllib.parse import quote
 
 from airflow_provider_runs.core.api import RunApi, Scope, Token, header_text
 from airflow_provider_runs.core.connection import (
-    MAX_REQUESTS_PER_MINUTE,
-    REQUEST_TIMEOUT,
     ConnectionSpec,
     Field,
     Settings,
@@ -57,7 +55,7 @@ CONNECTION = ConnectionSpec(
     relabeling={"host": "API server", "login": "Client ID", "password": "Client secret"},
     placeholders={"host": "https://api.chalk.ai", "login": "token-..."},
     hidden=("schema", "port"),
-    fields=(
+    own_fields=(
         Field(
             "environment",
             "Environment",
@@ -79,8 +77,6 @@ CONNECTION = ConnectionSpec(
             "number",
             "Seconds to wait for the answer to a start, which Chalk gives within 300 s. Empty: 330.",
         ),
-        REQUEST_TIMEOUT,
-        MAX_REQUESTS_PER_MINUTE,
     ),
 )
 

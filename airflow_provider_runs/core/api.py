@@ -20,6 +20,7 @@ from airflow_provider_runs.core.sse import Event
 
 Scope = Mapping[str, str]
 EXPIRY_MARGIN = 60.0
+CONNECT_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -84,9 +85,11 @@ class RunApi(ABC):
         self.now = now
         self.keep_secret = keep_secret
         self.token: Token | None = None
-        self.request_timeout = settings.number("request_timeout", 30.0)
-        self.proxy: str | None = None
+        self.request_timeout = settings.number("request_timeout", self.connection.request_timeout)
+        self.connect_timeout = settings.number("connect_timeout", CONNECT_TIMEOUT)
+        self.proxy = settings.proxy()
         """Proxy that every request takes, as a URL; None: the environment's."""
+        self.certificates = settings.certificates()
         self.trigger_timeout = self.request_timeout
         """Seconds that the answer to a start may take."""
         self.max_requests_per_minute = settings.number(

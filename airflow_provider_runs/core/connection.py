@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,18 +34,42 @@ class Field:
     secret: bool = False
 
 
-REQUEST_TIMEOUT = Field(
-    "request_timeout",
-    "Request timeout",
-    "number",
-    "Seconds to wait for the answer to a request. Empty: 30.",
-)
-MAX_REQUESTS_PER_MINUTE = Field(
-    "max_requests_per_minute",
-    "Requests per minute",
-    "integer",
-    "Cap on the requests that one triggerer or worker process sends while it waits for runs.",
-)
+@lru_cache
+def _network_fields(request_timeout: float) -> tuple[Field, ...]:
+    """Return the fields that say how the service is reached, the same for every type."""
+    return (
+        Field(
+            "proxy",
+            "Proxy",
+            description="URL of the proxy for all requests. Empty or none: the environment's.",
+            secret=True,
+        ),
+        Field(
+            "ca_bundle",
+            "CA bundle",
+            description="File (PEM) or folder of authorities to trust beside the usual ones, where Airflow's "
+            "workers and triggerer run.",
+        ),
+        Field(
+            "client_cert",
+            "Client certificate",
+            description="File (PEM) of the certificate to show to the service; it may hold the key, too.",
+        ),
+        Field("client_key", "Client key", description="File (PEM) of its key, without a passphrase."),
+        Field("connect_timeout", "Connect timeout", "number", "Seconds to wait for a connection. Empty: 10."),
+        Field(
+            "request_timeout",
+            "Request timeout",
+            "number",
+            f"Seconds to wait for the answer to a request. Empty: {request_timeout:g}.",
+        ),
+        Field(
+            "max_requests_per_minute",
+            "Requests per minute",
+            "integer",
+            "Cap on the requests that one triggerer or worker process sends while it waits for runs.",
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +84,10 @@ class ConnectionSpec:
     :param relabeling: labels of standard fields.
     :param placeholders: placeholders of standard fields.
     :param hidden: standard fields that the form leaves out.
-    :param fields: the fields in the extra, in the order of the form.
+    :param own_fields: the fields in the extra that only this type has, in the order of the form.
     :param other_names: for standard fields, the members of the extra in which connections of another
         provider of the same service hold them. They count where the standard field is not set.
+    :param request_timeout: seconds that the answer to a request may take where the connection says nothing.
     """
 
     conn_type: str
@@ -71,8 +97,14 @@ class ConnectionSpec:
     relabeling: Mapping[str, str]
     placeholders: Mapping[str, str]
     hidden: tuple[str, ...]
-    fields: tuple[Field, ...]
+    own_fields: tuple[Field, ...]
     other_names: Mapping[str, str] = field(default_factory=dict)
+    request_timeout: float = 30.0
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """All fields in the extra, in the order of the form."""
+        return (*self.own_fields, *_network_fields(self.request_timeout))
 
     def provider_info(self, hook_class_name: str) -> dict[str, Any]:
         """
@@ -101,6 +133,21 @@ class ConnectionSpec:
                 for item in self.fields
             },
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """
+    Files (PEM) for TLS, beside what every Python program trusts.
+
+    :param ca_bundle: file or folder of authorities to trust.
+    :param client_cert: the certificate to show to the service.
+    :param client_key: its key; None: in the same file.
+    """
+
+    ca_bundle: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -188,6 +235,17 @@ class Settings:
             raise self._wrong("proxy", "the URL of an HTTP proxy")
         return url
 
+    def certificates(self) -> Certificates:
+        """
+        Return the files that TLS uses.
+
+        :raises BadInput: if there is a key without a certificate.
+        """
+        files = Certificates(self.text("ca_bundle"), self.text("client_cert"), self.text("client_key"))
+        if files.client_key and not files.client_cert:
+            raise BadInput(f"connection {self.conn_id!r}: field 'client_key' needs 'client_cert'")
+        return files
+
     def _wrong(self, name: str, wanted: str) -> BadInput:
         shown = type(self.extra[name]).__name__
         return BadInput(f"connection {self.conn_id!r}: field {name!r} must be {wanted}, not {shown}")
@@ -218,6 +276,8 @@ def read_settings(
     :raises BadInput: if a field cannot be used; the message names it and never shows a secret.
     """
     members = _read_extra(conn_id, extra)
+    if str(members.get("proxy", "")).strip().lower() == "none":
+        del members["proxy"]
     standard = {"host": host, "schema": schema, "port": port, "login": login, "password": password}
     given = {name: _set(value) for name, value in standard.items()}
     for name, member in spec.other_names.items():

@@ -15,19 +15,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from http.cookiejar import DefaultCookiePolicy
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 from airflow_provider_runs import __version__
 from airflow_provider_runs.core.api import RunApi, Token
+from airflow_provider_runs.core.connection import Certificates
 from airflow_provider_runs.core.errors import (
     ApiError,
     ConnectionFailed,
@@ -44,15 +43,25 @@ from airflow_provider_runs.core.retry import (
     may_repeat,
     retry_after,
 )
+from airflow_provider_runs.core.sessions import (
+    aiohttp_session,
+    environment_proxy,
+    load_certificates,
+    no_netrc,
+    proxies,
+    requests_session,
+    tls_context,
+)
 from airflow_provider_runs.core.sse import Frame, Parser, TooLong
 
 if TYPE_CHECKING:
+    import ssl
+
     import aiohttp
     import requests
     from tenacity import RetryCallState
 
 T = TypeVar("T")
-CONNECT_TIMEOUT = 10.0
 USER_AGENT = f"airflow-provider-runs/{__version__}"
 DEFAULT_RETRY = RetryPolicy()
 CHUNK = 256 * 1024
@@ -60,8 +69,6 @@ CHUNK = 256 * 1024
 REDIRECTS = 3
 KINDS = {401: Unauthorized, 403: Unauthorized, 404: NotFound}
 """Errors that a download's or a stream's status means; any other is an ApiError."""
-CONNECTIONS = 100
-"""Connections of one session at once at most: more than are asked for at a time."""
 SILENCE = 45.0
 """Seconds after which a stream in which nothing comes is taken for dead."""
 PIECE = 64 * 1024
@@ -81,15 +88,6 @@ class Download:
 
     size: int
     sha256: str
-
-
-def _keepalive_options() -> list[tuple[int, int, int]]:
-    """Return socket options that keep a silent connection alive while the service works on its answer."""
-    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 5)):
-        if number := getattr(socket, name, None):
-            options.append((socket.IPPROTO_TCP, number, value))
-    return options
 
 
 class _UrlsInLogs(logging.Filter):
@@ -398,10 +396,10 @@ class Driver:
             answer = self._open().get(
                 url,
                 headers={"Accept-Encoding": "identity", "User-Agent": USER_AGENT},
-                timeout=(CONNECT_TIMEOUT, self.api.request_timeout),
-                proxies=_proxies(self.api.proxy),
+                timeout=(self.api.connect_timeout, self.api.request_timeout),
+                proxies=proxies(self.api.proxy),
                 allow_redirects=False,
-                auth=_no_netrc,
+                auth=no_netrc,
                 stream=True,
             )
             location = urljoin(url, answer.headers.get("Location", ""))
@@ -512,17 +510,17 @@ class Driver:
             headers=exchange.headers(),
             params=dict(request.params),
             json=request.json,
-            timeout=(CONNECT_TIMEOUT, timeout),
-            proxies=_proxies(self.api.proxy),
+            timeout=(self.api.connect_timeout, timeout),
+            proxies=proxies(self.api.proxy),
             allow_redirects=False,
-            auth=_no_netrc,
+            auth=no_netrc,
             stream=stream,
         )
 
     def _open(self) -> requests.Session:
         with self._opening:
             if self._session is None:
-                self._session = _requests_session()
+                self._session = requests_session(self.api)
             return self._session
 
 
@@ -538,6 +536,8 @@ class AsyncDriver:
         self._session: aiohttp.ClientSession | None = None
         self._streams: aiohttp.ClientSession | None = None
         """A session of their own, so that they take no connection away from other requests."""
+        self._context: ssl.SSLContext | None = None
+        self._opening = asyncio.Lock()
         self._authentication = asyncio.Lock()
         self._failure: RunsError | None = None
         self._proxies: dict[str, str | None] = {}
@@ -588,9 +588,10 @@ class AsyncDriver:
 
         stream = _Stream(self.api, request)
         exchange = stream.exchange
-        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=silence)
+        timeout = aiohttp.ClientTimeout(total=None, connect=self.api.connect_timeout, sock_read=silence)
+        context = await self._trusted()
         if self._streams is None:
-            self._streams = _aiohttp_session(limit=0)
+            self._streams = aiohttp_session(context, limit=0)
         while True:
             await self._authenticate(exchange, NO_RETRY)
             try:
@@ -662,8 +663,10 @@ class AsyncDriver:
         import aiohttp
 
         request = exchange.request
+        session = self._session or await self._open()
         try:
-            async with self._ask(self._open(), exchange, _aiohttp_timeout(exchange.timeout)) as answer:
+            timeout = _aiohttp_timeout(self.api.connect_timeout, exchange.timeout)
+            async with self._ask(session, exchange, timeout) as answer:
                 return Response(
                     answer.status,
                     {name.lower(): value for name, value in answer.headers.items()},
@@ -693,13 +696,29 @@ class AsyncDriver:
     def _proxy(self, url: str) -> str | None:
         origin = "/".join(url.split("/", 3)[:3])
         if origin not in self._proxies:
-            self._proxies[origin] = _environment_proxy(url)
+            self._proxies[origin] = environment_proxy(url)
         return self._proxies[origin]
 
-    def _open(self) -> aiohttp.ClientSession:
+    async def _open(self) -> aiohttp.ClientSession:
+        context = await self._trusted()
         if self._session is None:
-            self._session = _aiohttp_session()
+            self._session = aiohttp_session(context)
         return self._session
+
+    async def _trusted(self) -> ssl.SSLContext:
+        async with self._opening:
+            if self._context is None:
+                self._context = await asyncio.to_thread(tls_context, self.api)
+            return self._context
+
+    async def renew_certificates(self) -> None:
+        """
+        Read the connection's files of certificates again, which something else may have renewed.
+
+        :raises ConnectionFailed: if a file cannot be used.
+        """
+        if self._context is not None and self.api.certificates != Certificates():
+            await asyncio.to_thread(load_certificates, self._context, self.api)
 
 
 def load_libraries() -> None:
@@ -711,82 +730,12 @@ def load_libraries() -> None:
     del aiohttp, requests, tenacity
 
 
-def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Stand in for requests' own authentication, which would replace ours by a ``.netrc`` entry."""
-    return request
-
-
-def _proxies(proxy: str | None) -> dict[str, str] | None:
-    """Return a proxy as requests wants it; None leaves the choice to the environment."""
-    return None if proxy is None else {"http": proxy, "https": proxy}
-
-
-def _environment_proxy(url: str) -> str | None:
-    """Return the environment's proxy for an address as requests chooses it. aiohttp would read ``.netrc``."""
-    from requests.utils import get_environ_proxies, select_proxy
-
-    proxy = select_proxy(url, get_environ_proxies(url))
-    return proxy if not proxy or "://" in proxy else f"http://{proxy}"
-
-
 def _kinds(error: BaseException) -> str:
     """Name an error of requests and its cause by their classes."""
     cause = error.args[0] if error.args else None
     cause = getattr(cause, "reason", cause)
     kinds = [error, *([cause] if isinstance(cause, BaseException) else [])]
     return ": ".join(type(kind).__name__ for kind in kinds)
-
-
-def _requests_session() -> requests.Session:
-    import requests
-    from requests.adapters import HTTPAdapter
-    from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
-    from urllib3.connection import HTTPConnection, HTTPSConnection
-    from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
-
-    class Connecting(HTTPConnection):
-        """Marks what goes wrong before the request leaves, in a TLS handshake or a tunnel too."""
-
-        def connect(self) -> None:
-            try:
-                super().connect()
-            except (NewConnectionError, ConnectTimeoutError):
-                raise
-            except (OSError, HTTPError) as error:
-                raise NewConnectionError(self, f"{type(error).__name__}: {error}") from error
-
-    class ConnectingSecurely(Connecting, HTTPSConnection):
-        pass
-
-    class Pool(HTTPConnectionPool):
-        ConnectionCls = Connecting
-
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = ConnectingSecurely
-
-    marking: dict[type, type] = {HTTPConnectionPool: Pool, HTTPSConnectionPool: SecurePool}
-
-    class Adapter(HTTPAdapter):
-        def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-            super().init_poolmanager(*args, socket_options=_keepalive_options(), **kwargs)
-            self._prepare(self.poolmanager)
-
-        def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-            manager = super().proxy_manager_for(*args, socket_options=_keepalive_options(), **kwargs)
-            self._prepare(manager)
-            return manager
-
-        def _prepare(self, manager: PoolManager) -> None:
-            # Those of a SOCKS proxy stay: ours would pass it by.
-            manager.pool_classes_by_scheme = {
-                scheme: marking.get(kind, kind) for scheme, kind in manager.pool_classes_by_scheme.items()
-            }
-
-    session = requests.Session()
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, Adapter(pool_maxsize=16, max_retries=0))
-    return session
 
 
 @asynccontextmanager
@@ -800,33 +749,10 @@ async def _cut_off(answer: aiohttp.ClientResponse) -> AsyncIterator[None]:
 
 
 @lru_cache(64)
-def _aiohttp_timeout(seconds: float) -> aiohttp.ClientTimeout:
+def _aiohttp_timeout(connect: float, seconds: float) -> aiohttp.ClientTimeout:
     import aiohttp
 
-    return aiohttp.ClientTimeout(
-        total=CONNECT_TIMEOUT + seconds, sock_connect=CONNECT_TIMEOUT, sock_read=seconds
-    )
-
-
-def _aiohttp_session(limit: int = CONNECTIONS) -> aiohttp.ClientSession:
-    """
-    Return a session.
-
-    :param limit: connections at once at most; 0 is no limit.
-    """
-    import aiohttp
-
-    def connect(address: Any) -> socket.socket:
-        family, kind, protocol, _, _ = address
-        made = socket.socket(family=family, type=kind, proto=protocol)
-        for option in _keepalive_options():
-            made.setsockopt(*option)
-        return made
-
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=limit, socket_factory=connect),
-        cookie_jar=aiohttp.DummyCookieJar(),
-    )
+    return aiohttp.ClientTimeout(total=connect + seconds, sock_connect=connect, sock_read=seconds)
 
 
 def _failed(

@@ -25,8 +25,6 @@ from airflow_provider_runs.core.api import (
     header_text,
 )
 from airflow_provider_runs.core.connection import (
-    MAX_REQUESTS_PER_MINUTE,
-    REQUEST_TIMEOUT,
     ConnectionSpec,
     Field,
     Settings,
@@ -85,7 +83,7 @@ CONNECTION = ConnectionSpec(
     relabeling={"host": "Server", "login": "Email or username"},
     placeholders={"host": "http://mage.example.com:6789", "port": "6789"},
     hidden=("schema",),
-    fields=(
+    own_fields=(
         Field(
             "trigger_token",
             "Trigger token",
@@ -103,8 +101,6 @@ CONNECTION = ConnectionSpec(
             "Dashboard URL",
             description="Base of run links, where people reach Mage at another address. Empty: the server.",
         ),
-        REQUEST_TIMEOUT,
-        MAX_REQUESTS_PER_MINUTE,
     ),
 )
 

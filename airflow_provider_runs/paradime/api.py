@@ -27,7 +27,7 @@ from airflow_provider_runs.core.api import (
     Unsure,
     header_text,
 )
-from airflow_provider_runs.core.connection import MAX_REQUESTS_PER_MINUTE, ConnectionSpec, Field, Settings
+from airflow_provider_runs.core.connection import ConnectionSpec, Field, Settings
 from airflow_provider_runs.core.errors import ApiError, BadInput, RunsError, Unauthorized
 from airflow_provider_runs.core.http import Flow, Request
 from airflow_provider_runs.core.inputs import boolean, integer, one_of, required_text, unknown_names
@@ -103,7 +103,7 @@ CONNECTION = ConnectionSpec(
     relabeling={"host": "API endpoint", "password": "API secret or token"},
     placeholders={"host": "https://api.paradime.io/api/v1/.../graphql"},
     hidden=("schema", "login", "port"),
-    fields=(
+    own_fields=(
         Field(
             "api_key",
             "API key",
@@ -115,22 +115,10 @@ CONNECTION = ConnectionSpec(
             "Workspace",
             description="UID of the workspace. Needed with a company token (prdm_cmp_).",
         ),
-        Field(
-            "proxy",
-            "Proxy",
-            description="URL of the proxy for all requests. Empty or none: the environment's.",
-            secret=True,
-        ),
         Field("app_url", "App URL", description=f"Base of the links to runs. Empty: {APP_URL}."),
-        Field(
-            "request_timeout",
-            "Request timeout",
-            "number",
-            "Seconds to wait for the answer to a request. Empty: 60.",
-        ),
-        MAX_REQUESTS_PER_MINUTE,
     ),
     other_names={"host": "api_endpoint", "password": "api_secret"},
+    request_timeout=60.0,
 )
 
 
@@ -166,8 +154,6 @@ class ParadimeRunApi(
         url, token = _hidden(settings.base_url)
         self._learned = _learned.setdefault(settings.base_url, Learned())
         extra = dict(settings.extra)
-        if str(extra.get("proxy", "")).strip().lower() == "none":
-            del extra["proxy"]
         if token is not None:
             # The settings of two endpoints are not equal.
             extra[ENDPOINT_TOKEN] = token
@@ -175,8 +161,6 @@ class ParadimeRunApi(
         self._endpoint_token = token
         self._urls: set[str] = set()
         self.app_url = (self.settings.text("app_url") or APP_URL).rstrip("/")
-        self.request_timeout = self.trigger_timeout = self.settings.number("request_timeout", 60.0)
-        self.proxy = self.settings.proxy()
         self._headers = self._credentials()
 
     def _credentials(self) -> dict[str, str]:

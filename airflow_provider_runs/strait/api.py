@@ -28,8 +28,6 @@ from airflow_provider_runs.core.api import (
     header_text,
 )
 from airflow_provider_runs.core.connection import (
-    MAX_REQUESTS_PER_MINUTE,
-    REQUEST_TIMEOUT,
     ConnectionSpec,
     Field,
     Settings,
@@ -93,7 +91,7 @@ CONNECTION = ConnectionSpec(
     relabeling={"host": "API URL", "password": "API key"},
     placeholders={"host": f"https://{CLOUD_HOST}", "password": f"{API_KEY}..."},
     hidden=("schema", "login"),
-    fields=(
+    own_fields=(
         Field(
             "project_id",
             "Project",
@@ -105,20 +103,12 @@ CONNECTION = ConnectionSpec(
             description=f"Base of the links to runs. Empty: {CLOUD_APP} for Strait's cloud, else no links.",
         ),
         Field(
-            "proxy",
-            "Proxy",
-            description="URL of the proxy for all requests. Empty: the environment's.",
-            secret=True,
-        ),
-        Field(
             "max_streams",
             "Live streams",
             "integer",
             "Live streams that one process keeps open at most; 0: none. Empty: 100, which is what Strait "
             "allows a project.",
         ),
-        REQUEST_TIMEOUT,
-        MAX_REQUESTS_PER_MINUTE,
     ),
 )
 
@@ -139,7 +129,6 @@ class StraitRunApi(
 
     def __init__(self, settings: Settings, scope: Scope | None = None, **kwargs: Any) -> None:
         super().__init__(settings, scope, **kwargs)
-        self.proxy = settings.proxy()
         self.project_id = self.scope.get("project_id") or settings.text("project_id")
         cloud = urlsplit(settings.base_url).hostname == CLOUD_HOST
         app_url = settings.text("app_url") or (CLOUD_APP if cloud else None)

@@ -26,7 +26,7 @@ from airflow_provider_runs.core.api import (
     RunApi,
     Unsure,
 )
-from airflow_provider_runs.core.connection import MAX_REQUESTS_PER_MINUTE, ConnectionSpec
+from airflow_provider_runs.core.connection import ConnectionSpec
 from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed, NotFound
 from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.run import Run, RunState, StatusTable
@@ -86,7 +86,7 @@ class FakeApi(RunApi):
     """A service that can do nothing but start and be asked, and knows no key."""
 
     service = "Fake"
-    connection = ConnectionSpec("fake", "Fake", None, "http", {}, {}, (), (MAX_REQUESTS_PER_MINUTE,))
+    connection = ConnectionSpec("fake", "Fake", None, "http", {}, {}, (), ())
     statuses = StatusTable(WORDS)
     pace = Pace(min_poll_interval=0.01, poll_interval=0.05, max_requests_per_minute=100_000)
     scope_fields = ("zone",)

@@ -689,6 +689,27 @@ async def test_the_connection_is_read_again_now_and_then(
     assert (await waiting).verdict is Verdict.SUCCEEDED
 
 
+async def test_files_of_certificates_are_read_again_with_the_connection(
+    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewed = []
+
+    async def renew(driver: watching.AsyncDriver) -> None:
+        renewed.append(driver)
+        if len(renewed) == 1:
+            raise ConnectionFailed("ca_bundle is not there", sent=False)
+
+    monkeypatch.setattr(watching, "REREAD_SECONDS", 0.1)
+    monkeypatch.setattr(watching, "REREAD_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(watching.AsyncDriver, "renew_certificates", renew)
+    service.runs["r1"] = "going"
+    waiting = asyncio.create_task(wait(connections, a_watch("r1")))
+    await until(lambda: len(renewed) >= 3)
+    service.runs["r1"] = "done"
+    assert (await waiting).verdict is Verdict.SUCCEEDED
+    assert len(set(renewed)) == 1
+
+
 async def test_a_connection_that_cannot_be_read_ends_the_wait_as_unreachable(
     service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,7 +81,7 @@ def test_the_status_says_the_class_and_whether_it_may_heal(call, status, kind, p
         ("plain text", "plain text"),
         ("<html>\n<h1>Bad Gateway</h1></html>", "<html> <h1>Bad Gateway</h1></html>"),
         (b"", "(empty)"),
-        (b"\xff\x00\x1b[31m", "\ufffd [31m"),
+        (b"\xff\x00\x1b[31m", "\ufffd[31m"),
     ],
     ids=str,
 )

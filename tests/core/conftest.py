@@ -37,10 +37,9 @@ SPEC = ConnectionSpec(
     relabeling={"host": "Server"},
     placeholders={"host": "http://testing.example.com"},
     hidden=("schema",),
-    fields=(
+    own_fields=(
         Field("region", "Region", description="Where the runs are."),
         Field("own_token", "Own token", secret=True),
-        Field("request_timeout", "Request timeout", "number"),
     ),
 )
 

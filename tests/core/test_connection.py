@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_runs.core.connection import Settings, read_settings
+from airflow_provider_runs.core.connection import Certificates, Settings, read_settings
 from airflow_provider_runs.core.errors import BadInput
 from tests.core.conftest import SPEC
 
@@ -230,7 +230,9 @@ def test_settings_show_no_secret() -> None:
 
 
 def test_a_connection_type_describes_its_form() -> None:
-    assert SPEC.provider_info("path.to.Hook") == {
+    shown = SPEC.provider_info("path.to.Hook")
+    fields = shown.pop("conn-fields")
+    assert shown == {
         "connection-type": "testing",
         "hook-name": "Testing",
         "hook-class-name": "path.to.Hook",
@@ -239,21 +241,42 @@ def test_a_connection_type_describes_its_form() -> None:
             "relabeling": {"host": "Server"},
             "placeholders": {"host": "http://testing.example.com"},
         },
-        "conn-fields": {
-            "region": {
-                "label": "Region",
-                "description": "Where the runs are.",
-                "schema": {"type": ["string", "null"]},
-            },
-            "own_token": {
-                "label": "Own token",
-                "description": "",
-                "schema": {"type": ["string", "null"], "format": "password"},
-            },
-            "request_timeout": {
-                "label": "Request timeout",
-                "description": "",
-                "schema": {"type": ["number", "null"]},
-            },
+    }
+    assert {name: fields.pop(name) for name in ("region", "own_token")} == {
+        "region": {
+            "label": "Region",
+            "description": "Where the runs are.",
+            "schema": {"type": ["string", "null"]},
+        },
+        "own_token": {
+            "label": "Own token",
+            "description": "",
+            "schema": {"type": ["string", "null"], "format": "password"},
         },
     }
+    assert {name: (field["schema"]["type"][0], field["label"]) for name, field in fields.items()} == {
+        "proxy": ("string", "Proxy"),
+        "ca_bundle": ("string", "CA bundle"),
+        "client_cert": ("string", "Client certificate"),
+        "client_key": ("string", "Client key"),
+        "connect_timeout": ("number", "Connect timeout"),
+        "request_timeout": ("number", "Request timeout"),
+        "max_requests_per_minute": ("integer", "Requests per minute"),
+    }
+    assert fields["request_timeout"]["description"].endswith("Empty: 30.")
+    longer = replace(SPEC, request_timeout=60.0).provider_info("path.to.Hook")
+    assert longer["conn-fields"]["request_timeout"]["description"].endswith("Empty: 60.")
+
+
+@pytest.mark.parametrize("value", ["none", " None "])
+def test_no_proxy_may_be_said_in_words(value: str) -> None:
+    settings = read(host="host", extra={"proxy": value})
+    assert settings.proxy() is None and settings.extra == {}
+
+
+def test_a_client_key_needs_its_certificate() -> None:
+    files = {"ca_bundle": "/a.pem", "client_cert": "/b.pem", "client_key": "/c.pem"}
+    assert read(host="host", extra=files).certificates() == Certificates("/a.pem", "/b.pem", "/c.pem")
+    assert read(host="host").certificates() == Certificates()
+    with pytest.raises(BadInput, match="field 'client_key' needs 'client_cert'"):
+        read(host="host", extra={"client_key": "/c.pem"}).certificates()

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from airflow_provider_runs import __version__
-from airflow_provider_runs.core import drive
+from airflow_provider_runs.core import drive, sessions
 from airflow_provider_runs.core.api import Token
+from airflow_provider_runs.core.connection import Settings
 from airflow_provider_runs.core.drive import AsyncDriver, Driver
 from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, Unauthorized
 from airflow_provider_runs.core.http import Flow, Request, Response
@@ -26,6 +27,7 @@ from tests.core.conftest import (
     Answer,
     Asked,
     Connect,
+    Service,
     TokenService,
     Wire,
     chunked,
@@ -38,6 +40,7 @@ from tests.core.conftest import (
 )
 
 Start = Callable[..., Wire]
+SOON = {"connect_timeout": 0.1}
 RUN = {"id": "r1", "status": "going"}
 
 
@@ -319,11 +322,11 @@ async def test_the_connections_timeout_bounds_the_wait_for_an_answer(wire: Start
     assert time.monotonic() - began < 2
 
 
-async def _fails_unsent(connect: Connect, url: str) -> ConnectionFailed:
+async def _fails_unsent(connect: Connect, url: str, **extra: Any) -> ConnectionFailed:
     """Send a request that must not be repeated blindly; return the error, having seen that it was."""
     policy = Counting()
     with pytest.raises(ConnectionFailed) as caught:
-        await connect(url).drive(once("POST", to=f"{url}/runs", safe=False), policy)
+        await connect(url, extra=extra).drive(once("POST", to=f"{url}/runs", safe=False), policy)
     assert not caught.value.sent
     assert policy.waited >= 2  # type: ignore[attr-defined]
     return caught.value
@@ -340,16 +343,13 @@ async def test_a_name_without_address_sent_nothing(connect: Connect, host: str) 
     assert "invalid" in str(await _fails_unsent(connect, f"http://{host}"))
 
 
-async def test_a_connection_that_does_not_open_in_time_sent_nothing(
-    connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(drive, "CONNECT_TIMEOUT", 0.1)
+async def test_a_connection_that_does_not_open_in_time_sent_nothing(connect: Connect) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         taken = [socket.socket() for _ in range(3)]
         for client in taken:
             client.setblocking(False)
             client.connect_ex(full.getsockname())
-        await _fails_unsent(connect, f"http://127.0.0.1:{full.getsockname()[1]}")
+        await _fails_unsent(connect, f"http://127.0.0.1:{full.getsockname()[1]}", **SOON)
         for client in taken:
             client.close()
 
@@ -359,11 +359,8 @@ async def test_tls_against_a_plain_port_sent_nothing(wire: Start, connect: Conne
     await _fails_unsent(connect, server.url.replace("http:", "https:"))
 
 
-async def test_a_tls_handshake_without_answer_sent_nothing(
-    wire: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(drive, "CONNECT_TIMEOUT", 0.1)
-    await _fails_unsent(connect, wire().url.replace("http:", "https:"))
+async def test_a_tls_handshake_without_answer_sent_nothing(wire: Start, connect: Connect) -> None:
+    await _fails_unsent(connect, wire().url.replace("http:", "https:"), **SOON)
 
 
 async def test_a_port_that_closes_during_the_tls_handshake_was_sent_nothing(
@@ -383,18 +380,8 @@ async def test_a_certificate_that_nobody_signed_stops_the_request(
 
 @pytest.fixture
 def trusted(tls_context: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    """A server's context whose certificate both libraries trust."""
+    """A server's context whose certificate the environment trusts."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tls_context[1]))
-    make = ssl.create_default_context
-
-    def trusting(*args: Any, **kwargs: Any) -> ssl.SSLContext:
-        context = make(*args, **kwargs)
-        context.load_verify_locations(tls_context[1])
-        return context
-
-    from aiohttp import connector
-
-    monkeypatch.setattr(connector, "_SSL_CONTEXT_VERIFIED", trusting())
     return tls_context[0]
 
 
@@ -835,7 +822,7 @@ async def test_a_socks_proxys_own_connections_are_kept(monkeypatch: pytest.Monke
             self.pool_classes_by_scheme = {"http": SocksPool, "https": SocksPool}
 
     monkeypatch.setattr(requests.adapters, "SOCKSProxyManager", SocksManager)
-    with drive._requests_session() as session:
+    with sessions.requests_session(Service(Settings("c", "http://host"))) as session:
         manager = session.get_adapter("http://host").proxy_manager_for("socks5://127.0.0.1:9")
     assert manager.pool_classes_by_scheme == {"http": SocksPool, "https": SocksPool}
 
@@ -844,7 +831,7 @@ async def test_a_socks_proxys_own_connections_are_kept(monkeypatch: pytest.Monke
 
 
 async def test_connections_are_kept_alive_while_a_service_works(wire: Start, connect: Connect) -> None:
-    options = dict(((level, name), value) for level, name, value in drive._keepalive_options())
+    options = dict(((level, name), value) for level, name, value in sessions._keepalive_options())
     assert options[socket.SOL_SOCKET, socket.SO_KEEPALIVE] == 1
     assert options[socket.IPPROTO_TCP, socket.TCP_NODELAY] == 1
     assert options[socket.IPPROTO_TCP, socket.TCP_KEEPIDLE] == 15
@@ -855,18 +842,18 @@ async def test_keepalive_is_asked_for_as_far_as_the_system_knows_it(
 ) -> None:
     for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"):
         monkeypatch.delattr(socket, name)
-    assert len(drive._keepalive_options()) == 2
+    assert len(sessions._keepalive_options()) == 2
 
 
 async def test_calls_at_once_share_one_session(
     wire: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
-    for name in ("_requests_session", "_aiohttp_session"):
+    for name in ("requests_session", "aiohttp_session"):
 
-        def slowly(make: Callable[[], Any]) -> Any:
+        def slowly(make: Callable[..., Any], *arguments: Any) -> Any:
             time.sleep(0.05)
-            made.append(make())
+            made.append(make(*arguments))
             return made[-1]
 
         monkeypatch.setattr(drive, name, functools.partial(slowly, getattr(drive, name)))

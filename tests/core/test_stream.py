@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from airflow_provider_runs.core import drive
@@ -172,12 +171,9 @@ async def test_a_server_that_is_not_there_was_sent_nothing(connect: Connect) -> 
     assert not error.sent and "hush" not in str(error)
 
 
-async def test_a_connection_that_does_not_open_in_time_is_given_up(
-    wire: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(drive, "CONNECT_TIMEOUT", 0.1)
+async def test_a_connection_that_does_not_open_in_time_is_given_up(wire: Start, connect: Connect) -> None:
     url = wire().url.replace("http:", "https:")
-    error = await fails(connect(url), url, ConnectionFailed)
+    error = await fails(connect(url, extra={"connect_timeout": 0.1}), url, ConnectionFailed)
     assert not error.sent
 
 
@@ -331,12 +327,12 @@ async def test_a_reader_that_stops_closes_the_connection(wire: Start, connect: C
 
 
 @pytest.fixture
-async def aiohttp_only() -> AsyncIterator[Callable[[str], Tasks]]:
+async def aiohttp_only() -> AsyncIterator[Callable[..., Tasks]]:
     """Make drivers of the kind whose readers share one thread."""
     made: list[Tasks] = []
 
-    def make(base_url: str) -> Tasks:
-        made.append(Tasks(Service(Settings("testing_default", base_url))))
+    def make(base_url: str, **extra: Any) -> Tasks:
+        made.append(Tasks(Service(Settings("testing_default", base_url, extra=extra))))
         return made[-1]
 
     yield make
@@ -357,10 +353,7 @@ async def test_a_cancelled_reader_closes_the_connection(wire: Start, aiohttp_onl
 
 
 async def test_a_reader_over_tls_does_not_wait_for_the_services_goodbye(
-    wire: Start,
-    aiohttp_only: Connect,
-    tls_context: tuple[ssl.SSLContext, Path],
-    monkeypatch: pytest.MonkeyPatch,
+    wire: Start, aiohttp_only: Connect, tls_context: tuple[ssl.SSLContext, Path]
 ) -> None:
     gone = threading.Event()
 
@@ -374,14 +367,9 @@ async def test_a_reader_over_tls_does_not_wait_for_the_services_goodbye(
             gone.set()
         return False
 
-    def trusting(*args: Any, **kwargs: Any) -> aiohttp.TCPConnector:
-        context = ssl.create_default_context(cafile=tls_context[1])
-        return connector(*args, ssl=context, **kwargs)
-
-    connector = aiohttp.TCPConnector
-    monkeypatch.setattr(aiohttp, "TCPConnector", trusting)
     server = wire(dumb, tls=tls_context[0])
-    assert await read(aiohttp_only(server.url), server.url, lambda frame: True) == [Event("message", "a")]
+    driver = aiohttp_only(server.url, ca_bundle=str(tls_context[1]))
+    assert await read(driver, server.url, lambda frame: True) == [Event("message", "a")]
     assert await asyncio.to_thread(gone.wait, 3)
 
 

@@ -1,0 +1,215 @@
+"""
+Sessions of requests and aiohttp that behave alike: sockets, proxies and certificates of a connection.
+
+Both trust the authorities in the environment's ``REQUESTS_CA_BUNDLE`` or ``CURL_CA_BUNDLE``, else those of
+requests and of the system (``SSL_CERT_FILE``), and beside these those in the connection's ``ca_bundle``.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from http.cookiejar import DefaultCookiePolicy
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from airflow_provider_runs.core.api import RunApi
+from airflow_provider_runs.core.errors import ConnectionFailed
+
+if TYPE_CHECKING:
+    import aiohttp
+    import requests
+
+CONNECTIONS = 100
+"""Connections of one session at once at most: more than are asked for at a time."""
+
+
+def tls_context(api: RunApi, *, shows_client_cert: bool = True) -> ssl.SSLContext:
+    """
+    Return what both libraries verify services by. It reads files, which takes some hundredths of a second.
+
+    :param api: the service's description for one connection.
+    :param shows_client_cert: whether the connection's client certificate is shown to who asks for one.
+    :raises ConnectionFailed: if a file cannot be used.
+    """
+    chosen = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if chosen:
+        _trust(context, chosen, "the environment's CA bundle")
+    else:
+        from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+        context.load_default_certs()
+        context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
+    load_certificates(context, api, shows_client_cert=shows_client_cert)
+    return context
+
+
+def load_certificates(context: ssl.SSLContext, api: RunApi, *, shows_client_cert: bool = True) -> None:
+    """
+    Read the connection's own certificates, for the connections that are made from now on.
+
+    :param context: what they are added to.
+    :param api: the service's description for one connection.
+    :param shows_client_cert: as for :func:`tls_context`.
+    :raises ConnectionFailed: if a file cannot be used.
+    """
+    files, named = api.certificates, f"connection {api.settings.conn_id!r}:"
+    if files.ca_bundle:
+        _trust(context, files.ca_bundle, f"{named} ca_bundle")
+    if files.client_cert and shows_client_cert:
+        try:
+            context.load_cert_chain(files.client_cert, files.client_key, password=_no_passphrase)
+        except (OSError, ValueError) as error:
+            key = f" with client_key {files.client_key}" if files.client_key else ""
+            raise _unusable(f"{named} client_cert", f"{files.client_cert}{key}", error) from error
+
+
+def _trust(context: ssl.SSLContext, path: str, named: str) -> None:
+    try:
+        context.load_verify_locations(**{"capath" if os.path.isdir(path) else "cafile": path})
+    except (OSError, ValueError) as error:
+        raise _unusable(named, path, error) from error
+
+
+def _unusable(named: str, path: str, error: Exception) -> ConnectionFailed:
+    # The files may be missing for a moment only, while something renews them.
+    return ConnectionFailed(f"{named} cannot be used: {path}: {error}", sent=False)
+
+
+def _no_passphrase() -> str:
+    # OpenSSL would ask for it at the terminal.
+    raise ValueError("the key has a passphrase; give it without one")
+
+
+def no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """
+    Stand in for requests' own authentication, which would replace ours by a ``.netrc`` entry.
+
+    :param request: what is sent.
+    """
+    return request
+
+
+def proxies(proxy: str | None) -> dict[str, str] | None:
+    """
+    Return a proxy as requests wants it; None leaves the choice to the environment.
+
+    :param proxy: its URL.
+    """
+    return None if proxy is None else {"http": proxy, "https": proxy}
+
+
+def environment_proxy(url: str) -> str | None:
+    """
+    Return the environment's proxy for an address as requests chooses it. aiohttp would read ``.netrc``.
+
+    :param url: the address.
+    """
+    from requests.utils import get_environ_proxies, select_proxy
+
+    proxy = select_proxy(url, get_environ_proxies(url))
+    return proxy if not proxy or "://" in proxy else f"http://{proxy}"
+
+
+def requests_session(api: RunApi) -> requests.Session:
+    """
+    Return a session for the synchronous driver.
+
+    :param api: the service's description for one connection.
+    :raises ConnectionFailed: if a file of certificates cannot be used.
+    """
+    import requests
+    from requests.adapters import HTTPAdapter
+    from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+    from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+
+    class Connecting(HTTPConnection):
+        """Marks what goes wrong before the request leaves, in a TLS handshake or a tunnel too."""
+
+        def connect(self) -> None:
+            try:
+                super().connect()
+            except (NewConnectionError, ConnectTimeoutError):
+                raise
+            except (OSError, HTTPError) as error:
+                raise NewConnectionError(self, f"{type(error).__name__}: {error}") from error
+
+    class ConnectingSecurely(Connecting, HTTPSConnection):
+        pass
+
+    class Pool(HTTPConnectionPool):
+        ConnectionCls = Connecting
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = ConnectingSecurely
+
+    marking: dict[type, type] = {HTTPConnectionPool: Pool, HTTPSConnectionPool: SecurePool}
+
+    class Adapter(HTTPAdapter):
+        def __init__(self, context: ssl.SSLContext) -> None:
+            self._options: dict[str, Any] = {"socket_options": _keepalive_options(), "ssl_context": context}
+            super().__init__(pool_maxsize=16, max_retries=0)
+
+        def init_poolmanager(
+            self, connections: int, maxsize: int, block: bool = False, **kwargs: Any
+        ) -> None:
+            super().init_poolmanager(connections, maxsize, block, **self._options, **kwargs)
+            self._prepare(self.poolmanager)
+
+        def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+            if proxy.startswith("https:"):
+                kwargs["proxy_ssl_context"] = others
+            manager = super().proxy_manager_for(proxy, **self._options, **kwargs)
+            self._prepare(manager)
+            return manager
+
+        def _prepare(self, manager: PoolManager) -> None:
+            # Those of a SOCKS proxy stay: ours would pass it by.
+            manager.pool_classes_by_scheme = {
+                scheme: marking.get(kind, kind) for scheme, kind in manager.pool_classes_by_scheme.items()
+            }
+
+    others = tls_context(api, shows_client_cert=False)
+    session = requests.Session()
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, Adapter(others))
+    if api.certificates.client_cert:
+        # Stores to which a download leads are not shown it.
+        parts = urlsplit(api.settings.base_url)
+        session.mount(f"{parts.scheme}://{parts.netloc}/", Adapter(tls_context(api)))
+    return session
+
+
+def aiohttp_session(context: ssl.SSLContext, limit: int = CONNECTIONS) -> aiohttp.ClientSession:
+    """
+    Return a session for the asynchronous driver.
+
+    :param context: what services are verified by.
+    :param limit: connections at once at most; 0 is no limit.
+    """
+    import aiohttp
+
+    def connect(address: Any) -> socket.socket:
+        family, kind, protocol, _, _ = address
+        made = socket.socket(family=family, type=kind, proto=protocol)
+        for option in _keepalive_options():
+            made.setsockopt(*option)
+        return made
+
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=limit, socket_factory=connect, ssl=context),
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
+
+
+def _keepalive_options() -> list[tuple[int, int, int]]:
+    """Return socket options that keep a silent connection alive while the service works on its answer."""
+    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 5)):
+        if number := getattr(socket, name, None):
+            options.append((socket.IPPROTO_TCP, number, value))
+    return options
