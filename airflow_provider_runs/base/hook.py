@@ -26,7 +26,15 @@ from airflow_provider_runs.core.api import (
 )
 from airflow_provider_runs.core.connection import Settings, read_settings
 from airflow_provider_runs.core.drive import DEFAULT_RETRY, AsyncDriver, Driver
-from airflow_provider_runs.core.errors import BadInput, ConnectionUnreadable, RunsError
+from airflow_provider_runs.core.errors import (
+    BadInput,
+    ConnectionFailed,
+    ConnectionUnreadable,
+    NoToken,
+    RunsError,
+    Unauthorized,
+    WrongScope,
+)
 from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.retry import RetryPolicy
 from airflow_provider_runs.core.run import Run
@@ -40,6 +48,13 @@ CONFIRM_INTERVAL = 0.5
 """Seconds between two looks at a run that was cancelled."""
 TEST_RETRY = RetryPolicy(attempts=2)
 """Somebody sits before the form whose Test button was pressed."""
+TEST_WORDS = (
+    (NoToken, ""),
+    (ConnectionFailed, "Not reachable: "),
+    (WrongScope, "Wrong environment, workspace or project: "),
+    (Unauthorized, "Refused: "),
+)
+"""What a test that failed begins with; errors of other kinds say it by themselves."""
 
 
 class CannotCancel(RunsError):
@@ -352,12 +367,15 @@ class RunHook(BaseHook):
         """
         Make one cheap authenticated read, for the form's Test button.
 
-        :return: whether it worked, and what it showed. Never raises.
+        :return: whether it worked, and what it showed: that the service cannot be reached, refuses the
+            credentials, or refuses the environment, workspace or project. Never raises.
         """
         try:
             return True, self.drive(lambda api: api.check(), TEST_RETRY)
         except Exception as error:
-            return False, str(error)
+            return False, next((word for kind, word in TEST_WORDS if isinstance(error, kind)), "") + str(
+                error
+            )
 
     @property
     def api(self) -> RunApi:

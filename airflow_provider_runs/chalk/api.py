@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ from airflow_provider_runs.core.connection import (
     Field,
     Settings,
 )
-from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound, Unauthorized
+from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound, Unauthorized, WrongScope
 from airflow_provider_runs.core.http import (
     Flow,
     Request,
@@ -139,8 +140,19 @@ class ChalkRunApi(RunApi):
         return self._run(response, f"run {run_id}", run_id)
 
     def check(self) -> Flow[str]:
-        response = yield self._request("GET", "/v1/who-am-i", safe_to_repeat=True)
-        who = self._read(response, "who-am-i")
+        request = self._request("GET", "/v1/who-am-i", safe_to_repeat=True)
+        response = yield request
+        try:
+            who = self._read(response, "who-am-i")
+        except Unauthorized as error:
+            if self.chosen:
+                # The same without what was chosen tells what is refused.
+                bearer = {"Authorization": self.auth_headers()["Authorization"]}
+                bare = yield replace(request, headers={**request.headers, **bearer}, authenticated=False)
+                if bare.status not in (401, 403):
+                    named = ", ".join(f"{name} {value!r}" for name, value in self.chosen.items())
+                    raise WrongScope(f"no access to {named}. {error}", status=error.status) from error
+            raise
         if not who.get("user"):
             raise self._unusable(response, "who-am-i", "without user")
         environment = self.chosen.get("environment") or who.get("environment_id") or "none named"

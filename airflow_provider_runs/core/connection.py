@@ -87,6 +87,7 @@ class ConnectionSpec:
     :param own_fields: the fields in the extra that only this type has, in the order of the form.
     :param other_names: for standard fields, the members of the extra in which connections of another
         provider of the same service hold them. They count where the standard field is not set.
+    :param other_types: types of connections of other providers that can be used as they are.
     :param request_timeout: seconds that the answer to a request may take where the connection says nothing.
     """
 
@@ -99,6 +100,7 @@ class ConnectionSpec:
     hidden: tuple[str, ...]
     own_fields: tuple[Field, ...]
     other_names: Mapping[str, str] = field(default_factory=dict)
+    other_types: tuple[str, ...] = ()
     request_timeout: float = 30.0
 
     @property

@@ -31,6 +31,7 @@ from airflow_provider_runs.core.errors import (
     ApiError,
     ConnectionFailed,
     NotFound,
+    NoToken,
     RunsError,
     Unauthorized,
     is_permanent,
@@ -769,7 +770,8 @@ def _unsent(error: RunsError) -> RunsError:
     """Return why no token was got, as it counts for the request that needs one: that never left."""
     if not isinstance(error, ConnectionFailed) and not (isinstance(error, ApiError) and not error.permanent):
         return error
-    failed = ConnectionFailed(str(error), sent=False)
+    kind = ConnectionFailed if isinstance(error, ConnectionFailed) else NoToken
+    failed = kind(str(error), sent=False)
     failed.retry_after = error.retry_after
     return failed
 

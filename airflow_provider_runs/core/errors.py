@@ -32,6 +32,10 @@ class ConnectionFailed(RunsError):
         self.sent = sent
 
 
+class NoToken(ConnectionFailed):
+    """The service answered, but with no token, so that the request which needs one was not sent."""
+
+
 class ApiError(RunsError):
     """
     The service answered, but not with what was asked for.
@@ -52,6 +56,10 @@ class ApiError(RunsError):
 
 class Unauthorized(ApiError):
     """The service refuses the credentials (401) or their rights (403), also with a fresh token."""
+
+
+class WrongScope(Unauthorized):
+    """The credentials are good, but not for the environment, workspace or project that was chosen."""
 
 
 class NotFound(ApiError):

@@ -28,8 +28,8 @@ from airflow_provider_runs.core.api import (
     header_text,
 )
 from airflow_provider_runs.core.connection import ConnectionSpec, Field, Settings
-from airflow_provider_runs.core.errors import ApiError, BadInput, RunsError, Unauthorized
-from airflow_provider_runs.core.http import Flow, Request
+from airflow_provider_runs.core.errors import ApiError, BadInput, RunsError, Unauthorized, WrongScope
+from airflow_provider_runs.core.http import Flow, Request, Response
 from airflow_provider_runs.core.inputs import boolean, integer, one_of, required_text, unknown_names
 from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.core.schedule import Pace
@@ -68,6 +68,7 @@ from airflow_provider_runs.paradime.reasons import explain_command
 DOCUMENTATION = "https://docs.paradime.io/app-help/documentation/bolt"
 APP_URL = "https://app.paradime.io"
 WORKSPACE_TOKEN, COMPANY_TOKEN = "prdm_wsp_", "prdm_cmp_"
+WORKSPACE_HEADER = "X-Paradime-Workspace"
 ENDPOINT_TOKEN = "endpoint_token"
 SCHEDULE_FIELDS = ("slug", "schedule_name")
 ARGUMENTS = (
@@ -118,6 +119,7 @@ CONNECTION = ConnectionSpec(
         Field("app_url", "App URL", description=f"Base of the links to runs. Empty: {APP_URL}."),
     ),
     other_names={"host": "api_endpoint", "password": "api_secret"},
+    other_types=("paradime",),
     request_timeout=60.0,
 )
 
@@ -173,7 +175,7 @@ class ParadimeRunApi(
         if secret.startswith((WORKSPACE_TOKEN, COMPANY_TOKEN)):
             headers = {"Authorization": f"Bearer {secret}"}
             if workspace:
-                headers["X-Paradime-Workspace"] = header_text("workspace_uid", workspace)
+                headers[WORKSPACE_HEADER] = header_text("workspace_uid", workspace)
             elif secret.startswith(COMPANY_TOKEN):
                 raise BadInput(f"{named}: a company token ({COMPANY_TOKEN}...) needs a workspace_uid")
             return headers
@@ -486,11 +488,31 @@ class ParadimeRunApi(
 
     def check(self) -> Flow[str]:
         what = "listing schedules"
-        answer = yield from self._call(COUNT, {"offset": 0, "limit": 1, "showInactive": False}, what)
+        request = self._request(
+            COUNT.body({"offset": 0, "limit": 1, "showInactive": False}, older=False), safe_to_repeat=True
+        )
+        try:
+            answer = self._field((yield request), COUNT, what)
+        except Unauthorized as error:
+            headers = dict(self._headers)
+            if workspace := headers.pop(WORKSPACE_HEADER, None):
+                # The same without workspace tells what is refused.
+                bare = yield replace(request, headers=headers, authenticated=False)
+                if not self._refuses(bare, what):
+                    raise WrongScope(f"no access to workspace {workspace!r}. {error}", status=403) from error
+            raise
         total = answer.get("totalCount")
         if not is_number(total):
             raise self._senseless(what, "without their number")
         return f"Connected to Paradime at {urlsplit(self.settings.base_url).netloc}: {total} active schedules"
+
+    def _refuses(self, response: Response, what: str) -> bool:
+        """Tell whether an answer refuses the credentials themselves."""
+        try:
+            self._field(response, COUNT, what)
+        except ApiError as error:
+            return isinstance(error, Unauthorized)
+        return False
 
     # Commands and what they leave
 

@@ -32,7 +32,7 @@ from airflow_provider_runs.core.connection import (
     Field,
     Settings,
 )
-from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound, RunsError
+from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound, RunsError, WrongScope
 from airflow_provider_runs.core.http import Flow, Request, Response, one_line
 from airflow_provider_runs.core.inputs import (
     boolean,
@@ -285,7 +285,12 @@ class StraitRunApi(
 
     def check(self) -> Flow[str]:
         page = yield from self._one_page("/v1/runs", {}, "listing runs", size=1)
-        project = self.project_id or (page.rows[0].get("project_id") if page.rows else None)
+        project = page.rows[0].get("project_id") if page.rows else None
+        if project and self.project_id and project != self.project_id:
+            # A key has its project; Strait takes no notice of another one.
+            owner = one_line(str(project), self.redact, 100)
+            raise WrongScope(f"the API key belongs to project {owner}, not to {self.project_id}", status=403)
+        project = project or self.project_id
         named = f", project {one_line(str(project), self.redact, 100)}" if project else ""
         return f"Connected to Strait at {self.settings.base_url}{named}"
 
