@@ -17,7 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import Enum
+from math import inf
 from typing import Any
 
 from airflow_provider_runs.core.errors import (
@@ -35,6 +37,8 @@ NOT_FOUND_TIMEOUT = 120.0
 UNKNOWN_TIMEOUT = 600.0
 UNREACHABLE_TIMEOUT = 3600.0
 RETRY = "a retry of the task goes on waiting for it if its start was recorded (Airflow 3.3 and later)"
+SAY_AGAIN = (300.0, 3600.0)
+"""Seconds after which a status that stays is said again: at first, then the run's age, at most."""
 LAST_LOOK = 5.0
 """Seconds that the look at a deadline may take."""
 
@@ -141,6 +145,7 @@ class Progress:
         self._trouble_since = 0.0
         self._asked_in_vain_since = 0.0
         self._error: RunsError | None = None
+        self._say_again_at = inf
         self._searching = False
         self._found: str | None = None
         """The id of the run that the search means just now."""
@@ -166,6 +171,8 @@ class Progress:
             self._say(f"Found {self.service} run {run.id}" + (f": {run.url}" if run.url else ""))
         if run.status != self.status:
             self._note_status(run, now)
+        elif now >= self._say_again_at and not run.state.is_terminal:
+            self._say_status(run, now, "still ")
         if run.state.is_terminal:
             return Outcome.of(run)
         if run.state is not RunState.UNKNOWN:
@@ -286,25 +293,34 @@ class Progress:
         else:
             self._first_status = None
         self.status = run.status
-        age = f"{max(0.0, now - self.started_at):.0f} s after its start"
-        if run.state is RunState.UNKNOWN:
-            self._say(
-                f"Run {run.id} has the status {run.status!r} {age}, which this package does not know. "
-                f"Waiting up to {UNKNOWN_TIMEOUT:.0f} s for one that it knows",
-                alarming=True,
-            )
-        else:
-            self._say(f"Run {run.id} is {run.status} {age}")
+        if run.state is not RunState.UNKNOWN:
+            self._say_status(run, now)
+            return
+        self._say_again_at = inf
+        self._say(
+            f"Run {run.id} has the status {run.status!r} {self._age(now)}, which this package does not know. "
+            f"Waiting up to {UNKNOWN_TIMEOUT:.0f} s for one that it knows",
+            alarming=True,
+        )
+
+    def _say_status(self, run: Run, now: float, still: str = "") -> None:
+        first, longest = SAY_AGAIN
+        self._say_again_at = now + min(max(first, now - self.started_at), longest)
+        self._say(f"Run {run.id} is {still}{run.status} {self._age(now)}")
+
+    def _age(self, now: float) -> str:
+        seconds = max(0.0, now - self.started_at)
+        shown = f"{seconds:.0f} s" if seconds < 2 * SAY_AGAIN[0] else str(timedelta(seconds=round(seconds)))
+        return f"{shown} after its start"
 
     def _timed_out(self, which: Limit, now: float) -> Outcome:
-        seconds = max(0.0, now - self.started_at)
         last = f"its last status was {self.status}" if self.status else "it was never seen"
         trouble = f"; {self.service} could not be asked: {self._error}" if self._error else ""
         if self.watch.search is not None and self._found is None:
             text = f"{self.service} had no run with {self.watch.run_id} when {which.value} was over{trouble}"
         else:
             text = (
-                f"run {self._found or self.watch.run_id} had not ended {seconds:.0f} s after its start, when "
+                f"run {self._found or self.watch.run_id} had not ended {self._age(now)}, when "
                 f"{which.value} was over; {last}{trouble}"
             )
         return self._outcome(Verdict.TIMEOUT, text, which)

@@ -89,6 +89,34 @@ def test_each_status_is_said_once_with_the_runs_age() -> None:
     assert progress.take_notes() == []
 
 
+def test_a_status_that_stays_is_said_again_less_and_less_often() -> None:
+    progress = waiting(started_at=T0)
+    said = []
+    for moment in range(0, 6 * 3600, 60):
+        progress.saw(run("running"), T0 + moment)
+        said += texts(progress)
+    assert said[:6] == [
+        "Run r1 is running 0 s after its start",
+        "Run r1 is still running 300 s after its start",
+        "Run r1 is still running 0:10:00 after its start",
+        "Run r1 is still running 0:20:00 after its start",
+        "Run r1 is still running 0:40:00 after its start",
+        "Run r1 is still running 1:20:00 after its start",
+    ]
+    assert said[6:] == [f"Run r1 is still running {hour}:20:00 after its start" for hour in range(2, 6)]
+
+
+def test_a_changed_status_is_not_said_again_at_once() -> None:
+    progress = waiting(started_at=T0)
+    for status, moment in (("queued", 0), ("queued", 299), ("running", 300), ("running", 599), ("done", 600)):
+        progress.saw(run(status), T0 + moment)
+    assert texts(progress) == [
+        "Run r1 is queued 0 s after its start",
+        "Run r1 is running 300 s after its start",
+        "Run r1 is done 0:10:00 after its start",
+    ]
+
+
 def test_a_start_ahead_of_the_clock_counts_as_now() -> None:
     progress = waiting(started_at=T0 + 30)
     progress.saw(run(), T0)

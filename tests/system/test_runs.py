@@ -173,7 +173,10 @@ def test_marking_a_waiting_task_cancels_its_run(
     assert stack.task_instance(name, runs[name], "run")["state"] == (
         "running" if name == "marked_on_worker" else "deferred"
     )
-    assert service.mage_runs(name)[0]["cancels"] == 0
+    (waited,) = service.mage_runs(name)
+    assert waited["cancels"] == 0
+    page = f"{service.simulator.url_of('mage')}/pipelines/example/runs/{waited['id']}"
+    assert stack.links(name, runs[name], "run") == {"Remote run": page}
 
     if name != "marked_on_worker":
         # Longer than the second for which Airflow 3.3 lets a trigger's on_kill work undisturbed.
