@@ -35,9 +35,12 @@ with DAG("linked", start_date=moment, schedule=None) as dag:
     MageTriggerRunOperator.partial(task_id="mapped").expand(pipeline_schedule_id=[1, 2])
 dag.sync_to_db()
 SerializedDagModel.write_dag(dag)
-interval = (moment, moment)
 run = dag.create_dagrun(
-    run_id="r", run_type=DagRunType.MANUAL, state=DagRunState.RUNNING, execution_date=moment, data_interval=interval
+    run_id="r",
+    run_type=DagRunType.MANUAL,
+    state=DagRunState.RUNNING,
+    execution_date=moment,
+    data_interval=(moment, moment),
 )
 shown = SerializedDagModel.get_dag("linked")
 found = {}
