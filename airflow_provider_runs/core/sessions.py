@@ -10,17 +10,21 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+from functools import lru_cache
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow_provider_runs.core.api import RunApi
+from airflow_provider_runs.core.connection import Certificates
 from airflow_provider_runs.core.errors import ConnectionFailed
 
 if TYPE_CHECKING:
     import aiohttp
     import requests
 
+TRUSTED = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Variables of the environment that name authorities. Of the first two the first that is set counts alone."""
 CONNECTIONS = 100
 """Connections of one session at once at most: more than are asked for at a time."""
 
@@ -33,17 +37,29 @@ def tls_context(api: RunApi, *, shows_client_cert: bool = True) -> ssl.SSLContex
     :param shows_client_cert: whether the connection's client certificate is shown to who asks for one.
     :raises ConnectionFailed: if a file cannot be used.
     """
-    chosen = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if chosen:
-        _trust(context, chosen, "the environment's CA bundle")
-    else:
-        from requests.utils import DEFAULT_CA_BUNDLE_PATH
-
-        context.load_default_certs()
-        context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
+    environment = tuple(os.environ.get(name) for name in TRUSTED)
+    if api.certificates == Certificates():
+        return _shared(environment)
+    context = _trusting(environment)
     load_certificates(context, api, shows_client_cert=shows_client_cert)
     return context
+
+
+def _trusting(environment: tuple[str | None, ...]) -> ssl.SSLContext:
+    """Return a new context that trusts what these values of :data:`TRUSTED` say."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if chosen := environment[0] or environment[1]:
+        _trust(context, chosen, "the environment's CA bundle")
+        return context
+    from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+    context.load_default_certs()
+    context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
+    return context
+
+
+# Reading all authorities takes some hundredths of a second, and most connections have none of their own.
+_shared = lru_cache(8)(_trusting)
 
 
 def load_certificates(context: ssl.SSLContext, api: RunApi, *, shows_client_cert: bool = True) -> None:

@@ -10,10 +10,11 @@ import pytest
 
 from airflow_provider_runs.core.api import Unsure
 from airflow_provider_runs.core.connection import read_settings
-from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound, Unauthorized
+from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound, Unauthorized, WrongScope
 from airflow_provider_runs.core.run import RunState
 from airflow_provider_runs.paradime.answers import BadAnswer, DocumentRefused
 from airflow_provider_runs.paradime.api import CONNECTION, ParadimeRunApi
+from tests.answers import answer
 from tests.paradime.conftest import ENDPOINT, KEY, NOW, SECRET, TOKEN, data, errors, make_api
 from tests.play import play
 
@@ -179,6 +180,15 @@ class TestConnection:
         assert said == "Connected to Paradime at api.example.com: 3 active schedules"
         with pytest.raises(BadAnswer, match="without their number"):
             play(make_api().check(), data(listBoltSchedules={"totalCount": None}))
+
+    def test_what_works_without_the_workspace_has_a_wrong_one(self) -> None:
+        api = make_api({"workspace_uid": "ws-1"}, password="prdm_wsp_1")
+        good, refused = data(listBoltSchedules={"totalCount": 3}), answer({"detail": "no"}, 403)
+        with pytest.raises(WrongScope, match="no access to workspace 'ws-1'"):
+            play(api.check(), refused, good)
+        with pytest.raises(Unauthorized) as caught:
+            play(api.check(), refused, refused)
+        assert not isinstance(caught.value, WrongScope)
 
 
 class TestStart:
