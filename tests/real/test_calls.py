@@ -317,7 +317,7 @@ def test_failed_block_is_explained_with_the_end_of_its_log(driver: Driver, lopsi
 
 
 def test_run_that_waits_for_another_is_told_why(mage: Mage, driver: Driver) -> None:
-    first = mage.start("one_at_a_time", variables={"sleep": 3})
+    first = mage.start("one_at_a_time", variables={"sleep": 8})
     mage.wait(first, "running")
     second = mage.start("one_at_a_time")
     time.sleep(2 * mage.loop)

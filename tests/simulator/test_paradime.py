@@ -524,7 +524,7 @@ def test_long_logs_come_in_batches() -> None:
 def test_what_a_running_command_lacks(null_end: bool, unset: str | None, until: Until) -> None:
     with served(null_end=null_end, zone=True) as sim:
         service = Service(sim)
-        sim.plan(outcome="stuck", duration=500)
+        sim.plan(outcome="stuck", duration=50_000)
         run_id = service.start()
         (command,) = until(lambda: service.commands(run_id))
         assert command["endDttm"] == command["stdout"] == unset
