@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from airflow_provider_runs.provider_info import SYSTEMS
+from airflow_provider_runs.provider_info import get_provider_info
 
 if TYPE_CHECKING:
     from airflow_provider_runs.base.hook import RunHook
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 def hooks() -> dict[str, type[RunHook]]:
     """Return the hook class of each connection type, those for other providers' connections among them."""
     found: dict[str, type[RunHook]] = {}
-    for system in SYSTEMS:
-        spec = import_module(f"airflow_provider_runs.{system}.api").CONNECTION
-        hook = getattr(import_module(f"airflow_provider_runs.{system}.hooks"), f"{spec.hook_name}Hook")
-        found |= dict.fromkeys((spec.conn_type, *spec.other_types), hook)
+    for entry in get_provider_info()["connection-types"]:
+        module, _, name = entry["hook-class-name"].rpartition(".")
+        hook: type[RunHook] = getattr(import_module(module), name)
+        found |= dict.fromkeys((hook.conn_type, *hook.api_class.connection.other_types), hook)
     return found
 
 
