@@ -580,8 +580,21 @@ def differences(ours: Any, theirs: Any, where: str = "") -> Iterator[tuple[str, 
     elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
         for number, pair in enumerate(zip(ours, theirs, strict=True)):
             yield from differences(*pair, f"{where}[{number}]")
+    elif isinstance(ours, list) and isinstance(theirs, list):
+        yield where.removeprefix("."), beyond(ours, theirs), beyond(theirs, ours)
     elif ours != theirs:
         yield where.removeprefix("."), ours, theirs
+
+
+def beyond(some: list[Any], others: list[Any]) -> list[Any]:
+    """Return what a list holds more often than another one."""
+    left, found = list(others), []
+    for each in some:
+        if each in left:
+            left.remove(each)
+        else:
+            found.append(each)
+    return found
 
 
 @pytest.mark.parametrize("auth", [False, True], ids=["auth_off", "auth_on"])
@@ -596,7 +609,7 @@ def test_simulator_answers_as_mage_does(
     assert ours.keys() == theirs.keys()
     assert len(theirs) >= 150
     found = {
-        (name, where): f"simulated {one!r:.300}, real {other!r:.300}"
+        (name, where): f"simulated {one!r:.600}, real {other!r:.600}"
         for name in theirs
         for where, one, other in differences(ours[name], theirs[name])
     }
