@@ -444,7 +444,8 @@ def test_a_retry_may_name_no_parent(until: Until) -> None:
         assert service.runs("broken")[0]["parentScheduleRunId"] is None
 
 
-def test_list_of_runs(service: Service) -> None:
+def test_list_of_runs(sim: Simulator, service: Service) -> None:
+    sim.plan(outcome="stuck")
     started = [service.start() for _ in range(3)]
     assert [run["id"] for run in service.runs("daily")] == [*reversed(started), 76035, 76033]
     assert [run["id"] for run in service.runs("daily", offset=1, limit=2)] == [started[1], started[0]]
