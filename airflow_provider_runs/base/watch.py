@@ -59,6 +59,8 @@ JOINED_AT_ONCE = 1000
 """Waiters of a list that join in one turn of the event loop."""
 SINGLY = 3
 """Up to so many runs that are due together are asked about singly, where a batch would be no cheaper."""
+GATHER_SECONDS = 0.25
+"""Seconds that the first look at a run waits for others that come one by one and share its request."""
 SOON = 2.0
 STREAMED_INTERVAL = 15.0
 """
@@ -192,7 +194,7 @@ class Watcher:
         """
         queue: asyncio.Queue[Said] = asyncio.Queue()
         waiter = Waiter(self.follow(watch, service), queue)
-        self._join(waiter)
+        self._join(waiter, gathers=True)
         try:
             while True:
                 said = await queue.get()
@@ -250,7 +252,7 @@ class Watcher:
 
     # Who waits
 
-    def _join(self, waiter: Waiter) -> None:
+    def _join(self, waiter: Waiter, *, gathers: bool = False) -> None:
         run_id = waiter.progress.watch.run_id
         watched = self._runs.get(run_id)
         if watched is None:
@@ -258,7 +260,7 @@ class Watcher:
         watched.waiters.append(waiter)
         self._waiting += 1
         if len(watched.waiters) == 1 or watched.due is not None:
-            moment = self._first_look_at(waiter.progress)
+            moment = self._first_look_at(waiter.progress, gathers)
             self._look_at(watched, moment if watched.due is None else min(moment, watched.due))
         if self._outage is not None:
             now = self._clock()
@@ -267,7 +269,7 @@ class Watcher:
         if self._task.done():
             waiter.queue.put_nowait(WatcherDied("the watcher has ended"))
 
-    def _first_look_at(self, progress: Progress) -> float:
+    def _first_look_at(self, progress: Progress, gathers: bool) -> float:
         """
         Return when a run is looked at first: its start was as good as a look.
 
@@ -275,7 +277,12 @@ class Watcher:
         """
         now = self._clock()
         watch = progress.watch
-        if watch.started_at is None or self._streams is not None or len(self._runs) == 1:
+        if len(self._runs) == 1:
+            return now
+        if gathers and self._driver is not None and isinstance(self._driver.api, CanGetMany):
+            # Airflow starts triggers one by one, thousands after a restart.
+            now += GATHER_SECONDS
+        if watch.started_at is None or self._streams is not None:
             return now
         return max(now, progress.started_at + min(watch.min_poll_interval, watch.poll_interval))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,9 +20,11 @@ from hypothesis import strategies as st
 from airflow_provider_runs.base import watch as watching
 from airflow_provider_runs.base.watch import (
     CONCURRENCY,
+    GATHER_SECONDS,
     OUTAGE_AFTER,
     RECOVERY_GAP,
     RUNS_PER_REQUEST,
+    SINGLY,
     Watcher,
 )
 from airflow_provider_runs.core.api import CanGetMany
@@ -205,6 +208,24 @@ def test_a_restart_with_thousands_of_triggers_is_no_herd(api_class: type[Virtual
     check_restart(api_class, cap)
 
 
+def check_gathering(number: int, rate: float) -> None:
+    """Let runs join one by one, so many a second, as Airflow starts triggers."""
+    lasts = number / rate
+    plans = [replace(plan, joined=index / rate) for index, plan in enumerate(old_runs(number))]
+    world = World()
+    world.wait(plans, BatchApi, min_poll_interval=2, poll_interval=60, until=lasts + 10)
+    looks = world.looks()
+    assert all(looks[plan.name][0] - plan.joined <= GATHER_SECONDS + 0.01 for plan in plans)
+    # Those that come within the time of gathering are asked about in batches, and a few that remain singly.
+    assert len(world.asked) <= number / BATCH + SINGLY * (1 + lasts / GATHER_SECONDS)
+
+
+@settings(max_examples=15)
+@given(number=st.integers(1, 2000), rate=st.floats(20, 2000))
+def test_runs_that_join_one_by_one_share_their_first_requests(number: int, rate: float) -> None:
+    check_gathering(number, rate)
+
+
 # The cap
 
 
@@ -319,6 +340,7 @@ NO_TURNS = property(lambda self: False, lambda self, value: None)
         (watching, "CONCURRENCY", 100, lambda: check_restart(VirtualApi, 1e9)),
         (watching, "_is_old", lambda *_: False, lambda: check_restart(VirtualApi, 1e9)),
         (RateCap, "take", lambda self, now: None, lambda: check_restart(VirtualApi, 1000)),
+        (watching, "GATHER_SECONDS", 0.0, lambda: check_gathering(500, 100)),
         (RateCap, "take", lambda self, now: None, lambda: check_cap(VirtualApi, CROWD, 10, [])),
         (watching, "deque", Unfair, lambda: check_fairness(60, 0, 3, 1)),
         (Watcher, "_searched", NO_TURNS, lambda: check_fairness(20, 30, 5, 0)),
@@ -332,6 +354,7 @@ NO_TURNS = property(lambda self: False, lambda self, value: None)
         "too many at once",
         "all due together for good",
         "a restart without a cap",
+        "each alone that joins",
         "no cap",
         "the last come first",
         "searches come first",
