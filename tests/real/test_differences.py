@@ -597,22 +597,38 @@ def beyond(some: list[Any], others: list[Any]) -> list[Any]:
     return found
 
 
+SERVERS = 3
+"""
+Real servers that are asked, one after the other, until one answers as the simulator does.
+
+Now and then two of Mage's own processes come in each other's way. Seen in about every fifth whole run of
+these tests: a run with two block runs of its only block; logs of a run with other lines than on any other
+server. What the simulator does otherwise shows on every server.
+"""
+
+
 @pytest.mark.parametrize("auth", [False, True], ids=["auth_off", "auth_on"])
 def test_simulator_answers_as_mage_does(
     mage_python: Path, tmp_path_factory: pytest.TempPathFactory, auth: bool
 ) -> None:
     with simulated_mage(auth=auth) as simulated:
         ours = Probe(simulated).all()
-    # A server of its own: lists also tell of the runs that other tests started.
-    with real_mage(mage_python, tmp_path_factory.mktemp("mage"), auth=auth) as mage:
-        theirs = Probe(mage).all()
-    assert ours.keys() == theirs.keys()
-    assert len(theirs) >= 150
-    found = {
-        (name, where): f"simulated {one!r:.600}, real {other!r:.600}"
-        for name in theirs
-        for where, one, other in differences(ours[name], theirs[name])
-    }
-    unexpected = [f"{name}: {where}: {found[name, where]}" for name, where in found.keys() - ALLOWED.keys()]
-    assert unexpected == [], "\n".join(sorted(unexpected))
-    assert ALLOWED.keys() <= found.keys()
+    always: dict[tuple[str, str], str] = {}
+    for number in range(SERVERS):
+        # A server of its own: lists also tell of the runs that other tests started.
+        with real_mage(mage_python, tmp_path_factory.mktemp("mage"), auth=auth) as mage:
+            theirs = Probe(mage).all()
+        assert ours.keys() == theirs.keys()
+        assert len(theirs) >= 150
+        found = {
+            (name, where): f"{name}: {where}: simulated {one!r:.600}, real {other!r:.600}"
+            for name in theirs
+            for where, one, other in differences(ours[name], theirs[name])
+        }
+        assert ALLOWED.keys() <= found.keys()
+        unexpected = {place: found[place] for place in found.keys() - ALLOWED.keys()}
+        print(f"server {number}:", *sorted(unexpected.values()), sep="\n")
+        always = {place: said for place, said in unexpected.items() if place in always or number == 0}
+        if not always:
+            break
+    assert always == {}, "\n".join(sorted(always.values()))
