@@ -16,7 +16,7 @@ STRAIT := .env/strait
 MAGE_AI := .env/mage
 BENCH := .env/bench
 
-PROJECT := -e '.[simulator]' --group test --group check
+PROJECT := -e '.[simulator,openlineage]' --group test --group check
 
 # Airflow starts three times slower where bytecode may not be written.
 unexport PYTHONDONTWRITEBYTECODE

@@ -73,6 +73,7 @@ IMPURE = {
     "operators.py",
     "sensors.py",
     "triggers.py",
+    "lineage.py",
     "logs.py",
     "results.py",
     "simulator.py",
@@ -153,6 +154,7 @@ def test_importing_what_dags_import_loads_no_http_library() -> None:
     loaded = loads(AIRFLOW, "import " + ", ".join(modules))
     assert set(modules) <= set(loaded)
     assert not top(set(loaded)) & {"requests", "aiohttp", "urllib3"}
+    assert not [name for name in loaded if "openlineage" in name]
 
 
 def test_the_providers_metadata_loads_neither_a_hook_nor_an_http_library() -> None:

@@ -106,6 +106,8 @@ class RunTask(ServiceTask):
     min_poll_interval: float | None
     skip_on_states: Collection[str] | str
     on_remote_cancel: str = "fail_without_retry"
+    _ended_run: str | None = None
+    """The run, once this process has seen that it has ended."""
 
     def on_kill(self) -> None:
         """Note that the process was told to stop; :meth:`execute` decides what that means."""
@@ -281,6 +283,8 @@ class RunTask(ServiceTask):
 
     def _told(self, outcome: Outcome) -> Outcome:
         """Put into the log how the wait ended, and return it with the reason of a bad end."""
+        if outcome.verdict.is_of_the_run:
+            self._ended_run = outcome.run_id
         if outcome.verdict is Verdict.SUCCEEDED:
             self.log.info("%s run %s has succeeded (%s)", self.service, outcome.run_id, outcome.status)
         elif (

@@ -117,6 +117,12 @@ CONNECTION = ConnectionSpec(
             description="UID of the workspace. Needed with a company token (prdm_cmp_).",
         ),
         Field("app_url", "App URL", description=f"Base of the links to runs. Empty: {APP_URL}."),
+        Field(
+            "dataset_namespace",
+            "Dataset namespace",
+            description="OpenLineage's namespace of the warehouse, such as snowflake://organization-account. "
+            "Empty: the name of dbt's adapter.",
+        ),
     ),
     other_names={"host": "api_endpoint", "password": "api_secret"},
     other_types=("paradime",),
@@ -163,6 +169,7 @@ class ParadimeRunApi(
         self._endpoint_token = token
         self._urls: set[str] = set()
         self.app_url = (self.settings.text("app_url") or APP_URL).rstrip("/")
+        self.dataset_namespace = self.settings.text("dataset_namespace")
         self._headers = self._credentials()
 
     def _credentials(self) -> dict[str, str]:

@@ -345,6 +345,21 @@ class ParadimeHook(RunHook):
             retry=retry,
         )
 
+    def read_json(self, run_id: str, artifact: Mapping[str, Any], max_bytes: int) -> Any:
+        """
+        Return the content of a JSON file that a command has left.
+
+        :param run_id: the run.
+        :param artifact: the file: ``id`` and ``path``, see :meth:`list_resources`.
+        :param max_bytes: length at most.
+        :raises RunsError: if Paradime or its store does not give it, or it is longer.
+        :raises ValueError: if it is not JSON.
+        """
+        with tempfile.TemporaryFile() as file:
+            self._download(run_id, artifact, file, max_bytes, DEFAULT_RETRY)
+            file.seek(0)
+            return json.load(file)
+
     def explain_run(self, run_id: str) -> str | None:
         """
         Return which command ended a run badly, the end of its output, and what dbt says about its nodes.
@@ -362,10 +377,8 @@ class ParadimeHook(RunHook):
     def _digest(self, run_id: str, artifact: Mapping[str, Any]) -> str:
         """Return what ``run_results.json`` says, or why it cannot be read."""
         try:
-            with tempfile.TemporaryFile() as file:
-                self._download(run_id, artifact, file, RUN_RESULTS_BYTES, DEFAULT_RETRY)
-                file.seek(0)
-                return describe_digest(digest_run_results(json.load(file), self.api.redact))
+            results = self.read_json(run_id, artifact, RUN_RESULTS_BYTES)
+            return describe_digest(digest_run_results(results, self.api.redact))
         except (RunsError, OSError) as error:
             return f"({RUN_RESULTS} cannot be read: {error})"
         except (ValueError, RecursionError):

@@ -14,6 +14,7 @@ from airflow_provider_runs.core.errors import RunsError, is_permanent
 from airflow_provider_runs.paradime.api import ARGUMENTS
 from airflow_provider_runs.paradime.artifacts import MAX_BYTES
 from airflow_provider_runs.paradime.hooks import ParadimeHook
+from airflow_provider_runs.paradime.lineage import ReportsLineage
 from airflow_provider_runs.paradime.logs import OutputFollower
 from airflow_provider_runs.paradime.triggers import ParadimeRunTrigger
 
@@ -27,7 +28,7 @@ REASON = (
 )
 
 
-class ParadimeTriggerRunOperator(StreamsLogs):
+class ParadimeTriggerRunOperator(ReportsLineage, StreamsLogs):
     """
     Start a run of a Bolt schedule and wait for it.
 
@@ -109,7 +110,7 @@ class ParadimeTriggerRunOperator(StreamsLogs):
         self.on_unknown_start = on_unknown_start
 
 
-class ParadimeRetryRunOperator(StreamsLogs, RetryRunOperator):
+class ParadimeRetryRunOperator(ReportsLineage, StreamsLogs, RetryRunOperator):
     """
     Begin a new Paradime run that repeats the failed commands of an ended one, and wait for it.
 

@@ -7,10 +7,11 @@ from typing import Any
 from airflow_provider_runs.base.sensor import RunSensor
 from airflow_provider_runs.paradime.api import SCHEDULE_FIELDS
 from airflow_provider_runs.paradime.hooks import ParadimeHook
+from airflow_provider_runs.paradime.lineage import ReportsLineage
 from airflow_provider_runs.paradime.triggers import ParadimeRunTrigger
 
 
-class ParadimeRunSensor(RunSensor):
+class ParadimeRunSensor(ReportsLineage, RunSensor):
     """
     Wait for a Paradime run that something else started: one run, or a run of a schedule.
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import random
 import re
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
+
+from airflow_provider_runs.paradime import simulated_dbt as dbt
 
 Json = Any
 
@@ -17,8 +20,7 @@ PIECE = 1 << 16
 GRAPH = "target/graph.gpickle"
 COMMIT = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 HASH = re.compile(r"[0-9a-f]{40}")
-MODELS = ("stg_orders", "orders", "revenue")
-TESTS = ("not_null_orders_id", "unique_orders_id")
+MODELS, TESTS = tuple(dbt.MODELS), tuple(dbt.TESTS)
 VERBS = {"run": MODELS, "test": TESTS, "build": MODELS + TESTS, "retry": MODELS + TESTS}
 BARE_VERBS = ("deps", "clean", "debug")
 MESSAGE = 'relation "raw.orders" does not exist'
@@ -109,8 +111,10 @@ class Command:
         """Return the paths of the files that the command leaves."""
         if self.verb is None or self.verb in BARE_VERBS:
             return []
-        results = ["target/run_results.json"] if self.results else []
-        return ["target/manifest.json", *results, *(path for path, _ in self.schedule.artifacts)]
+        written = ["target/run_results.json"] if self.results else []
+        if self.verb == "docs":
+            written.append("target/catalog.json")
+        return ["target/manifest.json", *written, *(path for path, _ in self.schedule.artifacts)]
 
     def has_begun(self, now: float) -> bool:
         """Say whether the command has begun."""
@@ -146,16 +150,32 @@ class Command:
                 status = "pass" if is_test else "success"
             texts = {"error": f"Database Error in model {name} (models/{name}.sql)\n  {self.message}"}
             texts |= {"fail": f"Got 3 results, configured to fail if != 0\n  {self.message}", "skipped": ""}
+            ran = status != "skipped"
+            marks = [
+                iso(self.begins + self.takes * half / 2 / len(names))
+                for half in range(2 * number - 2, 2 * number + 1)
+            ]
             found.append(
                 {
                     "status": status,
-                    "unique_id": f"{'test' if is_test else 'model'}.shop.{name}",
-                    "message": texts.get(status, "OK"),
-                    "failures": 3 if status == "fail" else None,
-                    "execution_time": 0.0 if status == "skipped" else 0.25 * number,
+                    "timing": [
+                        {"name": phase, "started_at": begun, "completed_at": ended}
+                        for phase, begun, ended in zip(
+                            ("compile", "execute"), marks[:-1], marks[1:], strict=True
+                        )
+                        if ran
+                    ],
                     "thread_id": "Thread-1",
-                    "timing": [],
-                    "adapter_response": {},
+                    "execution_time": 0.25 * number if ran else 0.0,
+                    "adapter_response": {"_message": "SELECT 3", "code": "SELECT", "rows_affected": 3}
+                    if status == "success"
+                    else {},
+                    "message": texts.get(status, "OK"),
+                    "failures": (3 if status == "fail" else 0) if is_test and ran else None,
+                    "unique_id": dbt.unique_id(name),
+                    "compiled": ran,
+                    "compiled_code": dbt.compiled(name) if ran else None,
+                    "relation_name": None if is_test else dbt.relation(dbt.PROJECT, name),
                 }
             )
         return found
@@ -193,14 +213,14 @@ class Command:
             yield from binary(path, size)
 
     def _document(self, path: str) -> bytes:
-        metadata = {"dbt_version": "1.10.13", "generated_at": iso(self.ends or self.begins)}
+        invocation = uuid.uuid5(uuid.NAMESPACE_URL, f"command {self.id}")
+        metadata = dbt.written(str(invocation), iso(self.ends or self.begins))
         if path == "target/run_results.json":
-            elapsed = sum(result["execution_time"] for result in self.results)
-            body = {"metadata": metadata, "results": self.results, "elapsed_time": elapsed, "args": {}}
+            # A retry is an invocation of the command that it repeats.
+            which = "build" if self.verb == "retry" else str(self.verb)
+            body = dbt.run_results(metadata, which, self.results)
         else:
-            nodes = {f"model.shop.{name}": {"name": name, "resource_type": "model"} for name in MODELS}
-            nodes |= {f"test.shop.{name}": {"name": name, "resource_type": "test"} for name in TESTS}
-            body = {"metadata": metadata, "nodes": nodes, "sources": {}, "parent_map": {}, "child_map": {}}
+            body = dbt.catalog(metadata) if path == "target/catalog.json" else dbt.manifest(metadata)
         return json.dumps(body).encode()
 
     def _output(self) -> Iterator[tuple[str, str]]:
@@ -210,7 +230,7 @@ class Command:
         elif self.verb is None:
             yield "STDOUT", f"$ {self.text}"
         else:
-            yield "STDOUT", "Running with dbt=1.10.13"
+            yield "STDOUT", f"Running with dbt={dbt.DBT_VERSION}"
             yield "STDOUT", f"Found {len(MODELS)} models, {len(TESTS)} data tests"
         if self.verb is not None:
             for number in range(self.schedule.log_lines):

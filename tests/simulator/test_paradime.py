@@ -696,6 +696,43 @@ def test_artifacts(sim: Simulator, service: Service, until: Until) -> None:
     assert service.state(run_id) == "SUCCESS"
 
 
+def test_dbts_documents_fit_each_other(service: Service, until: Until) -> None:
+    run_id = service.finished(until, "daily", commands=["dbt build", "dbt docs generate"])
+    build, docs = (service.resources(row["id"]) for row in service.commands(run_id)[2:])
+
+    def document(found: dict[str, int], name: str) -> Any:
+        return requests.get(service.address(found[f"target/{name}.json"]), timeout=10).json()
+
+    manifest, results = document(build, "manifest"), document(build, "run_results")
+    catalog = document(docs, "catalog")
+    assert [one["metadata"]["dbt_schema_version"].rpartition("/")[2] for one in (manifest, results)] == [
+        "v12.json",
+        "v6.json",
+    ]
+    invocation = results["metadata"]["invocation_id"]
+    assert manifest["metadata"]["invocation_id"] == invocation != catalog["metadata"]["invocation_id"]
+    assert (results["args"]["which"], manifest["metadata"]["adapter_type"]) == ("build", "postgres")
+    assert {one["unique_id"] for one in results["results"]} == set(manifest["nodes"])
+    known = {*manifest["nodes"], *manifest["sources"]}
+    assert set(manifest["parent_map"]) == set(manifest["child_map"]) == known
+    for name, parents in manifest["parent_map"].items():
+        assert set(parents) <= known
+        assert all(name in manifest["child_map"][parent] for parent in parents)
+    tables = {**catalog["nodes"], **catalog["sources"]}
+    assert {name for name in known if not name.startswith("test.")} == set(tables)
+    assert all(
+        list(tables[name]["columns"]) == list(({**manifest["nodes"], **manifest["sources"]})[name]["columns"])
+        for name in tables
+    )
+    moments = [
+        timing[word]
+        for one in results["results"]
+        for timing in one["timing"]
+        for word in ("started_at", "completed_at")
+    ]
+    assert moments == sorted(moments) and len(moments) == 4 * len(results["results"])
+
+
 def test_addresses_expire() -> None:
     with served(url_seconds=0) as sim:
         answer = requests.get(Service(sim).address(2023484), timeout=10)

@@ -29,14 +29,17 @@ SECRETS = {
     "api_secret": "canary-paradime-secret",
     "strait_key": "strait_canary-api-key",
 }
+EVENTS = "lineage.json"
+"""File in Airflow's home with the events of the only DAG that OpenLineage is to follow, ``lineage``."""
 MAGE_EMAIL = "engineer@example.com"
 STUCK = ("marked_failed", "marked_success", "marked_on_worker")
 SURVIVORS = ("outlives_sigterm", "outlives_sigkill", "killed_on_worker")
 TRIGGERS = (*STUCK, *SURVIVORS, "cleared", "broken", "broken_item", "mapped", "mapped_kwargs", "watched")
 SCHEDULES = {name: number for number, name in enumerate(TRIGGERS, start=1)}
 BOLT = ("paradime_broken", "paradime_marked")
+LINEAGE = ("lineage", "lineage_broken")
 JOBS = ("strait", "strait_broken", "strait_marked", "strait_on_worker")
-AT_ONCE = (*STUCK, *BOLT, *JOBS, "cleared", "broken", "mapped", "watched")
+AT_ONCE = (*STUCK, *BOLT, *JOBS, "cleared", "broken", "mapped", "watched", "lineage")
 
 
 class Service(NamedTuple):
@@ -88,7 +91,7 @@ def service() -> Iterator[Service]:
             "endpoint_token": SECRETS["endpoint_token"],
             "api_key": SECRETS["api_key"],
             "api_secret": SECRETS["api_secret"],
-            "schedules": tuple(BoltSchedule(slug) for slug in ("paradime", *BOLT)),
+            "schedules": tuple(BoltSchedule(slug) for slug in ("paradime", *BOLT, *LINEAGE)),
         },
         "strait": {"api_key": SECRETS["strait_key"], "jobs": tuple(Job(slug) for slug in JOBS)},
     }
@@ -98,7 +101,8 @@ def service() -> Iterator[Service]:
         simulator.plan(system="mage", resource="cleared", outcome="stuck", times=1)
         for name in SURVIVORS:
             simulator.plan(system="mage", resource=name, duration=20)
-        simulator.plan(system="paradime", resource="paradime_broken", outcome="failed")
+        for slug in ("paradime_broken", "lineage_broken"):
+            simulator.plan(system="paradime", resource=slug, outcome="failed")
         simulator.plan(system="paradime", resource="paradime_marked", outcome="stuck")
         simulator.plan(system="paradime", resource="paradime", duration=12)
         simulator.plan(system="strait", resource="strait_broken", outcome="dead_letter")
@@ -153,14 +157,18 @@ def dags(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stack(
     connections: dict[str, dict[str, Any]], dags: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[AirflowStack]:
+    home = tmp_path_factory.mktemp("airflow")
+    lineage = {"type": "file", "log_file_path": str(home / EVENTS), "append": True}
     env = {
         "AIRFLOW_VAR_SCHEDULES": json.dumps(SCHEDULES),
         # A changed DAG file is to be seen at once; by default Airflow looks away for 30 s.
         "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "1",
         "AIRFLOW__CORE__PARALLELISM": "12",
+        "AIRFLOW__OPENLINEAGE__SELECTIVE_ENABLE": "True",
+        "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(lineage),
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
     }
-    with AirflowStack(tmp_path_factory.mktemp("airflow"), dags, connections=connections, env=env) as stack:
+    with AirflowStack(home, dags, connections=connections, env=env) as stack:
         yield stack
 
 

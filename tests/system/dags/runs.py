@@ -7,6 +7,7 @@ from typing import Any
 
 import pendulum
 from airflow.providers.common.compat.sdk import DAG, Variable
+from airflow.providers.openlineage.utils.selective_enable import enable_lineage
 
 from airflow_provider_runs.chalk.operators import ChalkTriggerRunOperator
 from airflow_provider_runs.chalk.sensors import ChalkRunSensor
@@ -37,6 +38,12 @@ with make_dag("chalk"):
 for name in ("paradime", "paradime_broken", "paradime_marked"):
     with make_dag(name):
         ParadimeTriggerRunOperator(task_id="run", slug=name, deferrable=True, **PACE)
+
+with make_dag("lineage") as followed:
+    ParadimeTriggerRunOperator(task_id="deferred", slug="lineage", deferrable=True, **PACE)
+    ParadimeTriggerRunOperator(task_id="on_worker", slug="lineage", deferrable=False, **PACE)
+    ParadimeTriggerRunOperator(task_id="broken", slug="lineage_broken", deferrable=True, **PACE)
+enable_lineage(followed)
 
 for name in ("strait", "strait_broken", "strait_marked"):
     with make_dag(name):
