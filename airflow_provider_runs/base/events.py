@@ -75,7 +75,7 @@ class RunEventTrigger(BaseEventTrigger):
     ) -> None:
         if not HAS_SHARED_STREAMS:
             raise NotImplementedError(f"{type(self).__name__} needs Airflow 3.3 or later")
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         named = [outcomes] if isinstance(outcomes, str) else list(outcomes)
         if not named or not set(named) <= set(OUTCOMES):
             raise BadInput(f"outcomes must be one or several of {', '.join(OUTCOMES)}")

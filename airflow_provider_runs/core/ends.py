@@ -110,11 +110,15 @@ class Ends:
             the service no longer knows is forgotten.
         """
         first = self.mark is None
-        went = set(self.going) | set(look.began)
+        known = set(self.going)
+        went = known | set(look.began)
         runs = {**look.runs, **{run_id: run for run_id, run in asked.items() if isinstance(run, Run)}}
         ended = []
         going = []
-        for run_id in [*self.going, *(each for each in reversed(look.runs) if each not in set(self.going))]:
+        for run_id in [
+            *self.going,
+            *(each for each in reversed(list(look.runs)) if each not in set(self.going)),
+        ]:
             run = runs.get(run_id)
             if run is None:
                 if not _is_gone(asked.get(run_id)):
