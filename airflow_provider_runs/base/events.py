@@ -46,6 +46,7 @@ EVENT_VERSION = 1
 OUTCOMES = tuple(state.value for state in RunState if state.is_terminal)
 GATHER_SECONDS = 1.0
 """Watchers join one after another when a triggerer starts; one look shall serve them all."""
+LEAST_POLL_INTERVAL = 1.0
 BACKOFF_BASE = 1.0
 BACKOFF_CAP = 60.0
 REREAD_SECONDS = 600.0
@@ -82,8 +83,8 @@ class RunEventTrigger(BaseEventTrigger):
         self.outcomes = sorted(set(named))
         if isinstance(poll_interval, bool) or not isinstance(poll_interval, (int, float)):
             raise BadInput("poll_interval must be a number of seconds")
-        if not 1 <= poll_interval < math.inf:
-            raise BadInput("poll_interval must be at least 1 second")
+        if not LEAST_POLL_INTERVAL <= poll_interval < math.inf:
+            raise BadInput(f"poll_interval must be at least {LEAST_POLL_INTERVAL:g} second")
         self.poll_interval = float(poll_interval)
         self.ends = Ends()
         self._must_save = False
