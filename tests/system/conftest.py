@@ -34,7 +34,17 @@ EVENTS = "lineage.json"
 MAGE_EMAIL = "engineer@example.com"
 STUCK = ("marked_failed", "marked_success", "marked_on_worker")
 SURVIVORS = ("outlives_sigterm", "outlives_sigkill", "killed_on_worker")
-TRIGGERS = (*STUCK, *SURVIVORS, "cleared", "broken", "broken_item", "mapped", "mapped_kwargs", "watched")
+TRIGGERS = (
+    *STUCK,
+    *SURVIVORS,
+    "cleared",
+    "broken",
+    "broken_item",
+    "mapped",
+    "mapped_kwargs",
+    "watched",
+    "events",
+)
 SCHEDULES = {name: number for number, name in enumerate(TRIGGERS, start=1)}
 BOLT = ("paradime_broken", "paradime_marked")
 LINEAGE = ("lineage", "lineage_broken")
@@ -91,9 +101,14 @@ def service() -> Iterator[Service]:
             "endpoint_token": SECRETS["endpoint_token"],
             "api_key": SECRETS["api_key"],
             "api_secret": SECRETS["api_secret"],
-            "schedules": tuple(BoltSchedule(slug) for slug in ("paradime", *BOLT, *LINEAGE)),
+            "schedules": tuple(
+                BoltSchedule(slug) for slug in ("paradime", "paradime_events", *BOLT, *LINEAGE)
+            ),
         },
-        "strait": {"api_key": SECRETS["strait_key"], "jobs": tuple(Job(slug) for slug in JOBS)},
+        "strait": {
+            "api_key": SECRETS["strait_key"],
+            "jobs": tuple(Job(slug) for slug in ("strait_events", *JOBS)),
+        },
     }
     with Simulator(options=options, duration=2) as simulator:
         for name in STUCK:

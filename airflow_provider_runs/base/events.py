@@ -1,0 +1,402 @@
+"""
+The event trigger that schedules DAGs when runs of a service have ended.
+
+Airflow 3.3 and later. All watchers of one connection and scope share one loop (a shared stream of Airflow's),
+which looks at the service's lists for all of them; each then tells for itself what is new to it. What a
+watcher knows is kept in the state store of its asset, once Airflow has stored the events that came of it: a
+triggerer that dies in between sends them again (at least once), and none is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Collection, Hashable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+from weakref import WeakKeyDictionary
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_provider_runs.base.hook import RunHook
+from airflow_provider_runs.core.api import CanListActive
+from airflow_provider_runs.core.ends import Ends, Look, look_at_lists
+from airflow_provider_runs.core.errors import BadInput, RunsError
+from airflow_provider_runs.core.http import Flow
+from airflow_provider_runs.core.retry import NO_RETRY, backoff_seconds
+from airflow_provider_runs.core.run import Run, RunState
+
+try:
+    from airflow.triggers.base import BaseEventTrigger
+    from airflow.triggers.shared_stream import SharedStreamProducer
+except ImportError:  # before Airflow 3.3
+    HAS_SHARED_STREAMS = False
+    BaseEventTrigger = BaseTrigger  # type: ignore[assignment, misc]
+    SharedStreamProducer = object  # type: ignore[assignment, misc]
+else:
+    HAS_SHARED_STREAMS = True
+
+T = TypeVar("T")
+EVENT_VERSION = 1
+OUTCOMES = tuple(state.value for state in RunState if state.is_terminal)
+GATHER_SECONDS = 1.0
+"""Watchers join one after another when a triggerer starts; one look shall serve them all."""
+LEAST_POLL_INTERVAL = 1.0
+BACKOFF_BASE = 1.0
+BACKOFF_CAP = 60.0
+REREAD_SECONDS = 600.0
+
+log = logging.getLogger(__name__)
+
+
+class RunEventTrigger(BaseEventTrigger):
+    """
+    Fire an event for each run that has ended, for an ``AssetWatcher``. Airflow 3.3 and later.
+
+    The class path and the arguments are kept in Airflow's metadata database: they may only grow, with
+    defaults. They hold JSON values and no secret.
+
+    :param outcomes: which ends count: one or several of ``succeeded``, ``failed`` and ``cancelled``.
+    :param poll_interval: seconds between two looks; the shortest of all watchers of the connection counts.
+    :raises BadInput: if an argument is wrong.
+    :raises NotImplementedError: on an Airflow before 3.3.
+    """
+
+    hook_class: ClassVar[type[RunHook]]
+    filter_fields: ClassVar[tuple[str, ...]]
+    """Attributes by which the service's lists are filtered."""
+
+    def __init__(
+        self, *, outcomes: Collection[str] | str = ("succeeded",), poll_interval: float = 60.0
+    ) -> None:
+        if not HAS_SHARED_STREAMS:
+            raise NotImplementedError(f"{type(self).__name__} needs Airflow 3.3 or later")
+        super().__init__()  # type: ignore[no-untyped-call]
+        named = [outcomes] if isinstance(outcomes, str) else list(outcomes)
+        if not named or not set(named) <= set(OUTCOMES):
+            raise BadInput(f"outcomes must be one or several of {', '.join(OUTCOMES)}")
+        self.outcomes = sorted(set(named))
+        if isinstance(poll_interval, bool) or not isinstance(poll_interval, (int, float)):
+            raise BadInput("poll_interval must be a number of seconds")
+        if not LEAST_POLL_INTERVAL <= poll_interval < math.inf:
+            raise BadInput(f"poll_interval must be at least {LEAST_POLL_INTERVAL:g} second")
+        self.poll_interval = float(poll_interval)
+        self.ends = Ends()
+        self._must_save = False
+
+    @property
+    def filters(self) -> dict[str, Any]:
+        """What the service's lists are filtered by."""
+        given = {name: getattr(self, name) for name in self.filter_fields}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def scope(self) -> dict[str, str]:
+        """What was chosen beside the connection."""
+        given = {name: getattr(self, name) for name in self.hook_class.api_class.scope_fields}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def conn_id(self) -> str:
+        """The Airflow connection."""
+        return str(getattr(self, self.hook_class.conn_name_attr))
+
+    @property
+    def question(self) -> str:
+        """What watchers share one look at a list by."""
+        return json.dumps(self.filters, sort_keys=True)
+
+    @property
+    def state_key(self) -> str:
+        """The key in the asset's state store: an asset may have several watchers."""
+        told = [self._path(), self.conn_id, self.scope, self.filters, self.outcomes]
+        return f"runs-{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]}"
+
+    def check(self) -> None:
+        """
+        Refuse a watcher of nothing in particular; called by the constructors.
+
+        :raises BadInput: if no filter is given.
+        """
+        if not self.filters:
+            raise BadInput(f"give {' or '.join(self.filter_fields)}")
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and the arguments."""
+        names = (
+            self.hook_class.conn_name_attr,
+            *self.hook_class.api_class.scope_fields,
+            *self.filter_fields,
+            "outcomes",
+            "poll_interval",
+        )
+        return self._path(), {name: getattr(self, name) for name in names}
+
+    def shared_stream_key(self) -> Hashable:
+        """Return what watchers share one loop by: the service, the connection and the scope."""
+        return self._path(), self.conn_id, json.dumps(self.scope, sort_keys=True)
+
+    @classmethod
+    def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> Any:
+        """
+        Return the loop of all watchers that share a key.
+
+        :param kwargs: the arguments of any one of them.
+        """
+        return RunLists(cls(**kwargs))
+
+    async def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
+        """
+        Yield an event for each run whose end is new to this watcher.
+
+        :param shared_stream: the looks.
+        """
+        self.ends = Ends(await self._stored())
+        members = _members_of(self.shared_stream_key())
+        members.join(self)
+        try:
+            async for shared in shared_stream:
+                answer = shared.answers.get(self.question)
+                if answer is None or self not in answer.asked_for:
+                    continue
+                before = self.ends.record()
+                for run in self.ends.take(answer.look, answer.asked):
+                    if run.state.value in self.outcomes:
+                        yield TriggerEvent(self._payload(run))  # type: ignore[no-untyped-call]
+                # Only now: a watcher that is stopped among its events must send the rest later.
+                if self._must_save or self.ends.record() != before:
+                    shared.records.append((self, self.ends.record()))
+        finally:
+            members.leave(self)
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Refuse to run alone: Airflow serves this trigger by its shared stream."""
+        raise NotImplementedError(f"{type(self).__name__} needs the shared streams of Airflow 3.3 or later")
+        yield  # makes it a generator
+
+    async def keep(self, record: Mapping[str, Any]) -> None:
+        """
+        Store what this watcher knows; after a failure, which is logged, the next look tries again.
+
+        :param record: what :meth:`Ends.record` returned.
+        """
+        try:
+            for store in self._stores():
+                await store.aset(self.state_key, dict(record))
+        except Exception as error:
+            self._must_save = True
+            log.warning("%s: what is known cannot be stored just now: %s", self.question, error)
+        else:
+            self._must_save = False
+
+    async def _stored(self) -> Mapping[str, Any] | None:
+        for store in self._stores():
+            record = await store.aget(self.state_key)
+            if isinstance(record, Mapping):
+                return record
+        return None
+
+    def _stores(self) -> Sequence[Any]:
+        """Return the state stores of the assets that this trigger watches: equal watchers are one trigger."""
+        accessors = getattr(self, "asset_state_store", None)
+        return [] if accessors is None else list(accessors._by_name.values())
+
+    def _payload(self, run: Run) -> dict[str, Any]:
+        times = {"created_at": run.created_at, "started_at": run.started_at, "finished_at": run.finished_at}
+        return {
+            "v": EVENT_VERSION,
+            "service": self.hook_class.api_class.service,
+            "conn_id": self.conn_id,
+            "scope": self.scope,
+            "resource": self.filters,
+            "run_id": run.id,
+            "outcome": run.state.value,
+            "status": run.status,
+            "url": run.url,
+            **{name: None if moment is None else moment.isoformat() for name, moment in times.items()},
+        }
+
+    @classmethod
+    def _path(cls) -> str:
+        return f"{cls.__module__}.{cls.__qualname__}"
+
+
+class Members:
+    """The watchers of one loop."""
+
+    def __init__(self) -> None:
+        self.triggers: list[RunEventTrigger] = []
+        self.joined = asyncio.Event()
+
+    def join(self, trigger: RunEventTrigger) -> None:
+        """
+        Have the next look serve a watcher, too, and come soon.
+
+        :param trigger: the watcher.
+        """
+        self.triggers.append(trigger)
+        self.joined.set()
+
+    def leave(self, trigger: RunEventTrigger) -> None:
+        """
+        Look for a watcher no more.
+
+        :param trigger: the watcher.
+        """
+        self.triggers.remove(trigger)
+
+
+_members: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, Members]] = WeakKeyDictionary()
+
+
+def _members_of(key: Hashable) -> Members:
+    return _members.setdefault(asyncio.get_running_loop(), {}).setdefault(key, Members())
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    What the service said to one question.
+
+    :param look: its lists.
+    :param asked: what it said about single runs that went before and no list has.
+    :param asked_for: the watchers whose memory the look covers.
+    """
+
+    look: Look
+    asked: Mapping[str, Run | RunsError]
+    asked_for: Sequence[RunEventTrigger]
+
+
+@dataclass(slots=True)
+class Shared:
+    """
+    One look for all watchers.
+
+    :param answers: the answers by question.
+    :param records: filled by the watchers: what is to be stored once their events are.
+    """
+
+    answers: Mapping[str, Answer]
+    records: list[tuple[RunEventTrigger, dict[str, Any]]] = field(default_factory=list)
+
+
+class RunLists(SharedStreamProducer):
+    """
+    Look at a service's lists again and again, for all watchers of a connection and scope.
+
+    :param trigger: any one of the watchers.
+    """
+
+    def __init__(self, trigger: RunEventTrigger) -> None:
+        self._hook_class, self._conn_id, self._scope = trigger.hook_class, trigger.conn_id, trigger.scope
+        self._key = trigger.shared_stream_key()
+        self._named = f"{self._hook_class.api_class.service} ({self._conn_id})"
+        self._hook: RunHook | None = None
+        self._read_at = 0.0
+        self._requests = 0
+        """Requests of the look that is going on."""
+        self._least_pause = 0.0
+        """Seconds that keep the requests of the last look below the connection's rate."""
+        self._troubled: set[str] = set()
+        """Questions that are not answered just now."""
+
+    async def open_stream(self) -> AsyncIterator[tuple[Shared, Shared]]:
+        """Yield the looks, for ever; what goes wrong is said once and ridden out."""
+        members = _members_of(self._key)
+        failures = 0
+        while True:
+            if not members.triggers:
+                await members.joined.wait()
+            await asyncio.sleep(GATHER_SECONDS)
+            members.joined.clear()
+            self._requests = 0
+            answers = await self._ask_all(members.triggers)
+            if answers:
+                shared = Shared(answers)
+                yield shared, shared
+            failures = failures + 1 if self._troubled else 0
+            interval = min((each.poll_interval for each in members.triggers), default=1.0)
+            await self._pause(members, max(interval, self._least_pause), failures)
+
+    async def advance(self, batch: Sequence[Any]) -> None:
+        """
+        Store what the watchers know: Airflow has stored their events.
+
+        :param batch: looks that all watchers have dealt with.
+        """
+        for item in batch:
+            # A later look stores the same and more, unless its own events were lost: then they come again.
+            if item.outcome.failed == 0:
+                for trigger, record in item.broker_payload.records:
+                    await trigger.keep(record)
+
+    async def aclose(self) -> None:
+        """Close the client session."""
+        hook, self._hook = self._hook, None
+        if hook is not None:
+            await hook.aclose()
+
+    async def _pause(self, members: Members, interval: float, failures: int) -> None:
+        if failures:
+            await asyncio.sleep(interval + backoff_seconds(failures, BACKOFF_BASE, BACKOFF_CAP))
+            return
+        with suppress(TimeoutError):
+            await asyncio.wait_for(members.joined.wait(), interval)
+
+    async def _ask_all(self, triggers: Sequence[RunEventTrigger]) -> dict[str, Answer]:
+        questions: dict[str, list[RunEventTrigger]] = {}
+        for trigger in triggers:
+            questions.setdefault(trigger.question, []).append(trigger)
+        answers: dict[str, Answer] = {}
+        for question, askers in questions.items():
+            try:
+                answers[question] = await self._ask(askers)
+            except Exception as error:
+                if question not in self._troubled:
+                    told = error if isinstance(error, RunsError) else type(error).__name__
+                    log.warning("%s cannot be asked about runs of %s: %s", self._named, question, told)
+                    self._troubled.add(question)
+                # The next look reads the connection anew: it may have been the cause.
+                await self.aclose()
+            else:
+                if question in self._troubled:
+                    log.info("%s can be asked about runs of %s again", self._named, question)
+                    self._troubled.discard(question)
+        self._troubled &= set(questions)
+        return answers
+
+    async def _ask(self, askers: Sequence[RunEventTrigger]) -> Answer:
+        if self._hook is None or time.monotonic() - self._read_at > REREAD_SECONDS:
+            await self.aclose()
+            self._hook = self._hook_class.for_scope(self._conn_id, self._scope)
+            self._read_at = time.monotonic()
+        hook = self._hook
+        marks = [asker.ends.mark for asker in askers if asker.ends.mark is not None]
+        driver = await hook.async_driver()
+        api = driver.api
+        if not isinstance(api, CanListActive):
+            raise BadInput(f"{api.service} cannot list runs")
+        flow = look_at_lists(api, askers[0].filters, min(marks, default=None))
+        look = await driver.drive(self._counted(flow), NO_RETRY)
+        unseen = list(dict.fromkeys(run_id for asker in askers for run_id in asker.ends.unseen(look)))
+        asked = await hook.aget_runs(unseen, attempts=1) if unseen else {}
+        self._least_pause = self._requests * 60.0 / api.max_requests_per_minute
+        return Answer(look, asked, tuple(askers))
+
+    def _counted(self, flow: Flow[T]) -> Flow[T]:
+        """Run a flow and count its requests."""
+        answer = None
+        try:
+            request = next(flow)
+            while True:
+                self._requests += 1
+                answer = yield request
+                request = flow.send(answer)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]

@@ -1,0 +1,137 @@
+"""Which runs have ended since the last look: what is remembered between two looks at a service's lists."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_provider_runs.core.api import CanListActive
+from airflow_provider_runs.core.errors import RunsError
+from airflow_provider_runs.core.http import Flow
+from airflow_provider_runs.core.run import Run
+
+VERSION = 1
+FEW = 20
+"""Runs that are looked at for the moment of the newest one."""
+LATE = 300.0
+"""Seconds by which a run may turn up after a newer one: services stamp a run before they store it."""
+MOST_OPEN = 2000
+"""Runs that go and are remembered at most; beyond them the oldest are forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """
+    What the lists of a service held at one moment.
+
+    :param began: the runs that were active when the look began, by id.
+    :param runs: those and the recent ones as they were seen last, by id.
+    :param recent: ids of the recent ones.
+    :param mark: UTC epoch seconds at which the newest run was created; 0 where there is none.
+    """
+
+    began: Collection[str]
+    runs: Mapping[str, Run]
+    recent: Collection[str]
+    mark: float
+
+
+def look_at_lists(api: CanListActive, filters: Mapping[str, Any], mark: float | None) -> Flow[Look]:
+    """
+    Look at the runs that go and at those that are new.
+
+    :param api: the service's description.
+    :param filters: the service's own filters.
+    :param mark: UTC epoch seconds at which the newest run was created that is known; None: none is yet.
+    """
+    if mark is None:
+        mark = newest(0.0, (yield from api.list_runs(filters, limit=FEW)))
+    active = yield from api.list_runs({**filters, **api.active_filters(filters)})
+    # Asked last: what it says of a run that both name is newer.
+    recent = yield from api.list_runs(filters, since=mark - LATE)
+    runs = {run.id: run for run in (*active, *recent)}
+    began = {run.id for run in active if not run.state.is_terminal}
+    return Look(began, runs, {run.id for run in recent}, newest(mark, recent))
+
+
+def newest(mark: float, runs: Collection[Run]) -> float:
+    """
+    Return the moment at which the newest of several runs was created, in UTC epoch seconds.
+
+    :param mark: the moment that counts where none is later.
+    :param runs: the runs; those whose moment the service does not say do not count.
+    """
+    return max([mark, *(run.created_at.timestamp() for run in runs if run.created_at is not None)])
+
+
+class Ends:
+    """
+    Tell which runs have ended since the last look, each once.
+
+    A run's end is seen because the run went at an earlier look, or because it is new; its age and the order
+    of the ends do not matter.
+
+    :param record: what :meth:`record` returned before; None: only runs that end from now on are told.
+    """
+
+    def __init__(self, record: Mapping[str, Any] | None = None) -> None:
+        if record is not None and record.get("v") != VERSION:
+            record = None
+        self.mark: float | None = None if record is None else float(record["mark"])
+        self.going: list[str] = [] if record is None else list(record["going"])
+        """Runs that went at the last look, the oldest first."""
+        self._ended: set[str] = set() if record is None else set(record["ended"])
+
+    def record(self) -> dict[str, Any]:
+        """Return what must be known after a restart, as JSON values without secrets."""
+        return {"v": VERSION, "mark": self.mark, "going": self.going, "ended": sorted(self._ended)}
+
+    def _is_old(self, run: Run) -> bool:
+        """Tell whether a run is listed only because another watcher, which shares the look, knows less."""
+        if self.mark is None or run.created_at is None:
+            return False
+        return run.created_at.timestamp() < self.mark - LATE
+
+    def unseen(self, look: Look) -> list[str]:
+        """
+        Return the runs that went at the last look and must be asked about singly: no list has them.
+
+        :param look: a look.
+        """
+        return [run_id for run_id in self.going if run_id not in look.runs]
+
+    def take(self, look: Look, asked: Mapping[str, Run | RunsError]) -> list[Run]:
+        """
+        Remember a look, and return the runs whose end it shows, in the order of their ends.
+
+        :param look: the look.
+        :param asked: answers about :meth:`unseen`: the run, or why it could not be asked about. A run that
+            the service no longer knows is forgotten.
+        """
+        first = self.mark is None
+        known = set(self.going)
+        went = known | set(look.began)
+        runs = {**look.runs, **{run_id: run for run_id, run in asked.items() if isinstance(run, Run)}}
+        ended = []
+        going = []
+        for run_id in [
+            *self.going,
+            *(each for each in reversed(list(look.runs)) if each not in set(self.going)),
+        ]:
+            run = runs.get(run_id)
+            if run is None:
+                if not _is_gone(asked.get(run_id)):
+                    going.append(run_id)
+            elif not run.state.is_terminal:
+                going.append(run_id)
+            elif run_id in went or not (first or run_id in self._ended or self._is_old(run)):
+                ended.append(run)
+        self._ended = {run_id for run_id in look.recent if runs[run_id].state.is_terminal}
+        self.going = going[-MOST_OPEN:]
+        self.mark = look.mark if self.mark is None else max(self.mark, look.mark)
+        return sorted(ended, key=lambda run: run.finished_at.timestamp() if run.finished_at else 0.0)
+
+
+def _is_gone(answer: Run | RunsError | None) -> bool:
+    return getattr(answer, "status", None) == 404

@@ -1,0 +1,211 @@
+"""Event triggers on the shared streams of the real Airflow, over a service without a network."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_runs.base import events
+from airflow_provider_runs.base.events import HAS_SHARED_STREAMS, RunEventTrigger
+from airflow_provider_runs.core.errors import BadInput, ConnectionFailed
+from airflow_provider_runs.provider_info import SYSTEMS
+from tests.base.fakes import FakeHook, Service
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+needs_streams = pytest.mark.skipif(not HAS_SHARED_STREAMS, reason="Airflow 3.3 has shared streams")
+
+
+class FakeRunEventTrigger(RunEventTrigger):
+    hook_class = FakeHook
+    filter_fields = ("job",)
+
+    def __init__(
+        self, *, job: str = "load", fake_conn_id: str = "fake_default", zone: str | None = "eu", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.job, self.fake_conn_id, self.zone = job, fake_conn_id, zone
+        self.check()
+
+
+class AssetStore:
+    """The state store of one asset."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+        self._by_name = {"asset": self}
+
+    async def aget(self, key: str) -> Any:
+        return self.kept.get(key)
+
+    async def aset(self, key: str, value: Any) -> None:
+        self.kept[key] = json.loads(json.dumps(value))
+
+
+class Triggerer:
+    """What the triggerer does with event triggers: it runs them and confirms that their events are stored."""
+
+    def __init__(self, confirms: bool = True) -> None:
+        from airflow.triggers.shared_stream import SharedStreamManager
+
+        self.manager = SharedStreamManager()
+        self.fired: list[dict[str, Any]] = []
+        self.confirms = confirms
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def run(self, trigger: RunEventTrigger, store: AssetStore) -> None:
+        trigger.asset_state_store = store  # type: ignore[assignment]
+        self.tasks.append(asyncio.create_task(self._run(len(self.tasks) + 1, trigger)))
+
+    async def _run(self, number: int, trigger: RunEventTrigger) -> None:
+        key = trigger.shared_stream_key()
+        stream = self.manager.subscribe(trigger_id=number, trigger=trigger, key=key)
+        try:
+            async for event in trigger.filter_shared_stream(stream):
+                self.fired.append(event.payload)
+                seq = self.manager.bind_pending_event(trigger_id=number, key=key)
+                if self.confirms and seq is not None:
+                    asyncio.get_running_loop().call_soon(self.manager.confirm_persisted, [seq])
+        finally:
+            await self.manager.unsubscribe(number, key)
+
+    async def stop(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.manager.stop_all()
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "GATHER_SECONDS", 0.02)
+    monkeypatch.setattr(events, "LEAST_POLL_INTERVAL", 0.01)
+
+
+def trigger(**arguments: Any) -> FakeRunEventTrigger:
+    return FakeRunEventTrigger(poll_interval=0.02, **arguments)
+
+
+@needs_streams
+async def test_an_end_fires_once_and_after_a_restart_what_ended_meanwhile(service: Service) -> None:
+    service.runs = {"old": "done", "r1": "going", "r2": "going"}
+    store = AssetStore()
+    first = Triggerer()
+    first.run(trigger(), store)
+    await until(lambda: store.kept)
+    service.runs["r1"] = "done"
+    await until(lambda: [each["run_id"] for each in first.fired] == ["r1"])
+    (key,) = store.kept
+    await until(lambda: store.kept[key]["going"] == ["r2"])
+    await first.stop()
+    assert first.fired == [json.loads((GOLDEN / "run_event.json").read_text())]
+
+    service.runs |= {"r2": "done", "r3": "done", "r4": "broken"}
+    second = Triggerer()
+    second.run(trigger(), store)
+    await until(lambda: len(second.fired) == 2)
+    await asyncio.sleep(0.2)
+    await second.stop()
+    assert sorted(each["run_id"] for each in second.fired) == ["r2", "r3"]
+
+
+@needs_streams
+async def test_an_event_that_airflow_has_not_stored_fires_again_after_a_restart(service: Service) -> None:
+    service.runs = {"r1": "going"}
+    store = AssetStore()
+    first = Triggerer(confirms=False)
+    first.run(trigger(), store)
+    await until(lambda: store.kept)
+    service.runs["r1"] = "done"
+    await until(lambda: first.fired)
+    await asyncio.sleep(0.1)
+    for task in first.tasks:  # as kill -9: nothing is confirmed any more
+        task.cancel()
+    second = Triggerer()
+    second.run(trigger(), store)
+    await until(lambda: second.fired)
+    await first.stop()
+    await second.stop()
+    assert [each["run_id"] for each in second.fired] == ["r1"]
+
+
+@needs_streams
+async def test_watchers_of_one_connection_share_the_looks(service: Service) -> None:
+    service.runs = {"r1": "going"}
+    triggerer, stores = Triggerer(), [AssetStore(), AssetStore(), AssetStore()]
+    for store in stores:
+        triggerer.run(trigger(outcomes=["succeeded", "failed"]), store)
+    await until(lambda: all(store.kept for store in stores))
+    assert len(service.called("list_runs")) <= 3 + 2 * 4
+    service.runs["r1"] = "broken"
+    await until(lambda: len(triggerer.fired) == 3)
+    await triggerer.stop()
+    assert {each["outcome"] for each in triggerer.fired} == {"failed"}
+
+
+@needs_streams
+async def test_an_outage_is_said_once_and_ridden_out(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(events, "BACKOFF_BASE", 0.01)
+    service.runs = {"r1": "going"}
+    triggerer, store = Triggerer(), AssetStore()
+    triggerer.run(trigger(), store)
+    await until(lambda: store.kept)
+    service.list_errors = [ConnectionFailed("no answer", sent=True) for _ in range(3)]
+    await until(lambda: not service.list_errors)
+    service.runs["r1"] = "done"
+    await until(lambda: triggerer.fired)
+    await triggerer.stop()
+    said = [record.getMessage() for record in caplog.records if record.name == events.__name__]
+    assert len([line for line in said if "cannot be asked" in line]) == 1
+    assert len([line for line in said if "again" in line]) == 1
+
+
+@needs_streams
+@pytest.mark.parametrize(
+    "wrong",
+    [{"outcomes": []}, {"outcomes": "done"}, {"poll_interval": 0}, {"poll_interval": "1"}, {"job": None}],
+)
+def test_wrong_arguments_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(BadInput):
+        FakeRunEventTrigger(**wrong)
+
+
+@needs_streams
+def test_what_is_known_does_not_depend_on_the_pace_but_on_what_is_watched() -> None:
+    key = trigger().state_key
+    assert FakeRunEventTrigger(poll_interval=5).state_key == key
+    others = [{"job": "other"}, {"outcomes": "failed"}, {"zone": "us"}, {"fake_conn_id": "other"}]
+    assert key not in {trigger(**other).state_key for other in others}
+
+
+@needs_streams
+def test_class_paths_and_arguments_are_those_that_databases_keep() -> None:
+    golden = json.loads((GOLDEN / "event_triggers.json").read_text())
+    for system in SYSTEMS:
+        module = import_module(f"airflow_provider_runs.{system}.triggers")
+        kind = getattr(module, f"{system.capitalize()}RunEventTrigger", None)
+        assert (kind is None) == (system not in golden)
+        if kind is not None:
+            made = kind(**{kind.filter_fields[0]: "1"})
+            path, arguments = made.serialize()
+            assert [path, list(arguments)] == golden[system]
+            assert kind(**json.loads(json.dumps(arguments))).serialize() == (path, arguments)
+
+
+@pytest.mark.skipif(HAS_SHARED_STREAMS, reason="for an Airflow without shared streams")
+def test_an_older_airflow_is_named() -> None:
+    with pytest.raises(NotImplementedError, match=r"needs Airflow 3\.3"):
+        FakeRunEventTrigger()

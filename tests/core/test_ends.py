@@ -1,0 +1,116 @@
+"""Each end of a run is told once, whatever happened between two looks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+
+import pendulum
+
+from airflow_provider_runs.core.ends import LATE, MOST_OPEN, Ends, Look
+from airflow_provider_runs.core.errors import ConnectionFailed, NotFound, RunsError
+from airflow_provider_runs.core.run import Run, RunState
+
+DAY = 1_700_000_000.0
+
+
+def run(run_id: str, state: str = "succeeded", created: float | None = 0.0, finished: float = 0.0) -> Run:
+    moments = [None if at is None else pendulum.from_timestamp(DAY + at) for at in (created, finished)]
+    return Run(run_id, RunState(state), state, created_at=moments[0], finished_at=moments[1])
+
+
+def going(run_id: str, created: float = 0.0) -> Run:
+    return run(run_id, "running", created)
+
+
+def look(active: Iterable[Run] = (), recent: Iterable[Run] = (), mark: float = 0.0) -> Look:
+    active, recent = list(active), list(recent)
+    return Look(
+        {each.id for each in active},
+        {each.id: each for each in (*active, *recent)},
+        {each.id for each in recent},
+        DAY + mark,
+    )
+
+
+def told(ends: Ends, seen: Look, asked: Mapping[str, Run | RunsError] | None = None) -> list[str]:
+    return [each.id for each in ends.take(seen, asked or {})]
+
+
+def restarted(ends: Ends) -> Ends:
+    return Ends(json.loads(json.dumps(ends.record())))
+
+
+def test_the_first_look_tells_nothing_of_what_had_ended_before() -> None:
+    ends = Ends()
+    assert told(ends, look([going("b")], [going("b"), run("a")])) == []
+    assert told(ends, look([], [run("b"), run("a")])) == ["b"]
+
+
+def test_a_run_that_ends_during_the_first_look_is_told() -> None:
+    assert told(Ends(), look([going("a")], [run("a")])) == ["a"]
+
+
+def test_a_run_that_began_and_ended_between_two_looks_is_told_once_over_a_restart() -> None:
+    ends = Ends()
+    told(ends, look([], [run("a")]))
+    seen = look([], [run("b", created=5), run("a")], mark=5)
+    ends = restarted(ends)
+    assert told(ends, seen) == ["b"]
+    assert told(ends, seen) == []
+    assert told(restarted(ends), seen) == []
+
+
+def test_a_run_that_went_before_a_restart_and_is_in_no_list_after_it_is_asked_about_and_told() -> None:
+    ends = Ends()
+    told(ends, look([going("old")], [run("new", created=9000)], mark=9000))
+    ends, seen = restarted(ends), look([], [run("new", created=9000)], mark=9000)
+    assert ends.unseen(seen) == ["old"]
+    assert told(ends, seen, {"old": run("old")}) == ["old"]
+    assert ends.unseen(seen) == []
+
+
+def test_a_run_that_cannot_be_asked_about_is_asked_about_again_and_a_deleted_one_is_forgotten() -> None:
+    ends = Ends()
+    told(ends, look([going("a"), going("b")]))
+    asked = {"a": ConnectionFailed("no answer", sent=True), "b": NotFound("none", status=404)}
+    assert told(ends, look(), asked) == []
+    assert ends.going == ["a"]
+
+
+def test_two_runs_that_end_in_one_second_and_in_another_order_than_they_began_are_told_once() -> None:
+    ends = Ends()
+    told(ends, look([going("c"), going("b"), going("a")]))
+    assert told(ends, look([going("a")], [run("c", finished=7), run("b", finished=7)])) == ["b", "c"]
+    seen = look([], [run("c", finished=7), run("b", finished=7), run("a", finished=9)])
+    assert told(ends, seen) == ["a"]
+    assert told(ends, seen) == []
+
+
+def test_a_run_that_goes_again_after_its_end_is_told_again() -> None:
+    ends = Ends()
+    told(ends, look([going("a")]))
+    assert told(ends, look([], [run("a", "failed")])) == ["a"]
+    assert told(ends, look([going("a")], [going("a")])) == []
+    assert told(ends, look([], [run("a")])) == ["a"]
+
+
+def test_old_runs_in_a_look_that_is_shared_with_a_watcher_that_knows_less_are_not_told() -> None:
+    ends = Ends()
+    told(ends, look([], [run("new", created=9000)], mark=9000))
+    late = run("late", created=9000 - LATE)
+    old = run("old", created=8999 - LATE)
+    assert told(ends, look([], [run("new", created=9000), late, old], mark=9000)) == ["late"]
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    ends = Ends()
+    told(ends, look([going(str(number)) for number in reversed(range(MOST_OPEN + 5))]))
+    assert len(ends.going) == MOST_OPEN and ends.going[0] == "5"
+    told(ends, look([], [run("a")]))
+    told(ends, look([], [], mark=9000))
+    assert ends.record()["ended"] == []
+
+
+def test_a_record_of_another_version_counts_as_none() -> None:
+    assert Ends({"v": 99}).mark is None
