@@ -27,7 +27,7 @@ export UV_PYTHON_DOWNLOADS := never
 PURE := */core/*,*/api.py,*/mage/answers.py,*/mage/lookups.py,*/mage/reasons.py,*/paradime/answers.py,*/paradime/artifacts.py,*/paradime/operations.py,*/paradime/reasons.py,*/strait/answers.py,*/strait/lists.py,*/strait/reasons.py,*/strait/streams.py
 
 .DEFAULT_GOAL := help
-.PHONY: help test check vendor mage compat system crash bench demo clean
+.PHONY: help test check vendor mage compat system browser crash bench demo clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -61,6 +61,10 @@ mage: $(AIRFLOW)/.installed $(MAGE_AI)/.installed
 system: $(AIRFLOW)/.installed
 	$(AIRFLOW)/bin/python -m pytest tests/system
 
+## make browser  the web pages in Debian's chromium; SCREENSHOTS=docs/images renews the README's pictures
+browser: $(AIRFLOW)/.installed
+	$(AIRFLOW)/bin/python -m pytest tests/browser $(if $(SCREENSHOTS),--screenshots $(SCREENSHOTS))
+
 ## make crash    the crash bench; SAMPLE=20 takes random cases, SEED=7 the same again; DATABASE=sqlite is slower
 crash: $(AIRFLOW)/.installed
 	$(AIRFLOW)/bin/python -m pytest tests/crash/test_outages.py -q --numprocesses $(JOBS)
@@ -88,7 +92,7 @@ define build
 endef
 
 $(AIRFLOW)/.installed: pyproject.toml constraints/airflow-3.3.txt
-	$(call build,$(AIRFLOW),-c constraints/airflow-3.3.txt $(PROJECT) --group crash)
+	$(call build,$(AIRFLOW),-c constraints/airflow-3.3.txt $(PROJECT) --group crash --group browser)
 
 $(COMPAT)/.installed: pyproject.toml constraints/airflow-2.11.txt
 	$(call build,$(COMPAT),-c constraints/airflow-2.11.txt $(PROJECT))

@@ -205,6 +205,14 @@ def test_the_simulators_examples_are_accepted() -> None:
         read_rule(Plan, body) if kind == "plans" else read_rule(Fault, body)
 
 
+def test_its_pictures_are_there_and_small() -> None:
+    pictures = re.findall(r"^\.\. image:: (\S+)", README, re.MULTILINE)
+    assert set(pictures) == {str(file.relative_to(ROOT)) for file in (ROOT / "docs/images").iterdir()}
+    for picture in pictures:
+        content = (ROOT / picture).read_bytes()
+        assert content.startswith(b"\x89PNG") and len(content) < 150 * 1024
+
+
 @pytest.mark.parametrize("name", ["README.rst", "CHANGELOG.rst"])
 def test_it_is_valid_restructuredtext(name: str) -> None:
     core = pytest.importorskip("docutils.core")

@@ -54,8 +54,8 @@ CONNECTION = ConnectionSpec(
     default_host="https://api.chalk.ai",
     default_scheme="https",
     relabeling={"host": "API server", "login": "Client ID", "password": "Client secret"},
-    placeholders={"host": "https://api.chalk.ai", "login": "token-..."},
-    hidden=("schema", "port"),
+    placeholders={"host": "https://api.chalk.ai", "login": "token-...", "port": "443"},
+    hidden=("schema",),
     own_fields=(
         Field(
             "environment",

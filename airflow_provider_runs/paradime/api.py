@@ -102,8 +102,8 @@ CONNECTION = ConnectionSpec(
     default_host=None,
     default_scheme="https",
     relabeling={"host": "API endpoint", "password": "API secret or token"},
-    placeholders={"host": "https://api.paradime.io/api/v1/.../graphql"},
-    hidden=("schema", "login", "port"),
+    placeholders={"host": "https://api.paradime.io/api/v1/.../graphql", "port": "443"},
+    hidden=("schema", "login"),
     own_fields=(
         Field(
             "api_key",

@@ -89,7 +89,7 @@ CONNECTION = ConnectionSpec(
     default_host=f"https://{CLOUD_HOST}",
     default_scheme="https",
     relabeling={"host": "API URL", "password": "API key"},
-    placeholders={"host": f"https://{CLOUD_HOST}", "password": f"{API_KEY}..."},
+    placeholders={"host": f"https://{CLOUD_HOST}", "password": f"{API_KEY}...", "port": "443"},
     hidden=("schema", "login"),
     own_fields=(
         Field(

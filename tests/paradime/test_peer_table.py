@@ -264,7 +264,7 @@ def test_connection_form_is_declared() -> None:
     ]
     assert entry["hook-name"] == "Paradime"
     assert {"api_key", "workspace_uid", "proxy", "app_url"} <= set(entry["conn-fields"])
-    assert set(entry["ui-field-behaviour"]["hidden-fields"]) == {"schema", "login", "port"}
+    assert set(entry["ui-field-behaviour"]["hidden-fields"]) == {"schema", "login"}
     assert set(entry["ui-field-behaviour"]["relabeling"]) == {"host", "password"}
 
 
