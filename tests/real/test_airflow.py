@@ -6,13 +6,16 @@ Needs processes of both, and so takes the server with authentication only.
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.asset_events import is_noted, scheduled_by, stored, told
 from tests.real.target import Mage
 from tools.airflow_stack import AirflowStack
 
@@ -20,10 +23,12 @@ PIPELINES = ("example", "broken", "slow")
 DAG_FILE = """
 import pendulum
 from airflow.providers.common.compat.sdk import DAG, Variable
+from airflow.sdk import Asset, AssetWatcher, task
 from airflow_provider_runs.mage.operators import (
     MageCancelRunOperator, MageRetryRunOperator, MageTriggerRunOperator,
 )
 from airflow_provider_runs.mage.sensors import MageRunSensor
+from airflow_provider_runs.mage.triggers import MageRunEventTrigger
 
 ALL = {"schedule": None, "start_date": pendulum.datetime(2024, 1, 1, tz="UTC"), "catchup": False}
 PACE = {"deferrable": True, "min_poll_interval": 0.5}
@@ -52,6 +57,18 @@ with DAG(dag_id="changing", **ALL):
     cancel = MageCancelRunOperator(task_id="cancel", run_id="{{ ti.xcom_pull(task_ids='start') }}")
     again = MageRetryRunOperator(task_id="again", run_id="{{ ti.xcom_pull(task_ids='start') }}", **PACE)
     start >> cancel >> again
+
+ended = MageRunEventTrigger(
+    pipeline_uuid="example", trigger_name="example", outcomes=["succeeded", "cancelled"], poll_interval=1
+)
+ENDED = Asset("ended", watchers=[AssetWatcher(name="ended", trigger=ended)])
+
+with DAG(dag_id="scheduled", **{**ALL, "schedule": [ENDED]}):
+    @task
+    def tell(triggering_asset_events=None):
+        return [event.extra["payload"] for event in triggering_asset_events[ENDED]]
+
+    tell()
 """
 
 pytestmark = pytest.mark.parametrize("mage", [True], indirect=True, ids=["auth_on"])
@@ -169,3 +186,32 @@ def test_a_run_is_cancelled_by_one_task_and_gone_on_with_by_another(
     assert status(mage, run) == "completed"
     assert f"Mage run {run} has ended: cancelled" in stack.task_log("changing", runs["changing"], "cancel")
     assert f"Retrying Mage run {run}" in stack.task_log("changing", runs["changing"], "again")
+
+
+def test_a_dag_is_scheduled_once_by_each_run_that_ends_also_while_no_triggerer_lives(
+    mage: Mage, stack: AirflowStack, runs: dict[str, str]
+) -> None:
+    stack.wait_for_dag("scheduled", timeout=120)
+    stack.wait_for(lambda: bool(stored(stack)), 120, "the watcher's first look")
+    began: list[str] = []
+
+    def each_once(found: Mapping[str, Counter[str]], name: str) -> bool:
+        return all(found[name][run] == 1 for run in began)
+
+    def start() -> str:
+        began.append(mage.start("example").id)
+        return began[-1]
+
+    start()
+    stack.wait_for(lambda: each_once(told(stack), "ended"), 90, "the first event")
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        # Who dies between an event and this note has the next triggerer tell the run again, as documented.
+        stack.wait_for(lambda: is_noted(stack, began[-1]), 30, "the note of what is told")
+        triggerer = stack.components["triggerer"]
+        stack.kill("triggerer", number, children=number == signal.SIGKILL)
+        triggerer.process.wait(30)
+        run = start()
+        stack.wait_for(lambda run=run: status(mage, run) == "completed", 60, "the run to end")
+        stack.restart("triggerer")
+        stack.wait_for(lambda: each_once(told(stack), "ended"), 120, "the events after the restart")
+    stack.wait_for(lambda: each_once(scheduled_by(stack), "scheduled"), 60, "a DAG run for each")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
 from typing import Any
 
 import pytest
@@ -16,6 +14,7 @@ import pytest
 from airflow_provider_runs.mage.hooks import MageHook
 from airflow_provider_runs.paradime.hooks import ParadimeHook
 from airflow_provider_runs.strait.hooks import StraitHook
+from tests.asset_events import is_noted, scheduled_by, stored, told
 from tests.system.conftest import SCHEDULES
 from tools.airflow_stack import AirflowStack
 
@@ -44,64 +43,20 @@ def starts(connections: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPat
     }
 
 
-# Read from the database: while a DAG run is queued, the API of Airflow 3.3.2 may answer a list of events
-# with status 500.
-
-
-def rows(stack: AirflowStack, query: str) -> list[Any]:
-    """Return what a query of the metadata database gives."""
-    with closing(sqlite3.connect(stack.home / "airflow.db", timeout=30)) as connection:
-        return connection.execute(query).fetchall()
-
-
-def by_asset(found: list[Any]) -> dict[str, Counter[str]]:
-    """Return how often each run is named, by asset."""
-    runs: dict[str, Counter[str]] = {name: Counter() for name in NAMES}
-    for name, extra in found:
-        runs[name][json.loads(extra)["payload"]["run_id"]] += 1
-    return runs
-
-
-def told(stack: AirflowStack) -> dict[str, Counter[str]]:
-    """Return how often the end of each run has become an asset event, by asset."""
-    query = "SELECT asset.name, asset_event.extra FROM asset_event JOIN asset ON asset.id = asset_id"
-    return by_asset(rows(stack, query))
-
-
-def scheduled_by(stack: AirflowStack) -> dict[str, Counter[str]]:
-    """Return how often a DAG run that succeeded was scheduled by the end of each run, by DAG."""
-    return by_asset(
-        rows(
-            stack,
-            "SELECT dag_run.dag_id, asset_event.extra FROM asset_event"
-            " JOIN dagrun_asset_event ON dagrun_asset_event.event_id = asset_event.id"
-            " JOIN dag_run ON dag_run.id = dagrun_asset_event.dag_run_id WHERE dag_run.state = 'success'",
-        )
-    )
-
-
-def is_noted(stack: AirflowStack, begun: dict[str, list[str]]) -> bool:
-    """Tell whether the watchers have stored that all runs are told."""
-    noted = " ".join(value for (value,) in rows(stack, "SELECT value FROM asset_state_store"))
-    return all(f'"{run_id}"' in noted for ids in begun.values() for run_id in ids)
-
-
-def cursors(stack: AirflowStack) -> int:
-    """Return how many watchers have stored what they know."""
-    return int(rows(stack, "SELECT count(*) FROM asset_state_store")[0][0])
-
-
 def test_each_run_that_ends_schedules_its_dag_once_over_restarts_of_the_triggerer(
     stack: AirflowStack, starts: Starts
 ) -> None:
     for name in NAMES:
         stack.wait_for_dag(name, timeout=120)
-    stack.wait_for(lambda: cursors(stack) == len(NAMES), 120, "the watchers' first look")
+    stack.wait_for(lambda: len(stored(stack)) == len(NAMES), 120, "the watchers' first look")
     begun: dict[str, list[str]] = {name: [] for name in NAMES}
 
     def all_told() -> bool:
         found = told(stack)
         return all(set(found[name]) >= set(begun[name]) for name in NAMES)
+
+    def all_noted() -> bool:
+        return all(is_noted(stack, run_id) for ids in begun.values() for run_id in ids)
 
     def start() -> list[Callable[[], bool]]:
         ends = []
@@ -115,7 +70,7 @@ def test_each_run_that_ends_schedules_its_dag_once_over_restarts_of_the_triggere
     stack.wait_for(all_told, 90, "the events of the first runs")
     for number in (signal.SIGKILL, signal.SIGTERM):
         # Who dies between an event and this note has the next triggerer tell the run again, as documented.
-        stack.wait_for(lambda: is_noted(stack, begun), 30, "the notes of what is told")
+        stack.wait_for(all_noted, 30, "the notes of what is told")
         # One goes when the triggerer dies, one begins and ends while none lives.
         ends = start()
         triggerer = stack.components["triggerer"]

@@ -1,0 +1,58 @@
+"""
+What Airflow has stored about asset events, read from its SQLite database.
+
+While a DAG run is queued, the API of Airflow 3.3.2 may answer a list of events with status 500.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter, defaultdict
+from contextlib import closing
+from typing import Any
+
+from tools.airflow_stack import AirflowStack
+
+Told = dict[str, Counter[str]]
+
+
+def rows(stack: AirflowStack, query: str) -> list[Any]:
+    """Return what a query of the metadata database gives."""
+    with closing(sqlite3.connect(stack.home / "airflow.db", timeout=30)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def told(stack: AirflowStack) -> Told:
+    """Return how often the end of each run has become an asset event, by asset."""
+    query = "SELECT asset.name, asset_event.extra FROM asset_event JOIN asset ON asset.id = asset_id"
+    return _by_name(rows(stack, query))
+
+
+def scheduled_by(stack: AirflowStack) -> Told:
+    """Return how often a DAG run that succeeded was scheduled by the end of each run, by DAG."""
+    return _by_name(
+        rows(
+            stack,
+            "SELECT dag_run.dag_id, asset_event.extra FROM asset_event"
+            " JOIN dagrun_asset_event ON dagrun_asset_event.event_id = asset_event.id"
+            " JOIN dag_run ON dag_run.id = dagrun_asset_event.dag_run_id WHERE dag_run.state = 'success'",
+        )
+    )
+
+
+def stored(stack: AirflowStack) -> list[str]:
+    """Return what watchers have stored, as JSON."""
+    return [value for (value,) in rows(stack, "SELECT value FROM asset_state_store")]
+
+
+def is_noted(stack: AirflowStack, run_id: str) -> bool:
+    """Tell whether a watcher has stored that the end of a run is told."""
+    return any(f'"{run_id}"' in value for value in stored(stack))
+
+
+def _by_name(found: list[Any]) -> Told:
+    runs: Told = defaultdict(Counter)
+    for name, extra in found:
+        runs[name][json.loads(extra)["payload"]["run_id"]] += 1
+    return runs
