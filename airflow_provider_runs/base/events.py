@@ -56,7 +56,9 @@ log = logging.getLogger(__name__)
 
 class RunEventTrigger(BaseEventTrigger):
     """
-    Fire an event for each run that has ended, for an ``AssetWatcher``. Airflow 3.3 and later.
+    Fire an event when runs have ended, for an ``AssetWatcher``. Airflow 3.3 and later.
+
+    Runs whose ends one look shows are told by one event, each run once.
 
     The class path and the arguments are kept in Airflow's metadata database: they may only grow, with
     defaults. They hold JSON values and no secret.
@@ -152,7 +154,7 @@ class RunEventTrigger(BaseEventTrigger):
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
         """
-        Yield an event for each run whose end is new to this watcher.
+        Yield an event for each look that shows ends which are new to this watcher.
 
         :param shared_stream: the looks.
         """
@@ -165,10 +167,13 @@ class RunEventTrigger(BaseEventTrigger):
                 if answer is None or self not in answer.asked_for:
                     continue
                 before = self.ends.record()
-                for run in self.ends.take(answer.look, answer.asked):
-                    if run.state.value in self.outcomes:
-                        yield TriggerEvent(self._payload(run))  # type: ignore[no-untyped-call]
-                # Only now: a watcher that is stopped among its events must send the rest later.
+                ended = self.ends.take(answer.look, answer.asked)
+                counting = [run for run in ended if run.state.value in self.outcomes]
+                if counting:
+                    # One event for all: of two that come before its scheduler looks, Airflow takes the later
+                    # one for a DAG run only when a third comes.
+                    yield TriggerEvent(self._payload(counting))  # type: ignore[no-untyped-call]
+                # Only now: a watcher that is stopped before its event is taken must send it later.
                 if self._must_save or self.ends.record() != before:
                     shared.records.append((self, self.ends.record()))
         finally:
@@ -206,24 +211,30 @@ class RunEventTrigger(BaseEventTrigger):
         accessors = getattr(self, "asset_state_store", None)
         return [] if accessors is None else list(accessors._by_name.values())
 
-    def _payload(self, run: Run) -> dict[str, Any]:
-        times = {"created_at": run.created_at, "started_at": run.started_at, "finished_at": run.finished_at}
+    def _payload(self, runs: Sequence[Run]) -> dict[str, Any]:
         return {
             "v": EVENT_VERSION,
             "service": self.hook_class.api_class.service,
             "conn_id": self.conn_id,
             "scope": self.scope,
             "resource": self.filters,
-            "run_id": run.id,
-            "outcome": run.state.value,
-            "status": run.status,
-            "url": run.url,
-            **{name: None if moment is None else moment.isoformat() for name, moment in times.items()},
+            "runs": [_told(run) for run in runs],
         }
 
     @classmethod
     def _path(cls) -> str:
         return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _told(run: Run) -> dict[str, Any]:
+    times = {"created_at": run.created_at, "started_at": run.started_at, "finished_at": run.finished_at}
+    return {
+        "run_id": run.id,
+        "outcome": run.state.value,
+        "status": run.status,
+        "url": run.url,
+        **{name: None if moment is None else moment.isoformat() for name, moment in times.items()},
+    }
 
 
 class Members:

@@ -18,7 +18,7 @@ class MageRunTrigger(RunTrigger):
 
 class MageRunEventTrigger(RunEventTrigger):
     """
-    Fire an event for each run of a Mage pipeline or trigger that has ended, for an ``AssetWatcher``.
+    Fire an event when runs of a Mage pipeline or trigger have ended, for an ``AssetWatcher``.
 
     Further arguments: :class:`~airflow_provider_runs.base.events.RunEventTrigger`.
 

@@ -18,7 +18,7 @@ class ParadimeRunTrigger(RunTrigger):
 
 class ParadimeRunEventTrigger(RunEventTrigger):
     """
-    Fire an event for each run of a Paradime schedule that has ended, for an ``AssetWatcher``.
+    Fire an event when runs of a Paradime schedule have ended, for an ``AssetWatcher``.
 
     Further arguments: :class:`~airflow_provider_runs.base.events.RunEventTrigger`.
 

@@ -17,7 +17,7 @@ class StraitRunTrigger(RunTrigger):
 
 class StraitRunEventTrigger(RunEventTrigger):
     """
-    Fire an event for each run of a Strait job, tag or batch that has ended, for an ``AssetWatcher``.
+    Fire an event when runs of a Strait job, tag or batch have ended, for an ``AssetWatcher``.
 
     Further arguments: :class:`~airflow_provider_runs.base.events.RunEventTrigger`.
 

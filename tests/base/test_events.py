@@ -74,6 +74,10 @@ class Triggerer:
         finally:
             await self.manager.unsubscribe(number, key)
 
+    @property
+    def told(self) -> list[dict[str, Any]]:
+        return [run for payload in self.fired for run in payload["runs"]]
+
     async def stop(self) -> None:
         for task in self.tasks:
             task.cancel()
@@ -105,7 +109,7 @@ async def test_an_end_fires_once_and_after_a_restart_what_ended_meanwhile(servic
     first.run(trigger(), store)
     await until(lambda: store.kept)
     service.runs["r1"] = "done"
-    await until(lambda: [each["run_id"] for each in first.fired] == ["r1"])
+    await until(lambda: [each["run_id"] for each in first.told] == ["r1"])
     (key,) = store.kept
     await until(lambda: store.kept[key]["going"] == ["r2"])
     await first.stop()
@@ -114,10 +118,12 @@ async def test_an_end_fires_once_and_after_a_restart_what_ended_meanwhile(servic
     service.runs |= {"r2": "done", "r3": "done", "r4": "broken"}
     second = Triggerer()
     second.run(trigger(), store)
-    await until(lambda: len(second.fired) == 2)
+    await until(lambda: second.fired)
     await asyncio.sleep(0.2)
     await second.stop()
-    assert sorted(each["run_id"] for each in second.fired) == ["r2", "r3"]
+    # Airflow may leave the second of two events that come at once without a DAG run.
+    (event,) = second.fired
+    assert sorted(each["run_id"] for each in event["runs"]) == ["r2", "r3"]
 
 
 @needs_streams
@@ -137,7 +143,7 @@ async def test_an_event_that_airflow_has_not_stored_fires_again_after_a_restart(
     await until(lambda: second.fired)
     await first.stop()
     await second.stop()
-    assert [each["run_id"] for each in second.fired] == ["r1"]
+    assert [each["run_id"] for each in second.told] == ["r1"]
 
 
 @needs_streams
@@ -151,7 +157,7 @@ async def test_watchers_of_one_connection_share_the_looks(service: Service) -> N
     service.runs["r1"] = "broken"
     await until(lambda: len(triggerer.fired) == 3)
     await triggerer.stop()
-    assert {each["outcome"] for each in triggerer.fired} == {"failed"}
+    assert {each["outcome"] for each in triggerer.told} == {"failed"}
 
 
 @needs_streams

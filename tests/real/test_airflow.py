@@ -59,14 +59,14 @@ with DAG(dag_id="changing", **ALL):
     start >> cancel >> again
 
 ended = MageRunEventTrigger(
-    pipeline_uuid="example", trigger_name="example", outcomes=["succeeded", "cancelled"], poll_interval=1
+    pipeline_uuid="example", trigger_name="example", outcomes=["succeeded", "cancelled"], poll_interval=5
 )
 ENDED = Asset("ended", watchers=[AssetWatcher(name="ended", trigger=ended)])
 
 with DAG(dag_id="scheduled", **{**ALL, "schedule": [ENDED]}):
     @task
     def tell(triggering_asset_events=None):
-        return [event.extra["payload"] for event in triggering_asset_events[ENDED]]
+        return [run for event in triggering_asset_events[ENDED] for run in event.extra["payload"]["runs"]]
 
     tell()
 """

@@ -13,9 +13,9 @@ from airflow_provider_runs.strait.triggers import StraitRunEventTrigger
 
 SCHEDULES: dict[str, int] = Variable.get("schedules", deserialize_json=True)
 WATCHERS = {
-    "mage_ended": MageRunEventTrigger(pipeline_schedule_id=SCHEDULES["events"], poll_interval=1),
-    "paradime_ended": ParadimeRunEventTrigger(slug="paradime_events", poll_interval=1),
-    "strait_ended": StraitRunEventTrigger(job_id="strait_events", poll_interval=1),
+    "mage_ended": MageRunEventTrigger(pipeline_schedule_id=SCHEDULES["events"], poll_interval=5),
+    "paradime_ended": ParadimeRunEventTrigger(slug="paradime_events", poll_interval=5),
+    "strait_ended": StraitRunEventTrigger(job_id="strait_events", poll_interval=5),
 }
 
 for name, trigger in WATCHERS.items():
@@ -28,9 +28,10 @@ for name, trigger in WATCHERS.items():
         def told(triggering_asset_events: Any = None) -> list[str]:
             """Return the ids of the runs that this DAG run was scheduled by."""
             return [
-                event.extra["payload"]["run_id"]
+                run["run_id"]
                 for events in triggering_asset_events.values()
                 for event in events
+                for run in event.extra["payload"]["runs"]
             ]
 
         told()
