@@ -48,7 +48,7 @@ def stored(stack: AirflowStack) -> list[str]:
 
 def is_noted(stack: AirflowStack, run_id: str) -> bool:
     """Tell whether a watcher has stored that the end of a run is told."""
-    return any(f'"{run_id}"' in value for value in stored(stack))
+    return any(run_id in json.loads(value)["ended"] for value in stored(stack))
 
 
 def _by_name(found: list[Any]) -> Told:
