@@ -15,8 +15,13 @@ PARADIME := .env/paradime
 STRAIT := .env/strait
 MAGE_AI := .env/mage
 BENCH := .env/bench
+# Beside `make test` and `make compat`: other versions of Airflow, then other Pythons with Airflow 3.3. A Python
+# that is not here is named and passed by.
+VERSIONS := airflow-3.0 airflow-3.1 airflow-3.2 lowest
+PYTHONS := python3.12 python3.13
 
-PROJECT := -e '.[simulator,openlineage]' --group test --group check
+TESTED := -e '.[simulator,openlineage]' --group test
+PROJECT := $(TESTED) --group check
 
 # Airflow starts three times slower where bytecode may not be written.
 unexport PYTHONDONTWRITEBYTECODE
@@ -27,7 +32,7 @@ export UV_PYTHON_DOWNLOADS := never
 PURE := */core/*,*/api.py,*/mage/answers.py,*/mage/lookups.py,*/mage/reasons.py,*/paradime/answers.py,*/paradime/artifacts.py,*/paradime/operations.py,*/paradime/reasons.py,*/strait/answers.py,*/strait/lists.py,*/strait/reasons.py,*/strait/streams.py
 
 .DEFAULT_GOAL := help
-.PHONY: help test check vendor mage compat system browser crash bench demo clean
+.PHONY: help test check vendor mage compat matrix system browser crash bench demo clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -46,6 +51,17 @@ check: $(AIRFLOW)/.installed
 ## make compat   the unit tests on Airflow 2.11
 compat: $(COMPAT)/.installed
 	$(COMPAT)/bin/python -m pytest --numprocesses $(JOBS)
+
+## make matrix   the unit tests on every Airflow from 2.11 to 3.3, on the oldest dependencies, and on Python 3.12, 3.13
+matrix: test compat $(addprefix matrix-,$(VERSIONS) $(PYTHONS))
+
+matrix-%:
+	@if $(if $(filter $*,$(PYTHONS)),! $* -c 'import ensurepip; import venv' 2>/dev/null,false); then \
+		echo "== $*: not on this machine"; \
+	else \
+		echo "== $*" && $(MAKE) --no-print-directory .env/matrix/$*/.installed && \
+		.env/matrix/$*/bin/python -m pytest --quiet --numprocesses $(JOBS); \
+	fi
 
 ## make vendor   the simulators against the vendors' own, unmodified clients
 vendor: $(CHALKPY)/.installed $(PARADIME)/.installed $(STRAIT)/.installed
@@ -96,6 +112,13 @@ $(AIRFLOW)/.installed: pyproject.toml constraints/airflow-3.3.txt
 
 $(COMPAT)/.installed: pyproject.toml constraints/airflow-2.11.txt
 	$(call build,$(COMPAT),-c constraints/airflow-2.11.txt $(PROJECT))
+
+$(VERSIONS:%=.env/matrix/%/.installed): .env/matrix/%/.installed: pyproject.toml constraints/%.txt
+	$(call build,.env/matrix/$*,-c constraints/$*.txt $(TESTED))
+
+$(PYTHONS:%=.env/matrix/%/.installed): PYTHON = $*
+$(PYTHONS:%=.env/matrix/%/.installed): .env/matrix/%/.installed: pyproject.toml constraints/airflow-3.3.txt
+	$(call build,.env/matrix/$*,-c constraints/airflow-3.3.txt $(TESTED))
 
 $(BENCH)/.installed: pyproject.toml constraints/bench.txt
 	$(call build,$(BENCH),-e . -r constraints/bench.txt)

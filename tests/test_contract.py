@@ -25,43 +25,6 @@ from airflow_provider_runs.provider_info import SYSTEMS, get_provider_info
 PACKAGE = Path(airflow_provider_runs.__file__).parent
 ROOT = Path(__file__).parent.parent
 MODULES = ("api", "hooks", "operators", "sensors", "triggers", "simulator")
-# The status words that the services document, each with what it means.
-DOCUMENTED = {
-    "chalk": {"received": "running", "succeeded": "succeeded", "failed": "failed"},
-    "mage": {
-        "initial": "pending",
-        "running": "running",
-        "completed": "succeeded",
-        "failed": "failed",
-        "cancelled": "cancelled",
-    },
-    "paradime": {
-        "STARTING": "pending",
-        "RUNNING": "running",
-        "SUCCESS": "succeeded",
-        "ERROR": "failed",
-        "FAILED": "failed",
-        "CANCELED": "cancelled",
-        "SKIPPED": "failed",
-    },
-    "strait": {
-        "delayed": "pending",
-        "queued": "pending",
-        "dequeued": "pending",
-        "executing": "running",
-        "waiting": "pending",
-        "replay_staged": "pending",
-        "paused": "running",
-        "completed": "succeeded",
-        "failed": "failed",
-        "timed_out": "failed",
-        "crashed": "failed",
-        "system_failed": "failed",
-        "expired": "failed",
-        "dead_letter": "failed",
-        "canceled": "cancelled",
-    },
-}
 
 each_system = pytest.mark.parametrize("system", SYSTEMS)
 
@@ -118,7 +81,8 @@ def test_trigger_class_paths_are_those_that_databases_keep(system: str) -> None:
 @each_system
 def test_every_documented_word_is_in_the_table(system: str) -> None:
     table = part(system, "api", "{}RunApi").statuses
-    assert {word: table.state(word).value for word in DOCUMENTED[system]} == DOCUMENTED[system]
+    documented = import_module(f"tests.{system}.conftest").DOCUMENTED_WORDS
+    assert {word: table.state(word).value for word in documented} == documented
     reachable = {state for state in RunState if table.words(state)}
     assert reachable >= {RunState.RUNNING, RunState.SUCCEEDED, RunState.FAILED}
 

@@ -95,10 +95,10 @@ class ConnectionSpec:
     hook_name: str
     default_host: str | None
     default_scheme: str
-    relabeling: Mapping[str, str]
-    placeholders: Mapping[str, str]
-    hidden: tuple[str, ...]
-    own_fields: tuple[Field, ...]
+    relabeling: Mapping[str, str] = field(default_factory=dict)
+    placeholders: Mapping[str, str] = field(default_factory=dict)
+    hidden: tuple[str, ...] = ()
+    own_fields: tuple[Field, ...] = ()
     other_names: Mapping[str, str] = field(default_factory=dict)
     other_types: tuple[str, ...] = ()
     request_timeout: float = 30.0

@@ -777,6 +777,8 @@ def _unsent(error: RunsError) -> RunsError:
 
 
 def _requests_not_sent(error: BaseException) -> bool:
+    from http.client import InvalidURL
+
     from urllib3 import exceptions as urllib3
 
     cause: Any = error.args[0] if error.args else None
@@ -784,8 +786,10 @@ def _requests_not_sent(error: BaseException) -> bool:
         cause = cause.reason
     if isinstance(cause, urllib3.ProxyError):
         cause = cause.original_error
+    if isinstance(cause, urllib3.ProtocolError):  # urllib3 < 2.3 wraps what http.client refuses to write
+        cause = cause.args[-1]
     # An address that requests cannot use is a ValueError.
-    connecting = (urllib3.NewConnectionError, urllib3.ConnectTimeoutError)
+    connecting = (urllib3.NewConnectionError, urllib3.ConnectTimeoutError, InvalidURL)
     return isinstance(cause, connecting) or isinstance(error, ValueError)
 
 

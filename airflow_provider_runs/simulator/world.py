@@ -277,6 +277,11 @@ class Route(NamedTuple):
     streams: bool = False
 
 
+@dataclass(frozen=True)
+class NoOptions:
+    """Say that a simulated service has neither switches nor credentials."""
+
+
 class System(ABC):
     """Simulate one service: its routes, its runs and its error shapes.
 
@@ -285,7 +290,7 @@ class System(ABC):
     """
 
     name: ClassVar[str]
-    options_type: ClassVar[type[Any]]
+    options_type: ClassVar[type[Any]] = NoOptions
 
     def __init__(self, world: World, options: Any) -> None:
         self.world = world
@@ -304,17 +309,16 @@ class System(ABC):
     def runs(self) -> list[dict[str, Json]]:
         """Return all runs in the form of the control ``/_runs``."""
 
-    @abstractmethod
-    def expire_tokens(self) -> None:
-        """Make all issued tokens invalid."""
+    def expire_tokens(self) -> None:  # noqa: B027
+        """Make all issued tokens invalid, where the service issues any."""
 
     @abstractmethod
     def error_answer(self, status: int) -> web.Response:
         """Return the service's usual answer with this HTTP status."""
 
-    @abstractmethod
     async def fallback(self, request: web.Request, path: str) -> web.StreamResponse:
         """Answer a request that fits no route; ``path`` lacks the system's prefix."""
+        return self.error_answer(404)
 
     def redacted(self, path: str) -> str:
         """Return the path without secrets."""

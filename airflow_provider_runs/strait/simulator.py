@@ -318,9 +318,6 @@ class StraitSimulator(System):
             for run in self._runs.values()
         ]
 
-    def expire_tokens(self) -> None:
-        """Do nothing: an API key does not expire by itself."""
-
     def error_answer(self, status: int) -> web.Response:
         """Return an error as the service writes it; a 429 is that of its limiter."""
         if status == 429:

@@ -12,6 +12,12 @@ from airflow_provider_runs.core.connection import read_settings
 NOW = 1_800_000_000.0
 SECRET = "planted-client-secret"
 BEARER = "planted-access-token"
+# The status words that the service documents, each with what it means.
+DOCUMENTED_WORDS = {
+    "received": "running",
+    "succeeded": "succeeded",
+    "failed": "failed",
+}
 
 
 def make_api(

@@ -18,6 +18,14 @@ SESSION_TOKEN = "planted-session-token"
 SECRETS = (PASSWORD, TRIGGER_TOKEN, SESSION_TOKEN)
 HOST = "http://mage.example.com:6789"
 API_KEY = "zkWlN0PkIKSN0C11CfUHUj84OT5XOJ6tDZ6bDRO2"
+# The status words that the service documents, each with what it means.
+DOCUMENTED_WORDS = {
+    "initial": "pending",
+    "running": "running",
+    "completed": "succeeded",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
 
 
 def make_api(

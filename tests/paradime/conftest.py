@@ -19,6 +19,16 @@ ENDPOINT = f"https://api.example.com/api/v1/{TOKEN}/graphql"
 KEY = "planted-api-key"
 SECRET = "planted-api-secret"
 SECRETS = (TOKEN, KEY, SECRET)
+# The status words that the service documents, each with what it means.
+DOCUMENTED_WORDS = {
+    "STARTING": "pending",
+    "RUNNING": "running",
+    "SUCCESS": "succeeded",
+    "ERROR": "failed",
+    "FAILED": "failed",
+    "CANCELED": "cancelled",
+    "SKIPPED": "failed",
+}
 
 
 def make_api(

@@ -12,6 +12,24 @@ NOW = 1_800_000_000.0
 KEY = "strait_planted-api-key"
 HOST = "https://api.strait.dev"
 JOB = "01900000-0000-7000-8000-000000000001"
+# The status words that the service documents, each with what it means.
+DOCUMENTED_WORDS = {
+    "delayed": "pending",
+    "queued": "pending",
+    "dequeued": "pending",
+    "executing": "running",
+    "waiting": "pending",
+    "replay_staged": "pending",
+    "paused": "running",
+    "completed": "succeeded",
+    "failed": "failed",
+    "timed_out": "failed",
+    "crashed": "failed",
+    "system_failed": "failed",
+    "expired": "failed",
+    "dead_letter": "failed",
+    "canceled": "cancelled",
+}
 
 
 def make_api(
