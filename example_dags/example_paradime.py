@@ -1,8 +1,7 @@
 """
-Run a Paradime Bolt schedule, deferred and on a worker, see it in the schedule's list, and fetch an artifact.
+Run a Paradime Bolt schedule, deferred and on a worker, and see it in the schedule's list.
 
-Needs the connection ``paradime_default``. The Airflow variable ``artifacts`` says where artifacts go to, such
-as ``s3://aws_default@bucket/artifacts``.
+Needs the connection ``paradime_default``.
 """
 
 from __future__ import annotations
@@ -10,10 +9,7 @@ from __future__ import annotations
 import pendulum
 from airflow.providers.common.compat.sdk import DAG
 
-from airflow_provider_runs.paradime.operators import (
-    ParadimeDownloadArtifactOperator,
-    ParadimeTriggerRunOperator,
-)
+from airflow_provider_runs.paradime.operators import ParadimeTriggerRunOperator
 from airflow_provider_runs.paradime.sensors import ParadimeRunSensor
 
 with DAG(
@@ -49,10 +45,4 @@ with DAG(
         poke_interval=5,
         min_poll_interval=1,
     )
-    manifest = ParadimeDownloadArtifactOperator(
-        task_id="download_manifest",
-        run_id="{{ ti.xcom_pull(task_ids='run_on_worker') }}",
-        path="target/manifest.json",
-        target="{{ var.value.get('artifacts', 'file:///tmp/artifacts') }}/{{ run_id }}/manifest.json",
-    )
-    deferred >> on_worker >> [seen, manifest]
+    deferred >> on_worker >> seen

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import airflow_provider_runs
+from airflow_provider_runs.base.events import HAS_SHARED_STREAMS
 from airflow_provider_runs.base.operator import CancelRunOperator, RetryRunOperator, TriggerRunOperator
 from airflow_provider_runs.base.sensor import RunSensor
 from airflow_provider_runs.core.api import CanCancel, CanRetry, RunApi
@@ -336,6 +337,8 @@ def test_every_example_dag_can_be_imported() -> None:
 
     dags = {}
     for path in sorted((ROOT / "example_dags").glob("*.py")):
+        if "Needs Airflow 3.3" in path.read_text() and not HAS_SHARED_STREAMS:
+            continue
         space: dict[str, Any] = {"__name__": path.stem}
         exec(compile(path.read_text(), str(path), "exec"), space)
         dags |= {dag.dag_id: dag for dag in space.values() if isinstance(dag, DAG)}

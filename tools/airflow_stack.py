@@ -283,6 +283,10 @@ class AirflowStack:
         )
         return str(run["dag_run_id"])
 
+    def dag_runs(self, dag_id: str) -> list[dict[str, Any]]:
+        """List the runs of a DAG."""
+        return list(self.get(f"dags/{dag_id}/dagRuns")["dag_runs"])
+
     def dag_run_state(self, dag_id: str, run_id: str) -> str:
         """Return the state of a DAG run."""
         return str(self.get(f"dags/{dag_id}/dagRuns/{run_id}")["state"])

@@ -61,6 +61,7 @@ class Schedule:
 SCHEDULES = (
     Schedule("daily", schedule="0 6 * * *"),
     Schedule("broken", ("dbt seed", "dbt build", "dbt docs generate"), failing="dbt build"),
+    Schedule("mended"),
     Schedule("slow"),
     Schedule("one-at-a-time", overlap="refuse"),
     Schedule("skips", overlap="skip"),

@@ -10,6 +10,7 @@ slug           commands                                what is special
 daily          dbt run, dbt test                       has the runs 76033 (goes on) and 76035 (succeeded) of
                                                        Paradime's documentation; ``/_runs`` leaves them out
 broken         dbt seed, dbt build, dbt docs generate  ``dbt build`` fails
+mended         dbt run, dbt test                       ``dbt test`` fails, and succeeds when it is retried
 slow           dbt run, dbt test                       takes six times as long
 one-at-a-time  dbt run, dbt test                       refuses a second run while one goes on
 skips          dbt run, dbt test                       skips a second run while one goes on
@@ -103,6 +104,8 @@ OPERATIONS = {
 }
 """Words for faults and counts, by field; other fields go by their own name."""
 API_HEADERS = ("Authorization", "X-API-KEY", "X-API-SECRET", "X-Paradime-Workspace")
+MENDED = Plan(resource="mended")
+"""How a retry of that schedule's run goes."""
 HISTORY = ((76033, "stuck", 243270, 2023470), (76035, "succeeded", 243278, 2023480))
 FIRST_SCHEDULE = 973767
 BEFORE = 86400.0
@@ -218,6 +221,7 @@ class ParadimeSimulator(System):
         self._key = secrets.token_bytes(16)
         self._defaults = (
             Plan(resource="broken", outcome="failed"),
+            Plan(resource="mended", outcome="failed"),
             Plan(resource="slow", duration=6 * self.world.duration),
         )
         self._resolvers = {
@@ -428,7 +432,7 @@ class ParadimeSimulator(System):
         if not planned:
             raise self._error(f"Run {old.id} has no failed command to retry.", "BAD_REQUEST")
         body = {"mutation": mutation, "scheduleRunId": old.id, "slug": old.schedule.slug}
-        run = self._start(call, old.schedule, planned, body, setup=SETUP if whole else ())
+        run = self._start(call, old.schedule, planned, body, setup=SETUP if whole else (), first=(MENDED,))
         run.branch, run.pull_request = old.branch, old.pull_request
         run.parent = old.id if self.options.names_parent else None
         return {"ok": True, "runId": run.id}
@@ -626,10 +630,11 @@ class ParadimeSimulator(System):
         *,
         setup: tuple[str, ...] = SETUP,
         lenient: list[bool] | None = None,
+        first: tuple[Plan, ...] = (),
     ) -> BoltRun:
-        """Start a run for a caller, if the schedule lets it."""
+        """Start a run for a caller, if the schedule lets it; ``first`` goes before the usual plans."""
         now = time.time()
-        plan = self.world.plan_for(self.name, (schedule.slug, schedule.name), self._defaults)
+        plan = self.world.plan_for(self.name, (schedule.slug, schedule.name), (*first, *self._defaults))
         busy = next((run for run in self._runs_of(schedule) if not run.has_ended(now)), None)
         if busy is not None and schedule.overlap == "refuse":
             text = f"AlreadyRunningException: schedule {schedule.slug!r} is already running (run {busy.id})"

@@ -246,7 +246,7 @@ def test_documented_command_and_resource(service: Service) -> None:
 
 def test_documented_schedules(service: Service) -> None:
     answer = service.ask(SCHEDULES)
-    assert answer["totalCount"] == len(answer["schedules"]) == 7
+    assert answer["totalCount"] == len(answer["schedules"]) == 8
     first = answer["schedules"][0]
     assert (first["id"], first["name"], first["lastRunState"]) == (973767, "daily", "SUCCESS")
     assert first["turboCi"] == {"enabled": False, "deferredScheduleName": None, "successfulRunOnly": True}
@@ -533,6 +533,14 @@ def test_what_a_running_command_lacks(null_end: bool, unset: str | None, until: 
         assert command["startDttm"].endswith("Z")
 
 
+def test_the_retry_of_a_mended_schedule_succeeds(service: Service, until: Until) -> None:
+    run_id = service.start("mended")
+    until(lambda: service.state(run_id) == "FAILED")
+    retry = "mutation($id: Int!) { retryBoltRun(scheduleRunId: $id) { runId } }"
+    retried = service.ask(retry, id=run_id)["runId"]
+    until(lambda: service.state(retried) == "SUCCESS")
+
+
 # Schedules and the rest
 
 
@@ -544,12 +552,12 @@ def test_lists_of_schedules(service: Service) -> None:
         }
     }"""
     first = service.ask(query, inactive=False, offset=0)
-    assert (first["totalCount"], len(first["schedules"])) == (7, 3)
-    assert len(service.ask(query, inactive=False, offset=6)["schedules"]) == 1
+    assert (first["totalCount"], len(first["schedules"])) == (8, 3)
+    assert len(service.ask(query, inactive=False, offset=6)["schedules"]) == 2
     assert service.ask(query, inactive=True, offset=0)["schedules"][0]["slug"] == "retired"
     suspended = service.ask(query, inactive=False, offset=0, filter={"suspended": True})
     assert suspended["schedules"] == [{"slug": "nightly-build", "name": "Nightly build", "suspended": True}]
-    assert service.ask(query, inactive=False, offset=0, filter={"suspended": False})["totalCount"] == 6
+    assert service.ask(query, inactive=False, offset=0, filter={"suspended": False})["totalCount"] == 7
 
 
 def test_a_schedule_goes_by_slug_or_older_name(service: Service) -> None:
