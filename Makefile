@@ -15,6 +15,7 @@ PARADIME := .env/paradime
 STRAIT := .env/strait
 MAGE_AI := .env/mage
 BENCH := .env/bench
+PUBLISH := .env/publish
 # Beside `make test` and `make compat`: other versions of Airflow, then other Pythons with Airflow 3.3. A Python
 # that is not here is named and passed by.
 VERSIONS := airflow-3.0 airflow-3.1 airflow-3.2 lowest
@@ -32,7 +33,7 @@ export UV_PYTHON_DOWNLOADS := never
 PURE := */core/*,*/api.py,*/mage/answers.py,*/mage/lookups.py,*/mage/reasons.py,*/paradime/answers.py,*/paradime/artifacts.py,*/paradime/operations.py,*/paradime/reasons.py,*/strait/answers.py,*/strait/lists.py,*/strait/reasons.py,*/strait/streams.py
 
 .DEFAULT_GOAL := help
-.PHONY: help test check vendor mage compat matrix system browser crash bench demo clean
+.PHONY: help test check vendor mage compat matrix system browser crash bench demo dist clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -95,6 +96,13 @@ bench: $(BENCH)/.installed
 demo: $(AIRFLOW)/.installed $(if $(filter real,$(MAGE)),$(MAGE_AI)/.installed)
 	$(AIRFLOW)/bin/python -m tools.demo $(if $(UI),--ui) $(if $(filter real,$(MAGE)),--mage-python $(MAGE_AI)/bin/python)
 
+## make dist     the wheel and the sdist, checked, and the example DAGs from the wheel in a bare environment
+dist: $(AIRFLOW)/.installed $(PUBLISH)/.installed
+	rm -rf dist
+	$(PUBLISH)/bin/python -m build
+	$(PUBLISH)/bin/twine check --strict dist/*
+	$(AIRFLOW)/bin/python -m pytest tests/published
+
 ## make clean    removes the environments and everything that was built
 clean:
 	rm -rf .venv .env .demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
@@ -122,6 +130,9 @@ $(PYTHONS:%=.env/matrix/%/.installed): .env/matrix/%/.installed: pyproject.toml 
 
 $(BENCH)/.installed: pyproject.toml constraints/bench.txt
 	$(call build,$(BENCH),-e . -r constraints/bench.txt)
+
+$(PUBLISH)/.installed: constraints/dist.txt
+	$(call build,$(PUBLISH),-r constraints/dist.txt)
 
 $(CHALKPY)/.installed: constraints/chalkpy.txt
 	$(call build,$(CHALKPY),-r constraints/chalkpy.txt)
