@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import warnings
 
 # Before anything imports Airflow, which reads them once.
 _home = tempfile.mkdtemp(prefix="airflow-provider-runs-")
@@ -14,6 +15,9 @@ atexit.register(shutil.rmtree, _home, ignore_errors=True)
 os.environ["AIRFLOW_HOME"] = _home
 os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "True"
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+# What the forms of Airflow 2 are made of warns when it is loaded.
+with contextlib.suppress(ImportError), warnings.catch_warnings(action="ignore"):
+    import flask_appbuilder  # noqa: F401
 # A busy machine is no failure, and a test that fails must fail for whoever looks into it.
 with contextlib.suppress(ImportError):  # the environments of the vendors' clients have no hypothesis
     from hypothesis import HealthCheck, settings

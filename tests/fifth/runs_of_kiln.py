@@ -13,9 +13,16 @@ from airflow_provider_runs.kiln.hooks import KilnHook
 from airflow_provider_runs.kiln.operators import KilnTriggerRunOperator
 from airflow_provider_runs.kiln.sensors import KilnRunSensor
 from airflow_provider_runs.simulator import Simulator
+from tests.base.conftest import callable_operators  # noqa: F401
 from tests.base.fakes import fire
+from tests.base.test_sensor import first_start  # noqa: F401
 from tests.base.test_sensor import run as run_sensor
 from tests.strait.tasks import new_context
+
+
+@pytest.fixture
+def context() -> dict[str, Any]:
+    return new_context()
 
 
 @pytest.fixture
@@ -38,9 +45,8 @@ def task(glaze: str, **arguments: Any) -> KilnTriggerRunOperator:
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_a_task_starts_one_run_and_ends_as_it_does(sim, deferrable):
+def test_a_task_starts_one_run_and_ends_as_it_does(sim, context, deferrable):
     sim.plan(system="kiln", resource="lead", outcome="failed")
-    context = new_context()
     run_id = run_task(task("tin", deferrable=deferrable), context)
     with pytest.raises(RunFailed, match="cracked"):
         run_task(task("lead", deferrable=deferrable), new_context())
@@ -59,8 +65,8 @@ def test_a_start_whose_answer_is_lost_starts_one_run(sim):
 
 
 @pytest.mark.parametrize("mode", ["poke", "reschedule", "deferrable"])
-def test_a_sensor_waits_for_a_run_that_something_else_started(sim, mode):
+def test_a_sensor_waits_for_a_run_that_something_else_started(sim, context, mode):
     run_id = KilnHook().start({"glaze": "tin"}, None).id
     chosen = {"deferrable": True} if mode == "deferrable" else {"mode": mode, "deferrable": False}
     sensor = KilnRunSensor(task_id="wait", run_id=run_id, poke_interval=0.2, min_poll_interval=0.1, **chosen)
-    assert run_sensor(sensor, new_context(), None) == run_id
+    assert run_sensor(sensor, context, None) == run_id

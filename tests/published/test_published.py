@@ -116,7 +116,9 @@ class Bare:
     def install(self, *requirements: str) -> None:
         uv = Path(sys.executable).with_name("uv")
         pinned = ("--python", self.python, "-c", ROOT / "constraints/airflow-3.3.txt")
-        subprocess.run([uv, "pip", "install", "--quiet", "--compile-bytecode", *pinned, *requirements], check=True)
+        subprocess.run(
+            [uv, "pip", "install", "--quiet", "--compile-bytecode", *pinned, *requirements], check=True
+        )
 
     def run(self, *arguments: Any, **options: Any) -> str:
         shown = subprocess.run(
