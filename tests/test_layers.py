@@ -162,3 +162,26 @@ def test_the_providers_metadata_loads_neither_a_hook_nor_an_http_library() -> No
     assert {f"{NAME}.{system}.api" for system in SYSTEMS} <= loaded
     assert not loaded & {f"{NAME}.{system}.{kind}" for system in SYSTEMS for kind in ("hooks", "operators")}
     assert not top(loaded) & {"airflow", "requests", "aiohttp", "tenacity", "urllib3", "pendulum"}
+
+
+def test_importing_what_dags_import_warns_of_nothing() -> None:
+    modules = [
+        f"{NAME}.{system}.{kind}"
+        for system in SYSTEMS
+        for kind in ("operators", "sensors", "triggers", "hooks")
+    ]
+    script = (
+        "import warnings, airflow.models\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        f"    import {', '.join(modules)}\n"
+        f"print([str(one.message) for one in caught if {NAME!r} in one.filename])"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert shown.stdout.splitlines()[-1] == "[]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -25,22 +26,24 @@ from airflow_provider_runs.core.connection import ConnectionSpec, read_settings
 from airflow_provider_runs.core.errors import RunsError
 from airflow_provider_runs.core.run import RunState
 from airflow_provider_runs.provider_info import SYSTEMS
+from tests.comparison import PROOFS
 
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.rst").read_text()
 STANDARD_LABELS = {"host": "Host", "port": "Port", "login": "Login", "password": "Password"}
 
 
-def table(title: str) -> list[list[str]]:
+def table(title: str, text: str = README) -> list[list[str]]:
     """Return the rows of a list-table below its header, without markup."""
     (body,) = re.findall(
-        rf"^\.\. list-table:: {re.escape(title)}\n(?: +:.*\n)*\n((?:(?: +.*)?\n)+)", README, re.MULTILINE
+        rf"^\.\. list-table:: {re.escape(title)}\n(?: +:.*\n)*\n((?:(?: +.*)?\n)+)", text, re.MULTILINE
     )
     rows: list[list[str]] = []
     for line in textwrap.dedent(body).rstrip().splitlines():
         if line.startswith("* - "):
             rows.append([line[4:]])
-        elif line.startswith("  - "):
+        elif line.startswith("  -"):
             rows[-1].append(line[4:])
         else:
             rows[-1][-1] += " " + line.strip()
@@ -55,11 +58,13 @@ def code(language: str) -> list[str]:
 
 
 PYTHON = code("python")
-CONNECTIONS = [
-    (name.lower(), json.loads(value))
+EXPORTED = [
+    (name.lower(), value)
     for block in code("shell")
     for name, value in re.findall(r"AIRFLOW_CONN_(\w+)='([^']*)'", block)
 ]
+CONNECTIONS = [(name, json.loads(value)) for name, value in EXPORTED if value.startswith("{")]
+URIS = [(name, value) for name, value in EXPORTED if not value.startswith("{")]
 
 
 def module(system: str) -> ModuleType:
@@ -124,6 +129,30 @@ def test_the_example_connections_are_accepted(name: str, connection: dict[str, A
     assert set(fields.get("extra", {})) <= {field.name for field in spec(system).fields}
     settings = read_settings(spec(system), conn_id=name, **fields)
     assert api_class(system)(settings).settings.base_url
+
+
+def test_each_uri_is_the_same_connection_as_the_json_before_it() -> None:
+    from airflow.models.connection import Connection
+
+    documents = dict(reversed(CONNECTIONS))
+    assert [name for name, _ in URIS] == [f"{system}_default" for system in SYSTEMS]
+    for name, uri in URIS:
+        document, given = Connection.from_json(json.dumps(documents[name])), Connection(uri=uri)
+        settings = [
+            read_settings(
+                spec(name.removesuffix("_default")),
+                conn_id=name,
+                **{
+                    field: getattr(made, field)
+                    for field in ("host", "port", "login", "password", "schema")
+                    if getattr(made, field)
+                },
+                extra=made.extra_dejson,
+            )
+            for made in (document, given)
+        ]
+        assert settings[0] == settings[1]
+        assert document.conn_type == given.conn_type
 
 
 @pytest.mark.parametrize(("title", "kind"), [("Operator", TriggerRunOperator), ("Sensor", RunSensor)])
@@ -223,3 +252,35 @@ def test_it_is_valid_restructuredtext(name: str) -> None:
         (ROOT / name).read_text(),
         settings_overrides={"report_level": 2, "halt_level": 2, "syntax_highlight": "none"},
     )
+
+
+def test_each_row_of_the_comparison_is_proved_by_tests() -> None:
+    assert [row[0] for row in table("Comparison")] == list(PROOFS)
+    for tests in PROOFS.values():
+        assert tests
+        for path, _, name in (test.partition("::") for test in tests):
+            tree = ast.parse((ROOT / "tests" / path).read_text())
+            assert name in {one.name for one in ast.walk(tree) if isinstance(one, DEFINITIONS)}, (path, name)
+
+
+# The table's title in benchmarks/README.rst, and the columns that are shown here.
+@pytest.mark.parametrize(
+    ("title", "measured", "columns"),
+    [
+        ("Cost of 1000 waits", r"1000 waits: runs of 8 to 24 s, all looked at every 5 s", (1, 3, 4, 5)),
+        (
+            "Cost of an import",
+            r"Importing operators, CPU time beside what every DAG file imports",
+            (1, 2, 3, 4),
+        ),
+    ],
+)
+def test_the_figures_are_those_that_were_measured(
+    title: str, measured: str, columns: tuple[int, ...]
+) -> None:
+    def plain(cell: str) -> str:
+        return cell.partition(" (")[0]
+
+    rows = table(measured, (ROOT / "benchmarks/README.rst").read_text())
+    found = {row[0]: [plain(row[column]) for column in columns] for row in rows if row[0] != "idle"}
+    assert {row[0]: row[1:] for row in table(title)} == found

@@ -317,28 +317,7 @@ def test_several_workspaces_by_task_or_connection(
         ParadimeHook(workspace_uid="ws-nothing").get_run("76035")
 
 
-# Airflow 3: deprecated imports warn; no typed package
-
-
-def test_airflow_3_no_import_warns() -> None:
-    modules = ", ".join(
-        f"airflow_provider_runs.paradime.{name}" for name in ("operators", "sensors", "hooks")
-    )
-    script = (
-        "import warnings, airflow.models\n"
-        "with warnings.catch_warnings(record=True) as caught:\n"
-        "    warnings.simplefilter('always')\n"
-        f"    import {modules}\n"
-        "print([str(one.message) for one in caught if 'airflow_provider_runs' in one.filename])"
-    )
-    shown = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert shown.stdout.splitlines()[-1] == "[]"
+# Airflow 3: no typed package (that deprecated imports warn: tests/test_layers.py)
 
 
 def test_airflow_3_the_package_is_typed() -> None:
