@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from airflow_provider_runs.core.api import CanListRuns
 from airflow_provider_runs.core.errors import ApiError, BadInput
 from airflow_provider_runs.core.http import Flow, Request
 from airflow_provider_runs.core.inputs import json_object, one_of, required_text, unknown_names
@@ -44,7 +45,7 @@ FILTERS = ("job_id", "status", *TEXT_FILTERS, *LATER_FILTERS, "payload_contains"
 UNSURE = "admission control"
 
 
-class StraitLists(StraitAnswers):
+class StraitLists(StraitAnswers, CanListRuns):
     """List runs, for :class:`~airflow_provider_runs.strait.api.StraitRunApi`."""
 
     project_id: str | None

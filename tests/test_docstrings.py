@@ -1,0 +1,74 @@
+"""Every public class and function says what it does and what each of its arguments is."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import pytest
+
+import airflow_provider_runs
+
+PACKAGE = Path(airflow_provider_runs.__file__).parent
+# The simulated services have one public face, whose controls the package's docstring describes.
+MODULES = [
+    ".".join((PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts))
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if "simulat" not in str(path.relative_to(PACKAGE)) and not path.stem.startswith("__")
+]
+
+
+def functions(module: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield a module's own public functions and methods: name, function, and the class that has it."""
+    for name, one in vars(module).items():
+        if name.startswith("_") or getattr(one, "__module__", None) != module.__name__:
+            continue
+        if isinstance(one, FunctionType):
+            yield name, one, None
+        elif inspect.isclass(one):
+            for method, held in vars(one).items():
+                plain = getattr(held, "__func__", held)
+                if not method.startswith("_") and isinstance(plain, FunctionType):
+                    yield f"{name}.{method}", plain, one
+
+
+def told(one: Any, owner: Any) -> str:
+    """Return what is written about a function, where it is written: with it or with what it overrides."""
+    for kind in owner.__mro__ if owner else ():
+        doc = getattr(vars(kind).get(one.__name__), "__doc__", None)
+        if doc:
+            return str(doc)
+    return one.__doc__ or ""
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_function_describes_itself_and_its_arguments(name: str) -> None:
+    module = import_module(name)
+    assert module.__doc__
+    for called, one, owner in functions(module):
+        text = told(one, owner)
+        assert text.strip(), called
+        if owner is not None and not vars(one).get("__doc__") and one.__doc__ is None:
+            continue  # what it overrides is described there, perhaps by Airflow
+        arguments = set(inspect.signature(one).parameters) - {"self", "cls"}
+        assert [each for each in sorted(arguments) if f":param {each}:" not in text] == [], called
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_class_describes_itself_and_what_it_is_made_of(name: str) -> None:
+    module = import_module(name)
+    for called, kind in vars(module).items():
+        if called.startswith("_") or not inspect.isclass(kind) or kind.__module__ != name:
+            continue
+        assert kind.__doc__ and kind.__doc__.strip(), called
+        if "__init__" not in vars(kind) or issubclass(kind, tuple):
+            continue
+        texts = "".join(
+            each.__doc__ or "" for each in kind.__mro__ if each.__module__.startswith(PACKAGE.name)
+        )
+        arguments = set(inspect.signature(kind.__init__).parameters) - {"self", "args", "kwargs"}
+        assert [each for each in sorted(arguments) if f":param {each}:" not in texts] == [], called
