@@ -78,7 +78,7 @@ def test_a_list_may_be_what_a_template_renders_to(
 
 
 # Airflow 3.0 and 3.1 themselves make connections in a way that they call old.
-@pytest.mark.filterwarnings("ignore:Using Connection.* from `airflow.models` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Using Connection.* from `airflow.models`:DeprecationWarning")
 def test_the_results_of_a_mapped_task_are_not_read_one_by_one(
     service: Service, context: dict[str, Any], mocker: Any
 ) -> None:
