@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from airflow_provider_runs.core.errors import BadInput
+from airflow_provider_runs.core.inputs import truth
 
 _PORT = re.compile(r"[0-9]{1,9}")
 
@@ -213,7 +214,7 @@ class Settings:
         :param name: the field.
         :raises BadInput: if it is neither.
         """
-        chosen = {"true": True, "false": False}.get(str(self.extra.get(name, False)).strip().lower())
+        chosen = truth(self.extra.get(name, False))
         if chosen is None:
             raise self._wrong(name, "true or false")
         return chosen

@@ -148,10 +148,19 @@ def boolean(name: str, value: Any, *, default: bool) -> bool:
     :param default: what it is where it is None.
     :raises BadInput: if it is anything else.
     """
-    chosen = default if value is None else {"true": True, "false": False}.get(str(value).strip().lower())
+    chosen = default if value is None else truth(value)
     if chosen is None:
         raise BadInput(f"{name} must be true or false, not {_shown(value)}")
     return chosen
+
+
+def truth(value: Any) -> bool | None:
+    """
+    Return the yes or no that is meant, None where it is neither.
+
+    :param value: what was given, as such or as text.
+    """
+    return {"true": True, "false": False}.get(str(value).strip().lower())
 
 
 def instant(name: str, value: Any) -> float:
