@@ -209,7 +209,7 @@ def test_retries(sim: Simulator, bolt: Any) -> None:
 
 def test_schedules(bolt: Any) -> None:
     found = bolt.list_schedules(limit=3)
-    assert (found.total_count, len(found.schedules)) == (7, 3)
+    assert (found.total_count, len(found.schedules)) == (8, 3)
     assert found.schedules[0].turbo_ci.enabled is False
     assert [schedule.slug for schedule in bolt.list_schedules(suspended=True).schedules] == ["nightly-build"]
     assert [schedule.slug for schedule in bolt.list_schedules(show_inactive=True).schedules] == ["retired"]

@@ -130,7 +130,7 @@ def test_schedules_workspaces_and_users(hook: Any) -> None:
     from paradime_dbt_provider.hooks.paradime import BoltRunState
 
     found = hook.list_bolt_schedules(offset=0, limit=1)
-    assert (found.total_count, found.schedules[0].name) == (7, "daily")
+    assert (found.total_count, found.schedules[0].name) == (8, "daily")
     assert found.schedules[0].last_run_state is BoltRunState.SUCCESS
     assert hook.get_bolt_schedule(slug="daily").latest_run_id == 76035
     assert [workspace.uid for workspace in hook.get_workspaces()] == ["ws-main", "ws-other"]
