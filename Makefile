@@ -16,10 +16,10 @@ STRAIT := .env/strait
 MAGE_AI := .env/mage
 BENCH := .env/bench
 PUBLISH := .env/publish
-# Beside `make test` and `make compat`: other versions of Airflow, then other Pythons with Airflow 3.3. A Python
+# Beside `make test` and `make compat`: other versions of Airflow, then every Python with Airflow 3.3. A Python
 # that is not here is named and passed by.
 VERSIONS := airflow-3.0 airflow-3.1 airflow-3.2 lowest
-PYTHONS := python3.12 python3.13
+PYTHONS := python3.11 python3.12 python3.13
 
 TESTED := -e '.[simulator,openlineage]' --group test
 PROJECT := $(TESTED) --group check
@@ -61,6 +61,7 @@ matrix-%:
 		echo "== $*: not on this machine"; \
 	else \
 		echo "== $*" && $(MAKE) --no-print-directory .env/matrix/$*/.installed && \
+		.env/matrix/$*/bin/python --version && \
 		.env/matrix/$*/bin/python -m pytest --quiet --numprocesses $(JOBS); \
 	fi
 
@@ -124,7 +125,7 @@ $(COMPAT)/.installed: pyproject.toml constraints/airflow-2.11.txt
 $(VERSIONS:%=.env/matrix/%/.installed): .env/matrix/%/.installed: pyproject.toml constraints/%.txt
 	$(call build,.env/matrix/$*,-c constraints/$*.txt $(TESTED))
 
-$(PYTHONS:%=.env/matrix/%/.installed): PYTHON = $*
+$(PYTHONS:%=.env/matrix/%/.installed): override PYTHON = $*
 $(PYTHONS:%=.env/matrix/%/.installed): .env/matrix/%/.installed: pyproject.toml constraints/airflow-3.3.txt
 	$(call build,.env/matrix/$*,-c constraints/airflow-3.3.txt $(TESTED))
 

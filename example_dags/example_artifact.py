@@ -25,12 +25,12 @@ with DAG(
     tags=["example", "paradime"],
     default_args={"retries": 1},
 ) as dag:
-    build = ParadimeTriggerRunOperator(task_id="build", slug="daily", deferrable=True, min_poll_interval=1)
+    build = ParadimeTriggerRunOperator(task_id="build", slug="daily", deferrable=True)
     manifest = ParadimeDownloadArtifactOperator(
         task_id="download_manifest",
         run_id="{{ ti.xcom_pull(task_ids='build') }}",
         path="target/manifest.json",
-        target="{{ var.value.get('artifacts', 'file:///tmp/artifacts') }}/{{ run_id }}/manifest.json",
+        target="{{ var.value.artifacts }}/{{ run_id }}/manifest.json",
     )
 
     @task

@@ -25,6 +25,7 @@ with DAG(
     start_date=pendulum.datetime(2024, 1, 1, tz="UTC"),
     catchup=False,
     tags=["example", "strait"],
+    default_args={"retries": 1},
 ) as dag:
 
     @task
@@ -44,5 +45,6 @@ with DAG(
     start_date=pendulum.datetime(2024, 1, 1, tz="UTC"),
     catchup=False,
     tags=["example", "strait"],
+    default_args={"retries": 1},
 ) as starts:
     StraitTriggerRunOperator(task_id="start_job", job_id="slow", wait_for_completion=False)

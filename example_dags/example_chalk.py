@@ -18,6 +18,7 @@ with DAG(
     start_date=pendulum.datetime(2024, 1, 1, tz="UTC"),
     catchup=False,
     tags=["example", "chalk"],
+    default_args={"retries": 1},
 ) as dag:
     load = ChalkTriggerRunOperator(
         task_id="load_transactions",
@@ -27,7 +28,6 @@ with DAG(
         max_samples=1000,
         deferrable=True,
         poll_interval=10,
-        min_poll_interval=1,
     )
     start = ChalkTriggerRunOperator(
         task_id="start_users",
@@ -39,6 +39,5 @@ with DAG(
         run_id="{{ ti.xcom_pull(task_ids='start_users') }}",
         deferrable=True,
         poke_interval=5,
-        min_poll_interval=1,
     )
     start >> wait

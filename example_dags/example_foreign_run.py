@@ -18,6 +18,7 @@ with DAG(
     start_date=pendulum.datetime(2024, 1, 1, tz="UTC"),
     catchup=False,
     tags=["example", "strait"],
+    default_args={"retries": 1},
 ) as dag:
 
     @task
@@ -30,10 +31,9 @@ with DAG(
         task_id="wait_for_it",
         job_id="daily",
         tag_key="day",
-        tag_value="{{ dag_run.run_after | ds }}",
-        since="{{ dag_run.run_after }}",
+        tag_value="{{ dag_run.start_date | ds }}",
+        since="{{ dag_run.start_date }}",
         deferrable=True,
         poke_interval=5,
-        min_poll_interval=1,
     )
-    somebody_else("{{ dag_run.run_after | ds }}")
+    somebody_else("{{ dag_run.start_date | ds }}")

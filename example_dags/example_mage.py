@@ -24,10 +24,9 @@ with DAG(
         task_id="run_pipeline",
         pipeline_uuid="example",
         trigger_name="from_airflow",
-        variables={"day": "{{ dag_run.run_after | ds }}", "sleep": 1},
+        variables={"day": "{{ dag_run.start_date | ds }}", "sleep": 1},
         retry_from_failure=True,
         deferrable=True,
-        min_poll_interval=1,
     )
     on_worker = MageTriggerRunOperator(
         task_id="run_on_worker",
@@ -35,15 +34,13 @@ with DAG(
         trigger_name="from_airflow",
         event_variables={"source": "airflow"},
         deferrable=False,
-        min_poll_interval=1,
     )
     # Whoever started it: a run of the pipeline since this DAG run began.
     seen = MageRunSensor(
         task_id="wait_for_any_run",
         pipeline_uuid="example",
-        since="{{ dag_run.run_after }}",
+        since="{{ dag_run.start_date }}",
         deferrable=True,
         poke_interval=5,
-        min_poll_interval=1,
     )
     deferred >> on_worker >> seen

@@ -17,10 +17,10 @@ with DAG(
     start_date=pendulum.datetime(2024, 1, 1, tz="UTC"),
     catchup=False,
     tags=["example", "mage", "expect:failed"],
+    default_args={"retries": 0},  # to see it fail at once; give tasks of your own at least 1
 ) as dag:
     MageTriggerRunOperator(
         task_id="run_broken_pipeline",
         pipeline_uuid="broken",
         deferrable=True,
-        min_poll_interval=1,
     )

@@ -25,7 +25,6 @@ with DAG(
         slug="daily",
         retry_from_failure=True,
         deferrable=True,
-        min_poll_interval=1,
     )
     on_worker = ParadimeTriggerRunOperator(
         task_id="run_on_worker",
@@ -34,15 +33,13 @@ with DAG(
         branch="main",
         stream_logs=True,
         deferrable=False,
-        min_poll_interval=1,
     )
     # Whoever started it: a run of the schedule since this DAG run began.
     seen = ParadimeRunSensor(
         task_id="wait_for_any_run",
         slug="daily",
-        since="{{ dag_run.run_after }}",
+        since="{{ dag_run.start_date }}",
         deferrable=True,
         poke_interval=5,
-        min_poll_interval=1,
     )
     deferred >> on_worker >> seen

@@ -18,10 +18,10 @@ with DAG(
     start_date=pendulum.datetime(2024, 1, 1, tz="UTC"),
     catchup=False,
     tags=["example", "paradime", "expect:failed"],
+    default_args={"retries": 0},  # to see it fail at once; give tasks of your own at least 1
 ) as dag:
     ParadimeTriggerRunOperator(
         task_id="run_broken_schedule",
         slug="broken",
         deferrable=True,
-        min_poll_interval=1,
     )

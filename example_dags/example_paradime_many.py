@@ -24,6 +24,4 @@ with DAG(
         task_id="start", slug="daily", wait_for_completion=False
     ).expand(commands=[["dbt build -s orders"], ["dbt build -s customers"], ["dbt build -s products"]])
     for mode, chosen in (("deferred", {"deferrable": True}), ("rescheduled", {"mode": "reschedule"})):
-        ParadimeRunSensor(
-            task_id=f"wait_{mode}", run_ids=start.output, poke_interval=5, min_poll_interval=1, **chosen
-        )
+        ParadimeRunSensor(task_id=f"wait_{mode}", run_ids=start.output, poke_interval=5, **chosen)

@@ -20,19 +20,19 @@ with DAG(
     start_date=pendulum.datetime(2024, 1, 1, tz="UTC"),
     catchup=False,
     tags=["example", "chalk", "mage", "paradime", "strait"],
-    default_args={"retries": 1, "deferrable": True, "min_poll_interval": 1},
+    default_args={"retries": 1, "deferrable": True},
 ) as dag:
     load = MageTriggerRunOperator(
         task_id="load",
         pipeline_uuid="example",
         trigger_name="from_airflow",
-        variables={"day": "{{ dag_run.run_after | ds }}", "sleep": 1},
+        variables={"day": "{{ dag_run.start_date | ds }}", "sleep": 1},
     )
     transform = ParadimeTriggerRunOperator(task_id="transform", slug="daily")
     compute = ChalkTriggerRunOperator(
         task_id="compute_features",
         resolver_fqn="neobank.resolvers.get_users",
-        upper_bound="{{ dag_run.run_after }}",
+        upper_bound="{{ dag_run.start_date }}",
     )
     deliver = StraitTriggerRunOperator(
         task_id="deliver",

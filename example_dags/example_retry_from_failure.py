@@ -1,7 +1,8 @@
 """
 Run a Paradime Bolt schedule; when Airflow tries the task again, only what failed runs again.
 
-Needs the connection ``paradime_default``. The simulator's schedule ``mended`` fails, and its retry succeeds.
+Needs the connection ``paradime_default``, and Airflow 3.3 to go on with the run: before that, a retry starts
+another. The simulator's schedule ``mended`` fails, and its retry succeeds.
 """
 
 from __future__ import annotations
@@ -27,5 +28,4 @@ with DAG(
         retries=1,
         retry_delay=timedelta(seconds=1),
         deferrable=True,
-        min_poll_interval=1,
     )

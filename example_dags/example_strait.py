@@ -39,7 +39,7 @@ with DAG(
     seen = StraitRunSensor(
         task_id="wait_for_any_run",
         job_id="daily",
-        since="{{ dag_run.run_after }}",
+        since="{{ dag_run.start_date }}",
         deferrable=True,
         poke_interval=5,
     )

@@ -17,5 +17,6 @@ with DAG(
     start_date=pendulum.datetime(2024, 1, 1, tz="UTC"),
     catchup=False,
     tags=["example", "strait", "expect:failed"],
+    default_args={"retries": 0},  # to see it fail at once; give tasks of your own at least 1
 ) as dag:
     StraitTriggerRunOperator(task_id="run_broken_job", job_id="broken", deferrable=True)

@@ -19,9 +19,10 @@ with DAG(
     start_date=pendulum.datetime(2024, 1, 1, tz="UTC"),
     catchup=False,
     tags=["example", "strait"],
+    default_args={"retries": 1},
 ) as dag:
     start = StraitTriggerRunOperator(task_id="start_job", job_id="mended", wait_for_completion=False)
-    # Done, whichever way the run has ended: a dead letter skips this task instead of failing it.
+    # A dead letter skips this task, and only then is the run replayed.
     dead = StraitRunSensor(
         task_id="wait_for_dead_letter",
         run_id="{{ ti.xcom_pull(task_ids='start_job') }}",
@@ -32,7 +33,7 @@ with DAG(
     replay = StraitReplayRunOperator(
         task_id="replay",
         run_id="{{ ti.xcom_pull(task_ids='start_job') }}",
-        trigger_rule="all_done",
+        trigger_rule="all_skipped",
         deferrable=True,
     )
     start >> dead >> replay

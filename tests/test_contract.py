@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -345,3 +346,23 @@ def test_every_example_dag_can_be_imported() -> None:
         assert space["__doc__"]
     assert len(dags) >= len(SYSTEMS)
     assert all(dag.tags for dag in dags.values())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "example_dags").glob("*.py")), ids=lambda path: path.stem)
+def test_what_an_example_asks_of_its_dag_run_is_known_to_this_airflow(path: Path) -> None:
+    try:
+        from airflow.sdk.api.datamodels._generated import DagRun
+
+        known = set(DagRun.model_fields)
+    except ImportError:
+        from airflow.models import DagRun
+
+        known = set(vars(DagRun))
+    assert set(re.findall(r"\bdag_run\.(\w+)", path.read_text())) <= known
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "example_dags").glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_retries_unless_it_is_there_to_fail(path: Path) -> None:
+    text = path.read_text()
+    assert ("expect:failed" in text) == bool(re.search(r'"retries": 0', text))
+    assert re.search(r'"retries": [0-9]|retries=[1-9]', text)
