@@ -24,9 +24,9 @@ from weakref import WeakKeyDictionary
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_runs.base.hook import RunHook
-from airflow_provider_runs.core.api import CanListActive
+from airflow_provider_runs.core.api import CanGetMany, CanListActive
 from airflow_provider_runs.core.ends import Ends, Look, look_at_lists
-from airflow_provider_runs.core.errors import BadInput, RunsError
+from airflow_provider_runs.core.errors import BadInput, NotFound, RunsError
 from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.retry import NO_RETRY, backoff_seconds
 from airflow_provider_runs.core.run import Run, RunState
@@ -89,7 +89,8 @@ class RunEventTrigger(BaseEventTrigger):
             raise BadInput(f"poll_interval must be at least {LEAST_POLL_INTERVAL:g} second")
         self.poll_interval = float(poll_interval)
         self.ends = Ends()
-        self._must_save = False
+        self.must_save = False
+        """Whether what this watcher knows is not stored although it should be."""
 
     @property
     def filters(self) -> dict[str, Any]:
@@ -174,7 +175,7 @@ class RunEventTrigger(BaseEventTrigger):
                     # one for a DAG run only when a third comes.
                     yield TriggerEvent(self._payload(counting))  # type: ignore[no-untyped-call]
                 # Only now: a watcher that is stopped before its event is taken must send it later.
-                if self._must_save or self.ends.record() != before:
+                if self.must_save or self.ends.record() != before:
                     shared.records.append((self, self.ends.record()))
         finally:
             members.leave(self)
@@ -194,10 +195,10 @@ class RunEventTrigger(BaseEventTrigger):
             for store in self._stores():
                 await store.aset(self.state_key, dict(record))
         except Exception as error:
-            self._must_save = True
+            self.must_save = True
             log.warning("%s: what is known cannot be stored just now: %s", self.question, error)
         else:
-            self._must_save = False
+            self.must_save = False
 
     async def _stored(self) -> Mapping[str, Any] | None:
         for store in self._stores():
@@ -297,6 +298,19 @@ class Shared:
     records: list[tuple[RunEventTrigger, dict[str, Any]]] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """
+    A question that is not answered just now.
+
+    :param times: failures in a row.
+    :param until: when it is asked again, by the monotonic clock in seconds.
+    """
+
+    times: int
+    until: float
+
+
 class RunLists(SharedStreamProducer):
     """
     Look at a service's lists again and again, for all watchers of a connection and scope.
@@ -314,13 +328,12 @@ class RunLists(SharedStreamProducer):
         """Requests of the look that is going on."""
         self._least_pause = 0.0
         """Seconds that keep the requests of the last look below the connection's rate."""
-        self._troubled: set[str] = set()
-        """Questions that are not answered just now."""
+        self._troubled: dict[str, Trouble] = {}
+        """Questions that are not answered just now. They do not hold up the others."""
 
     async def open_stream(self) -> AsyncIterator[tuple[Shared, Shared]]:
         """Yield the looks, for ever; what goes wrong is said once and ridden out."""
         members = _members_of(self._key)
-        failures = 0
         while True:
             if not members.triggers:
                 await members.joined.wait()
@@ -331,9 +344,9 @@ class RunLists(SharedStreamProducer):
             if answers:
                 shared = Shared(answers)
                 yield shared, shared
-            failures = failures + 1 if self._troubled else 0
             interval = min((each.poll_interval for each in members.triggers), default=1.0)
-            await self._pause(members, max(interval, self._least_pause), failures)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(members.joined.wait(), max(interval, self._least_pause))
 
     async def advance(self, batch: Sequence[Any]) -> None:
         """
@@ -342,10 +355,13 @@ class RunLists(SharedStreamProducer):
         :param batch: looks that all watchers have dealt with.
         """
         for item in batch:
-            # A later look stores the same and more, unless its own events were lost: then they come again.
-            if item.outcome.failed == 0:
-                for trigger, record in item.broker_payload.records:
+            for trigger, record in item.broker_payload.records:
+                if item.outcome.failed == 0:
                     await trigger.keep(record)
+                else:
+                    # Whose event was lost, nobody tells: that watcher has ended, and begins anew from what is
+                    # stored. The next look stores what the others know.
+                    trigger.must_save = True
 
     async def aclose(self) -> None:
         """Close the client session."""
@@ -353,33 +369,33 @@ class RunLists(SharedStreamProducer):
         if hook is not None:
             await hook.aclose()
 
-    async def _pause(self, members: Members, interval: float, failures: int) -> None:
-        if failures:
-            await asyncio.sleep(interval + backoff_seconds(failures, BACKOFF_BASE, BACKOFF_CAP))
-            return
-        with suppress(TimeoutError):
-            await asyncio.wait_for(members.joined.wait(), interval)
-
     async def _ask_all(self, triggers: Sequence[RunEventTrigger]) -> dict[str, Answer]:
         questions: dict[str, list[RunEventTrigger]] = {}
         for trigger in triggers:
             questions.setdefault(trigger.question, []).append(trigger)
         answers: dict[str, Answer] = {}
         for question, askers in questions.items():
+            trouble = self._troubled.get(question)
+            if trouble is not None and time.monotonic() < trouble.until:
+                continue
             try:
                 answers[question] = await self._ask(askers)
             except Exception as error:
-                if question not in self._troubled:
+                if trouble is None:
                     told = error if isinstance(error, RunsError) else type(error).__name__
                     log.warning("%s cannot be asked about runs of %s: %s", self._named, question, told)
-                    self._troubled.add(question)
-                # The next look reads the connection anew: it may have been the cause.
-                await self.aclose()
+                times = 1 if trouble is None else trouble.times + 1
+                interval = min(each.poll_interval for each in askers)
+                pause = interval + backoff_seconds(times, BACKOFF_BASE, BACKOFF_CAP)
+                self._troubled[question] = Trouble(times, time.monotonic() + pause)
+                if not isinstance(error, NotFound):
+                    # The next look reads the connection anew: it may have been the cause.
+                    await self.aclose()
             else:
-                if question in self._troubled:
+                if self._troubled.pop(question, None):
                     log.info("%s can be asked about runs of %s again", self._named, question)
-                    self._troubled.discard(question)
-        self._troubled &= set(questions)
+        for question in self._troubled.keys() - questions.keys():
+            del self._troubled[question]
         return answers
 
     async def _ask(self, askers: Sequence[RunEventTrigger]) -> Answer:
@@ -397,17 +413,21 @@ class RunLists(SharedStreamProducer):
         look = await driver.drive(self._counted(flow), NO_RETRY)
         unseen = list(dict.fromkeys(run_id for asker in askers for run_id in asker.ends.unseen(look)))
         asked = await hook.aget_runs(unseen, attempts=1) if unseen else {}
+        self._requests += math.ceil(len(unseen) / (api.batch_size if isinstance(api, CanGetMany) else 1))
         self._least_pause = self._requests * 60.0 / api.max_requests_per_minute
         return Answer(look, asked, tuple(askers))
 
     def _counted(self, flow: Flow[T]) -> Flow[T]:
         """Run a flow and count its requests."""
-        answer = None
         try:
             request = next(flow)
             while True:
                 self._requests += 1
-                answer = yield request
-                request = flow.send(answer)
+                try:
+                    answer = yield request
+                except RunsError as error:
+                    request = flow.throw(error)
+                else:
+                    request = flow.send(answer)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]

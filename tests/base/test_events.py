@@ -7,13 +7,14 @@ import json
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from airflow_provider_runs.base import events
 from airflow_provider_runs.base.events import HAS_SHARED_STREAMS, RunEventTrigger
-from airflow_provider_runs.core.errors import BadInput, ConnectionFailed
+from airflow_provider_runs.core.errors import BadInput, ConnectionFailed, NotFound
 from airflow_provider_runs.provider_info import SYSTEMS
 from tests.base.fakes import FakeHook, Service
 
@@ -177,6 +178,50 @@ async def test_an_outage_is_said_once_and_ridden_out(
     said = [record.getMessage() for record in caplog.records if record.name == events.__name__]
     assert len([line for line in said if "cannot be asked" in line]) == 1
     assert len([line for line in said if "again" in line]) == 1
+
+
+@needs_streams
+async def test_a_watcher_that_is_not_answered_holds_up_no_other(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = events.RunLists._ask
+
+    async def refuses_one(lists: Any, askers: Any) -> Any:
+        if askers[0].job == "misspelt":
+            raise NotFound("no such job")
+        return await asked(lists, askers)
+
+    monkeypatch.setattr(events.RunLists, "_ask", refuses_one)
+    monkeypatch.setattr(events, "BACKOFF_BASE", 3600.0)
+    monkeypatch.setattr(events, "BACKOFF_CAP", 3600.0)
+    monkeypatch.setattr(events, "backoff_seconds", lambda times, base, cap: base)
+    service.runs = {"r1": "going"}
+    triggerer, store = Triggerer(), AssetStore()
+    triggerer.run(trigger(job="misspelt"), AssetStore())
+    triggerer.run(trigger(), store)
+    await until(lambda: store.kept)
+    service.runs["r1"] = "done"
+    await until(lambda: triggerer.fired)
+    await triggerer.stop()
+    assert [each["run_id"] for each in triggerer.told] == ["r1"]
+
+
+@needs_streams
+async def test_what_was_not_stored_because_another_watcher_failed_is_stored_by_the_next_look(
+    service: Service,
+) -> None:
+    service.runs = {"r1": "going"}
+    watcher, triggerer, store = trigger(), Triggerer(), AssetStore()
+    triggerer.run(watcher, store)
+    await until(lambda: store.kept)
+    (key,) = store.kept
+    record = store.kept.pop(key)
+    outcome = SimpleNamespace(failed=1)
+    look = events.Shared({}, [(watcher, {"lost": True})])
+    await events.RunLists(watcher).advance([SimpleNamespace(outcome=outcome, broker_payload=look)])
+    await until(lambda: store.kept)
+    await triggerer.stop()
+    assert store.kept[key].keys() == record.keys()
 
 
 @needs_streams

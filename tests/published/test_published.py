@@ -32,7 +32,7 @@ def files(folder: str) -> set[str]:
     return {
         str(path.relative_to(ROOT))
         for path in (ROOT / folder).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and not {"__pycache__", ".pytest_cache"} & set(path.parts)
     }
 
 
@@ -161,7 +161,8 @@ def test_airflow_lists_the_provider(bare: Bare, tmp_path: Path) -> None:
 def test_the_example_dags_run_from_the_wheel(bare: Bare, sdist: Path, tmp_path: Path) -> None:
     bare.install(f"airflow-provider-runs[simulator] @ {bare.wheel.as_uri()}")
     with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 and later
+        archive.extractall(tmp_path)
     (unpacked,) = tmp_path.iterdir()
     shutil.rmtree(unpacked / PACKAGE)
     shown = bare.run("-m", "tools.demo", cwd=unpacked, timeout=300)
