@@ -13,7 +13,10 @@ PROOFS = {
     "Deferrable sensor for a run's id": [
         "system/test_runs.py::test_a_deferred_sensor_waits_for_the_run_of_another_task"
     ],
-    "One sensor for many runs, in batches": ["test_run_ids.py::test_a_list_that_succeeds_gives_its_ids"],
+    "One sensor for many runs, in batches": [
+        "test_run_ids.py::test_a_list_that_succeeds_gives_its_ids",
+        "test_run_ids.py::test_a_look_at_a_hundred_runs_is_made_of_batches",
+    ],
     "Start without waiting": [
         "base/test_operator.py::test_a_task_that_does_not_wait_is_done_when_the_run_is_started"
     ],
@@ -52,8 +55,9 @@ PROOFS = {
         "base/test_operator.py::test_a_run_of_others_is_waited_for_and_survives_every_deadline"
     ],
     "Retry from failure": [
-        "base/test_operator.py::test_a_trigger_operator_may_go_on_with_its_own_failed_run",
+        "mage/test_tasks.py::test_a_retry_of_the_task_runs_the_failed_blocks_of_its_own_run_again",
         "paradime/test_peer_table.py::test_retry_from_failure_is_of_the_tasks_own_run",
+        "strait/test_operators.py::test_a_retry_of_the_task_replays_once_more_where_the_replay_ended_badly",
     ],
     "A 503 while deferred is ridden out": ["crash/test_outages.py::test_server_errors"],
     "A 429 while deferred is ridden out": ["crash/test_outages.py::test_429_whose_retry_after_is_obeyed"],
@@ -63,7 +67,7 @@ PROOFS = {
     ],
     "A 404 early in the wait is ridden out": ["crash/test_outages.py::test_a_run_that_is_not_found_at_first"],
     "Request timeout by default": [
-        "crash/test_outages.py::test_requests_that_hang_until_their_timeout",
+        "core/test_api.py::test_limits_come_from_the_connection",
         "core/test_drive.py::test_the_connections_timeout_bounds_the_wait_for_an_answer",
     ],
     '"Cannot ask" is told from "has failed"': [
@@ -95,7 +99,7 @@ PROOFS = {
         "test_contract.py::test_every_argument_of_a_run_is_templated",
         "test_contract.py::test_template_fields_are_arguments_and_attributes",
     ],
-    "No hook in the constructor": ["test_contract.py::test_constructing_reads_no_connection"],
+    "No hook in the constructor": ["test_contract.py::test_constructing_a_task_makes_no_hook"],
     "Test of the connection": ["test_check.py::test_a_good_connection_works"],
     "Declared form fields on 3.3": ["system/test_listing.py::test_the_connection_form_has_every_field"],
     "Proxy from the connection": [
@@ -106,7 +110,7 @@ PROOFS = {
     ],
     "Authorities and client certificate on the connection": [
         "core/test_sessions.py::test_a_client_certificate_is_shown_to_the_service",
-        "core/test_drive.py::test_a_trusted_certificate_is_accepted",
+        "core/test_sessions.py::test_a_private_authority_is_trusted_where_the_connection_names_it",
     ],
     "A token is renewed in a long wait": [
         "crash/test_outages.py::test_a_token_that_expires_in_the_middle_is_renewed_without_a_word"

@@ -195,6 +195,13 @@ def test_constructing_reads_no_connection(system: str, mocker: Any) -> None:
 
 
 @each_system
+def test_constructing_a_task_makes_no_hook(system: str, mocker: Any) -> None:
+    hook = part(system, "hooks", "{}Hook")
+    mocker.patch.object(hook, "__init__", side_effect=AssertionError("a hook was made"), autospec=True)
+    assert [make(kind, system) for owner, kind in TASKS if owner == system]
+
+
+@each_system
 @pytest.mark.parametrize("default", ["True", "False"])
 def test_deferrable_follows_airflows_setting(system: str, default: str) -> None:
     kinds = f"airflow_provider_runs.{system}"
