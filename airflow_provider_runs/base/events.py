@@ -388,7 +388,7 @@ class RunLists(SharedStreamProducer):
                 interval = min(each.poll_interval for each in askers)
                 pause = interval + backoff_seconds(times, BACKOFF_BASE, BACKOFF_CAP)
                 self._troubled[question] = Trouble(times, time.monotonic() + pause)
-                if not isinstance(error, NotFound):
+                if not isinstance(error, (BadInput, NotFound)):
                     # The next look reads the connection anew: it may have been the cause.
                     await self.aclose()
             else:
