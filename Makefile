@@ -33,7 +33,7 @@ export UV_PYTHON_DOWNLOADS := never
 PURE := */core/*,*/api.py,*/mage/answers.py,*/mage/lookups.py,*/mage/reasons.py,*/paradime/answers.py,*/paradime/artifacts.py,*/paradime/operations.py,*/paradime/reasons.py,*/strait/answers.py,*/strait/lists.py,*/strait/reasons.py,*/strait/streams.py
 
 .DEFAULT_GOAL := help
-.PHONY: help test check vendor mage compat matrix system browser crash bench demo dist clean
+.PHONY: help test check vendor mage compat matrix system browser crash bench demo dist tables clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -103,6 +103,10 @@ dist: $(AIRFLOW)/.installed $(PUBLISH)/.installed
 	$(PUBLISH)/bin/python -m build
 	$(PUBLISH)/bin/twine check --strict dist/*
 	$(AIRFLOW)/bin/python -m pytest tests/published
+
+## make tables   writes the status words in README.rst from the code
+tables: $(AIRFLOW)/.installed
+	$(AIRFLOW)/bin/python -m tools.status_tables
 
 ## make clean    removes the environments and everything that was built
 clean:
