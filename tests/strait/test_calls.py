@@ -283,6 +283,7 @@ def test_bad_input_reaches_nobody(sim: Simulator) -> None:
 
 
 def test_many_runs_are_asked_about_by_lists(sim: Simulator) -> None:
+    sim.plan(system="strait", resource="slow", duration=6000)
     hook = StraitHook()
     going = [started("slow").id for _ in range(20)]
     quick = [started("daily").id for _ in range(20)]
