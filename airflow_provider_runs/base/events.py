@@ -28,6 +28,7 @@ from airflow_provider_runs.core.api import CanGetMany, CanListActive
 from airflow_provider_runs.core.ends import Ends, Look, look_at_lists
 from airflow_provider_runs.core.errors import BadInput, NotFound, RunsError
 from airflow_provider_runs.core.http import Flow
+from airflow_provider_runs.core.inputs import set_attributes
 from airflow_provider_runs.core.retry import NO_RETRY, backoff_seconds
 from airflow_provider_runs.core.run import Run, RunState
 
@@ -95,14 +96,12 @@ class RunEventTrigger(BaseEventTrigger):
     @property
     def filters(self) -> dict[str, Any]:
         """What the service's lists are filtered by."""
-        given = {name: getattr(self, name) for name in self.filter_fields}
-        return {name: value for name, value in given.items() if value is not None}
+        return set_attributes(self, self.filter_fields)
 
     @property
     def scope(self) -> dict[str, str]:
         """What was chosen beside the connection."""
-        given = {name: getattr(self, name) for name in self.hook_class.api_class.scope_fields}
-        return {name: value for name, value in given.items() if value is not None}
+        return set_attributes(self, self.hook_class.api_class.scope_fields)
 
     @property
     def conn_id(self) -> str:
@@ -219,7 +218,7 @@ class RunEventTrigger(BaseEventTrigger):
             "conn_id": self.conn_id,
             "scope": self.scope,
             "resource": self.filters,
-            "runs": [_told(run) for run in runs],
+            "runs": [_as_json(run) for run in runs],
         }
 
     @classmethod
@@ -227,7 +226,7 @@ class RunEventTrigger(BaseEventTrigger):
         return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _told(run: Run) -> dict[str, Any]:
+def _as_json(run: Run) -> dict[str, Any]:
     times = {"created_at": run.created_at, "started_at": run.started_at, "finished_at": run.finished_at}
     return {
         "run_id": run.id,

@@ -36,6 +36,7 @@ from airflow_provider_runs.core.errors import (
     WrongScope,
 )
 from airflow_provider_runs.core.http import Flow
+from airflow_provider_runs.core.inputs import without_none
 from airflow_provider_runs.core.retry import RetryPolicy
 from airflow_provider_runs.core.run import Run
 
@@ -44,6 +45,7 @@ FlowOf = Callable[[RunApi], Flow[T]]
 
 
 FEW = 20
+"""Active runs that are listed to find the newest: some may have ended while the list was made."""
 CONFIRM_INTERVAL = 0.5
 """Seconds between two looks at a run that was cancelled."""
 TEST_RETRY = RetryPolicy(attempts=2)
@@ -71,7 +73,8 @@ class RunHook(BaseHook):
 
     A subclass names its :attr:`api_class`; its constructor takes the connection id under
     ``conn_name_attr`` and each of the API's scope fields. Methods whose names begin with ``a`` are for event
-    loops; ``async with`` or :meth:`aclose` closes what they opened.
+    loops: they return and raise the same as the method that they are named after. ``async with`` or
+    :meth:`aclose` closes what they opened.
 
     :param conn_id: the Airflow connection.
     :param scope: what was chosen beside the connection; unset values are left out.
@@ -92,7 +95,7 @@ class RunHook(BaseHook):
     def __init__(self, conn_id: str, scope: Mapping[str, str | None] | None = None) -> None:
         super().__init__()
         self.conn_id = conn_id
-        self.scope = {name: value for name, value in (scope or {}).items() if value is not None}
+        self.scope = without_none(scope or {})
         self._async_driver: AsyncDriver | None = None
         self._async_loop: asyncio.AbstractEventLoop | None = None
 
@@ -196,6 +199,17 @@ class RunHook(BaseHook):
         """
         until = time.monotonic() + seconds
         self.cancel_run(run_id)
+        return self.wait_until_ended(run_id, until)
+
+    def wait_until_ended(self, run_id: str, until: float) -> Run:
+        """
+        Look at a run that was cancelled, every half second, until it has ended.
+
+        :param run_id: the service's id.
+        :param until: how long, as a moment of the monotonic clock in seconds. There is one look at least.
+        :return: the run as it was seen last; it may not have ended.
+        :raises RunsError: if the service cannot be asked.
+        """
         while not (run := self.get_run(run_id)).state.is_terminal and time.monotonic() < until:
             time.sleep(CONFIRM_INTERVAL)
         return run
@@ -232,14 +246,16 @@ class RunHook(BaseHook):
         """
         Start a run.
 
-        :param arguments: the service's own arguments.
+        :param arguments: the service's own arguments. One that is None is left out.
         :param key: idempotency key or marker.
         :param began: UTC epoch seconds of the first request with this key.
         :param stopped: asked before each attempt; once it says so, nothing is sent any more.
+        :return: the run; its id is empty where the service takes a start and makes the run later.
         :raises BadInput: if an argument is wrong; nothing was sent.
         :raises RunsError: if the service refuses or does not answer.
         """
-        return self.drive(lambda api: api.trigger(arguments, key, began), RetryPolicy(stopped=stopped))
+        given = without_none(arguments)
+        return self.drive(lambda api: api.trigger(given, key, began), RetryPolicy(stopped=stopped))
 
     def newest_active(self, arguments: Mapping[str, Any]) -> Run | None:
         """
@@ -254,7 +270,6 @@ class RunHook(BaseHook):
             listing = _listing(api)
             return listing.list_runs(listing.active_filters(arguments), limit=FEW)
 
-        # A run may have ended while the service made the list.
         return next((run for run in self.drive(flow) if not run.state.is_terminal), None)
 
     def ready(self, arguments: Mapping[str, Any]) -> None:
@@ -309,6 +324,9 @@ class RunHook(BaseHook):
         :param arguments: the service's own arguments of the retry.
         :param since: UTC epoch seconds before which it was surely not begun.
         :param retry: how long each request is repeated.
+        :raises NotFound: if the service no longer knows the run.
+        :raises CannotRetry: if the service has no call that retries.
+        :raises RunsError: if the service cannot be asked.
         """
         return self.drive(lambda api: retrying(api).find_retried(run_id, arguments, since), retry)
 
@@ -326,6 +344,7 @@ class RunHook(BaseHook):
         :param key: the key.
         :param since: UTC epoch seconds before which it was surely not started.
         :param retry: how long each request is repeated.
+        :raises RunsError: if the service cannot be asked.
         """
         return self.drive(
             lambda api: (
@@ -355,6 +374,7 @@ class RunHook(BaseHook):
         :param since: UTC epoch seconds before which it was surely not started.
         :param retry: how long each request is repeated.
         :raises Unsure: if there are runs that could be it, and nothing tells.
+        :raises RunsError: if the service cannot be asked.
         """
         return self.drive(
             lambda api: (
@@ -388,12 +408,14 @@ class RunHook(BaseHook):
 
         :param flow_of: the call, given the API.
         :param retry: how long each request is repeated where that is safe.
+        :raises ConnectionUnreadable: if Airflow does not hand the connection out.
+        :raises RunsError: whatever the call raises.
         """
         return self._driver.drive(flow_of(self._driver.api), retry)
 
     async def adrive(self, flow_of: FlowOf[T], retry: RetryPolicy = DEFAULT_RETRY) -> T:
         """
-        Run an API call in the running event loop and return its result.
+        Run an API call in the running event loop and return its result, as :meth:`drive`.
 
         :param flow_of: the call, given the API.
         :param retry: how long each request is repeated where that is safe.
@@ -402,7 +424,12 @@ class RunHook(BaseHook):
         return await driver.drive(flow_of(driver.api), retry)
 
     async def async_driver(self) -> AsyncDriver:
-        """Return what runs API calls in the running event loop."""
+        """
+        Return what runs API calls in the running event loop.
+
+        :raises ConnectionUnreadable: if Airflow does not hand the connection out.
+        :raises BadInput: if a field of it is wrong.
+        """
         loop = asyncio.get_running_loop()
         if self._async_driver is None or self._async_loop is not loop:
             self._async_driver, self._async_loop = AsyncDriver(await self.aread_api()), loop
@@ -421,7 +448,12 @@ class RunHook(BaseHook):
         await self.aclose()
 
     async def aread_api(self) -> RunApi:
-        """Read the connection, off the event loop, and return the service's description for it."""
+        """
+        Read the connection, off the event loop, and return the service's description for it.
+
+        :raises ConnectionUnreadable: if Airflow does not hand it out.
+        :raises BadInput: if a field of it is wrong.
+        """
         from airflow.providers.common.compat.connection import get_async_connection
 
         try:

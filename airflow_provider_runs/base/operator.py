@@ -12,22 +12,15 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 from airflow.providers.common.compat.sdk import AirflowException, AirflowTaskTimeout, conf
 
 from airflow_provider_runs.base.exceptions import Interrupted, RequestRefused, RunFailed, RunTimedOut
-from airflow_provider_runs.base.hook import CONFIRM_INTERVAL
 from airflow_provider_runs.base.link import RUN_URL
 from airflow_provider_runs.base.own_state import LEFT_GOING, ended_by_person, own_state
-from airflow_provider_runs.base.start import (
-    IF_RUNNING,
-    ON_UNKNOWN_START,
-    RECORD_KEY,
-    DurableStart,
-    StartRecord,
-    fingerprint,
-)
+from airflow_provider_runs.base.record import RECORD_KEY, StartRecord, fingerprint_of
+from airflow_provider_runs.base.start import IF_RUNNING, ON_UNKNOWN_START, DurableStart
 from airflow_provider_runs.base.task import RunTask, ServiceTask
 from airflow_provider_runs.base.worker import Attended, Killed
 from airflow_provider_runs.core.api import CanCancel, CanListActive
 from airflow_provider_runs.core.errors import BadInput, RunsError, is_permanent
-from airflow_provider_runs.core.inputs import one_of, required_text, seconds
+from airflow_provider_runs.core.inputs import id_text, one_of, seconds, set_attributes
 from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
 from airflow_provider_runs.core.progress import UNREACHABLE_TIMEOUT
 from airflow_provider_runs.core.retry import NO_RETRY
@@ -262,9 +255,9 @@ class TriggerRunOperator(RunTask):
             store=self._store(context),
             max_tries=ti.max_tries,
             # A clear raises max_tries to the tries made plus the retries that are allowed.
-            again=ti.try_number > ti.max_tries - self.retries + 1,
+            is_retry=ti.try_number > ti.max_tries - self.retries + 1,
             clears=getattr(context.get("dag_run"), "clear_number", None),
-            mark=self._fingerprint(ti),
+            fingerprint=self._fingerprint(ti),
             cancel_superseded=self.cancel_on_kill,
             is_final=self._is_final,
             log=self.log,
@@ -296,14 +289,13 @@ class TriggerRunOperator(RunTask):
 
     def _arguments(self) -> dict[str, Any]:
         """Return the service's own arguments, as far as the user set them."""
-        given = {name: getattr(self, name) for name in self.run_fields}
-        return {name: value for name, value in given.items() if value is not None}
+        return set_attributes(self, self.run_fields)
 
     def _fingerprint(self, ti: Any) -> str:
         what: dict[str, Any] = {name: str(getattr(self, name)) for name in self.resource_fields}
         if ti.map_index is not None and ti.map_index >= 0:
             what |= {name: getattr(self, name, None) for name in self._mapped_fields()}
-        return fingerprint([self.service, self.conn_id, self.scope], what)
+        return fingerprint_of([self.service, self.conn_id, self.scope], what)
 
     def _mapped_fields(self) -> list[str]:
         """Return the run's arguments that differ from one mapped task instance to the next."""
@@ -315,7 +307,7 @@ class TriggerRunOperator(RunTask):
 
     def _conclude(self, context: Any, outcome: Outcome, *, own: Callable[[], bool]) -> str:
         """Turn how the wait ended into how the task ends."""
-        outcome = self._told(outcome)
+        outcome = self._log_outcome(outcome)
         if outcome.verdict is Verdict.CANCELLED and self._is_own_cancel(context, outcome.run_id):
             raise RunFailed(
                 f"{self.service} run {outcome.run_id} was cancelled by an earlier try of this task; a retry "
@@ -488,7 +480,7 @@ class RetryRunOperator(TriggerRunOperator):
         self.run_id = run_id
 
     def _resumes(self) -> str:
-        return required_text("run_id", self.run_id if isinstance(self.run_id, str) else str(self.run_id))
+        return id_text("run_id", self.run_id)
 
 
 class CancelRunOperator(ServiceTask):
@@ -552,7 +544,7 @@ class CancelRunOperator(ServiceTask):
     def _wanted(self) -> tuple[list[str], float]:
         """Return the ids and the seconds to read back, checked."""
         given = [self.run_id] if isinstance(self.run_id, (str, int)) else list(self.run_id or ())
-        run_ids = [required_text("run_id", one if isinstance(one, str) else str(one)) for one in given]
+        run_ids = [id_text("run_id", one) for one in given]
         limit = seconds("timeout", self.timeout)
         if not run_ids or limit is None:
             raise BadInput("run_id is empty" if not run_ids else "timeout is not set")
@@ -560,8 +552,7 @@ class CancelRunOperator(ServiceTask):
 
     def _confirm(self, context: Any, run_id: str, until: float, *, alone: bool) -> None:
         """Read back until a run has ended; push its page if it is the only one."""
-        while not (run := self.hook.get_run(run_id)).state.is_terminal and time.monotonic() < until:
-            time.sleep(CONFIRM_INTERVAL)
+        run = self.hook.wait_until_ended(run_id, until)
         if alone and run.url:
             context["ti"].xcom_push(key=RUN_URL, value=run.url)
         if not run.state.is_terminal:

@@ -28,7 +28,7 @@ from airflow_provider_runs.base.task import RunTask
 from airflow_provider_runs.base.watch import NONE_YET, search_for_run
 from airflow_provider_runs.base.worker import Killed
 from airflow_provider_runs.core.errors import BadInput, RunsError
-from airflow_provider_runs.core.inputs import instant, required_text, text_list
+from airflow_provider_runs.core.inputs import id_text, instant, set_attributes, text_list
 from airflow_provider_runs.core.outcome import MOST_TOLD, BadEvent, Limit, Outcome, Tally, Verdict
 from airflow_provider_runs.core.progress import UNREACHABLE_TIMEOUT, Trouble
 from airflow_provider_runs.core.retry import NO_RETRY
@@ -268,8 +268,7 @@ class RunSensor(RunTask, BaseSensorOperator):
 
         :raises BadInput: if both are given, or neither.
         """
-        given = {name: getattr(self, name) for name in self.search_fields}
-        filters = {name: value for name, value in given.items() if value is not None}
+        filters = set_attributes(self, self.search_fields)
         if self.run_id is not None:
             if filters or self.since is not None:
                 raise BadInput(f"give either run_id or {', '.join(filters) or 'since'}, not both")
@@ -284,7 +283,7 @@ class RunSensor(RunTask, BaseSensorOperator):
     def _named(self, search: Mapping[str, Any] | None) -> str:
         """Return the run's id, or a name for the search."""
         if search is None:
-            return required_text("run_id", self.run_id if isinstance(self.run_id, str) else str(self.run_id))
+            return id_text("run_id", self.run_id)
         words = [f"{name} {value}" for name, value in search.items() if name != "since"]
         return f"{', '.join(words)} since {datetime.fromtimestamp(search['since'], UTC).isoformat()}"
 
@@ -341,7 +340,7 @@ class RunSensor(RunTask, BaseSensorOperator):
         """Turn how the wait ended into how the task ends."""
         run_ids = None
         if outcome.tallies is None:
-            outcome = self._told(outcome)
+            outcome = self._log_outcome(outcome)
             self._skipped(outcome)
         else:
             run_ids = self._wanted_runs()

@@ -25,20 +25,19 @@ back to the same ``max_tries``; then the DAG run's count of clears tells.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from airflow_provider_runs.base.exceptions import RequestRefused, RunInProgress, StartUncertain
 from airflow_provider_runs.base.hook import RunHook, retrying
+from airflow_provider_runs.base.record import RECORD_KEY, StartRecord, Store
 from airflow_provider_runs.core.api import CanCancel, CanFindStarted, CanFindUnmarked, Unsure
 from airflow_provider_runs.core.errors import (
     AlreadyRunning,
@@ -53,8 +52,6 @@ from airflow_provider_runs.core.errors import (
 from airflow_provider_runs.core.retry import NO_RETRY
 from airflow_provider_runs.core.run import Run, RunState
 
-RECORD_KEY = "run"
-RECORD_VERSION = 1
 IF_RUNNING = ("start", "attach", "skip", "fail")
 """
 What becomes of a new start while another run of the same goes: it starts nevertheless, the newest of them is
@@ -73,126 +70,6 @@ run from others comes later.
 LOOK_INTERVAL = 5.0
 
 
-class Store(Protocol):
-    """Airflow's task state store."""
-
-    def get(self, key: str) -> Any:
-        """
-        Return the value under a key, or None.
-
-        :param key: the key.
-        """
-
-    def set(self, key: str, value: Any) -> None:
-        """
-        Keep a JSON value under a key.
-
-        :param key: the key.
-        :param value: the value.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class StartRecord:
-    """
-    What was begun for a task (version 1; it may only grow, with defaults).
-
-    :param max_tries: Airflow's ``max_tries`` when it was begun.
-    :param attempt: runs begun in this generation, from 1.
-    :param key: the idempotency key or marker.
-    :param fingerprint: where it was begun and what was asked for, see :func:`fingerprint`.
-    :param run_id: the service's id, once known.
-    :param started_at: when the request was about to leave, UTC epoch seconds.
-    :param resumes: id of the ended run that the request goes on with; None: it starts a new one.
-    :param repeated_at: when the same request was about to leave once more, UTC epoch seconds, or None.
-    :param refused: whether the service refused the request, so that nothing was begun.
-    :param attached: whether the run is one that somebody else started.
-    :param left: whether the last try has ended and left the run going: a cancel after that was not its own.
-    :param cancelled: whether the task has cancelled the run, or may have: nobody else is to blame then.
-    :param clears: how often anything in the DAG run had been cleared when it was begun, or None.
-    :param snapshot: what a run without a key can be told by later (JSON values), or None.
-    """
-
-    max_tries: int
-    attempt: int
-    key: str
-    fingerprint: str
-    run_id: str | None
-    started_at: float
-    resumes: str | None = None
-    repeated_at: float | None = None
-    refused: bool = False
-    attached: bool = False
-    left: bool = False
-    cancelled: bool = False
-    clears: int | None = None
-    snapshot: Mapping[str, Any] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the record as it is stored."""
-        return {"v": RECORD_VERSION, **asdict(self)}
-
-    @classmethod
-    def from_json(cls, value: Any) -> StartRecord | None:
-        """
-        Read a stored record.
-
-        :param value: what the store returned.
-        :return: the record, or None where there is none.
-        :raises StartUncertain: if there is one that cannot be read; a run beside it would be a guess.
-        """
-        if value is None:
-            return None
-        wanted: dict[str, Any] = {
-            "max_tries": int,
-            "attempt": int,
-            "key": str,
-            "fingerprint": str,
-            "run_id": (str, type(None)),
-            "started_at": (int, float),
-            "resumes": (str, type(None)),
-            "repeated_at": (int, float, type(None)),
-            "snapshot": (Mapping, type(None)),
-        }
-        later = dict.fromkeys(("resumes", "repeated_at", "snapshot"))
-        given = {**later, **value} if isinstance(value, Mapping) else {}
-        if (
-            given.get("v") == RECORD_VERSION
-            and all(name in given and isinstance(given[name], kind) for name, kind in wanted.items())
-            and not any(isinstance(given[name], bool) or given[name] == "" for name in wanted)
-        ):
-            return cls(
-                **{name: given[name] for name in wanted},
-                refused=given.get("refused") is True,
-                attached=given.get("attached") is True,
-                left=given.get("left") is True,
-                cancelled=given.get("cancelled") is True,
-                clears=clears if type(clears := given.get("clears")) is int else None,
-            )
-        raise StartUncertain(
-            f"the task state {RECORD_KEY!r} holds no record that this version of the package can read. "
-            "If no run of this task is under way, delete it (task instance, task state) and clear the task"
-        )
-
-
-def fingerprint(where: Any, what: Any) -> str:
-    """
-    Return a short text that changes when a task asks for something else.
-
-    :param where: connection and scope. A run id means nothing elsewhere.
-    :param what: the resource and the mapped item.
-    """
-
-    def digest(value: Any) -> str:
-        try:
-            text = json.dumps(value, sort_keys=True, default=str)
-        except (TypeError, ValueError):
-            text = repr(value)  # keys of several types; such arguments are refused before anything is sent
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    return f"{digest(where)}.{digest(what)}"
-
-
 class DurableStart:
     """
     Begin a task's run or find the one that it began before.
@@ -205,9 +82,9 @@ class DurableStart:
     :param on_unknown_start: see :data:`ON_UNKNOWN_START`.
     :param store: the task state store; None where Airflow has none: every try then starts a run.
     :param max_tries: Airflow's ``max_tries``.
-    :param again: whether Airflow's numbers say that this try is a retry.
+    :param is_retry: whether Airflow's numbers say that this try is a retry.
     :param clears: how often anything in the DAG run has been cleared; None where Airflow does not tell.
-    :param mark: the fingerprint.
+    :param fingerprint: of where the run goes and what is asked for, see :func:`fingerprint_of`.
     :param cancel_superseded: whether a run of an older generation is cancelled.
     :param is_final: whether the bad end of the recorded run of an earlier try is the task's verdict, so that
         no other run is started; told the run, the record, and whether the task may have been cleared since.
@@ -227,9 +104,9 @@ class DurableStart:
         on_unknown_start: str = "fail",
         store: Store | None,
         max_tries: int,
-        again: bool = False,
+        is_retry: bool = False,
         clears: int | None = None,
-        mark: str,
+        fingerprint: str,
         cancel_superseded: bool,
         is_final: Callable[[Run, StartRecord, bool], bool] = lambda run, record, cleared: False,
         log: Any,
@@ -244,9 +121,9 @@ class DurableStart:
         self.on_unknown_start = on_unknown_start
         self.store = store
         self.max_tries = max_tries
-        self.again = again
+        self.is_retry = is_retry
         self.clears = clears
-        self.mark = mark
+        self.fingerprint = fingerprint
         self.cancel_superseded = cancel_superseded
         self.is_final = is_final
         self.log = log
@@ -289,7 +166,7 @@ class DurableStart:
         """Return the run of this try for somebody who must cancel it, also if its answer never came."""
         if self.run is not None or self.record is None:
             return self.run
-        return self._begun(self.record)
+        return self._run_of(self.record)
 
     def leave(self) -> None:
         """Record that this try leaves its run going, also while :meth:`ensure` works in another thread."""
@@ -304,7 +181,7 @@ class DurableStart:
         old = StartRecord.from_json(self.store.get(RECORD_KEY))
         if old is None or old.refused:
             return self._begin(1, self.resumes)
-        if self._is_cleared(old) or old.fingerprint != self.mark:
+        if self._is_cleared(old) or old.fingerprint != self.fingerprint:
             left = self._supersede(old)
             if left is None or left.id != self.resumes:
                 return self._begin(1, self.resumes)
@@ -315,19 +192,19 @@ class DurableStart:
         self.attached = old.attached
         if old.run_id is None:
             return self._resume(old)
-        return self._look(old, old.run_id)
+        return self._judge_earlier(old, old.run_id)
 
     def _is_cleared(self, old: StartRecord) -> bool:
         """Tell whether the task was cleared since, also where changed retries hide it in the numbers."""
         if old.max_tries != self.max_tries:
             return True
-        return not self.again and None not in (old.clears, self.clears) and old.clears != self.clears
+        return not self.is_retry and None not in (old.clears, self.clears) and old.clears != self.clears
 
     def _without_record(self) -> Run:
         """Begin where Airflow keeps no record: only a run whose id the task was given can be gone on with."""
-        if self.again and self.retry_from_failure:
+        if self.is_retry and self.retry_from_failure:
             self.log.warning("This Airflow keeps no task state (3.3 and later do): starting another run")
-        if self.again and self.resumes is not None:
+        if self.is_retry and self.resumes is not None:
             # Only a run that goes, or that nothing but a retry can have ended well, was surely retried.
             found = self.hook.find_retried(self.resumes, self.arguments, self.clock())
             if found is not None:
@@ -335,7 +212,7 @@ class DurableStart:
                 return found
         return self._begin(1, self.resumes)
 
-    def _look(self, record: StartRecord, run_id: str) -> Run:
+    def _judge_earlier(self, record: StartRecord, run_id: str) -> Run:
         """Decide about a retry from what the run says."""
         # A clear of a running task leaves max_tries as it is. Its process has cancelled the run.
         clears_changed = self.clears is None or record.clears != self.clears
@@ -372,7 +249,7 @@ class DurableStart:
         # What will be refused is refused before anything is recorded as begun.
         snapshot = None
         if resumes is None:
-            other = self._other()
+            other = self._run_of_others()
             if other is not None:
                 self._attach(attempt, other)
                 return other
@@ -383,7 +260,7 @@ class DurableStart:
             except (ApiError, BadInput) as error:
                 if self.resumes is not None or not is_permanent(error):
                     raise
-                return self._instead(self._record(attempt, resumes), error)
+                return self._after_refused_retry(self._record(attempt, resumes), error)
         record = replace(self._record(attempt, resumes), snapshot=snapshot)
         self._keep(record)
         return self._send(record)
@@ -392,7 +269,7 @@ class DurableStart:
         self.hook.ready(self.arguments)
         return self.hook.snapshot(self.arguments)
 
-    def _other(self) -> Run | None:
+    def _run_of_others(self) -> Run | None:
         """Return a run that somebody else started and that is to be waited for instead of a new one."""
         if self.if_running == "start":
             return None
@@ -413,14 +290,14 @@ class DurableStart:
             max_tries=self.max_tries,
             attempt=attempt,
             key=str(uuid.uuid4()),
-            fingerprint=self.mark,
+            fingerprint=self.fingerprint,
             run_id=None,
             started_at=self.clock(),
             resumes=resumes,
             clears=self.clears,
         )
 
-    def _instead(self, record: StartRecord, error: ApiError | BadInput) -> Run:
+    def _after_refused_retry(self, record: StartRecord, error: ApiError | BadInput) -> Run:
         """Return the run to wait for where an ended run is refused to be gone on with."""
         try:
             found = self._find(record)
@@ -454,7 +331,7 @@ class DurableStart:
             self.log.info("An earlier try may have started a run; sending the same request with the same key")
             run = self._send(record, first=False)
             if run.state in (RunState.FAILED, RunState.CANCELLED):
-                return self._look(replace(record, run_id=run.id), run.id)
+                return self._judge_earlier(replace(record, run_id=run.id), run.id)
             return run
         if not self._can_find(record):
             raise RequestRefused(
@@ -462,7 +339,7 @@ class DurableStart:
                 f"it in {api.service}; clear the task to start another run"
             )
         try:
-            found = self._settled(record)
+            found = self._find_when_settled(record)
         except Unsure as error:
             return self._decide(record, error)
         except NotFound as error:
@@ -483,14 +360,14 @@ class DurableStart:
         self.log.info("Found run %s of an earlier try", found.id)
         self._complete(record, found)
         if found.state in (RunState.FAILED, RunState.CANCELLED):
-            return self._look(replace(record, run_id=found.id), found.id)
+            return self._judge_earlier(replace(record, run_id=found.id), found.id)
         return found
 
     def _repeat(self, record: StartRecord) -> Run:
         """Send a request once more that has had no effect."""
         snapshot = None
         if record.resumes is None:
-            other = self._other()
+            other = self._run_of_others()
             if other is not None:
                 self._attach(record.attempt, other)
                 return other
@@ -515,9 +392,9 @@ class DurableStart:
             f"(on_unknown_start is {self.on_unknown_start})"
         )
 
-    def _settled(self, record: StartRecord) -> Run | None:
+    def _find_when_settled(self, record: StartRecord) -> Run | None:
         """Look for a run whose answer never came, and once more when its request cannot be under way."""
-        found = self._told(record)
+        found = self._find_patiently(record)
         timeout = self.hook.api.request_timeout
         settled_at = (record.repeated_at or record.started_at) + timeout
         # Another worker's clock wrote the record: its lead must not become a wait.
@@ -525,10 +402,10 @@ class DurableStart:
         if found is None and wait > 0:
             self.log.info("An earlier try may have started a run; looking for it again in %.0f s", wait)
             self.sleep(wait)
-            found = self._told(record)
+            found = self._find_patiently(record)
         return found
 
-    def _told(self, record: StartRecord) -> Run | None:
+    def _find_patiently(self, record: StartRecord) -> Run | None:
         """Look for a run, for some minutes where a later look may tell more."""
         if self._looks_until is None:
             self._looks_until = time.monotonic() + LOOK_SECONDS
@@ -557,18 +434,18 @@ class DurableStart:
         except ConnectionFailed as error:
             if not error.sent:
                 raise
-            run = self._lost(record, error)
+            run = self._find_lost(record, error)
         except AlreadyRunning as error:
             self._keep(replace(record, refused=first))
             raise RunInProgress(f"{error}; if_running says what becomes of the task then") from None
         except (ApiError, BadInput) as error:
             if is_permanent(error) and record.resumes is not None:
-                return self._instead(record, error)
+                return self._after_refused_retry(record, error)
             if is_permanent(error):
                 # A refused repetition says nothing about the request before it, whose answer was lost.
                 self._keep(replace(record, refused=first))
                 raise
-            run = self._lost(record, error)
+            run = self._find_lost(record, error)
         self._complete(record, run)
         return run
 
@@ -587,12 +464,12 @@ class DurableStart:
             return self.arguments
         return retrying(self.hook.api).retry_arguments(self.arguments)
 
-    def _lost(self, record: StartRecord, error: RunsError) -> Run:
+    def _find_lost(self, record: StartRecord, error: RunsError) -> Run:
         """Look for a run whose start was not answered as it should."""
         reason = f"{error}. The run may have been started"
         if self._can_find(record):
             try:
-                found = self._told(record)
+                found = self._find_patiently(record)
             except Unsure as unsure:
                 reason, found = f"{reason}; {unsure}", None
             except RunsError as second:
@@ -619,7 +496,7 @@ class DurableStart:
 
     def _supersede(self, old: StartRecord) -> Run | None:
         """Cancel the run of an older generation if it still goes; return it where it is left going."""
-        if old.fingerprint.split(".")[0] != self.mark.split(".")[0]:
+        if old.fingerprint.split(".")[0] != self.fingerprint.split(".")[0]:
             self.log.warning(
                 "Run %s was started through another connection or scope and is left alone",
                 old.run_id or "(unknown)",
@@ -632,7 +509,7 @@ class DurableStart:
             return None
         lost = old.run_id is None and not old.refused
         try:
-            run = self._settled(old) if lost and self._can_find(old) else self._begun(old)
+            run = self._find_when_settled(old) if lost and self._can_find(old) else self._run_of(old)
         except NotFound:
             return None
         except Unsure as error:
@@ -644,7 +521,7 @@ class DurableStart:
                 f"and cannot be asked about: {error}"
             ) from None
         # The arguments of now do not find what other arguments started.
-        elsewhere = old.resumes is None and old.fingerprint != self.mark
+        elsewhere = old.resumes is None and old.fingerprint != self.fingerprint
         if run is None and lost and (elsewhere or not self._can_find(old)):
             self.log.warning(
                 "A %s run may have been started before the task was %s. Its answer never came, so its "
@@ -669,7 +546,7 @@ class DurableStart:
             self.hook.cancel_run(run.id)
         return None
 
-    def _begun(self, record: StartRecord) -> Run | None:
+    def _run_of(self, record: StartRecord) -> Run | None:
         """Return the run of a record, also if the answer to its start was lost; None if it has none."""
         api = self.hook.api
         if record.refused:
@@ -678,7 +555,7 @@ class DurableStart:
             return self.hook.get_run(record.run_id)
         if self._can_find(record) and (found := self._find(record)) is not None:
             return found
-        same = record.resumes is None and record.fingerprint == self.mark
+        same = record.resumes is None and record.fingerprint == self.fingerprint
         if api.takes_key and isinstance(api, CanCancel) and same:
             run = self.hook.start(self.arguments, record.key, record.started_at)
             return run if run.id else None

@@ -25,9 +25,9 @@ from airflow_provider_runs.base.trigger import RunTrigger
 from airflow_provider_runs.base.worker import Attended
 from airflow_provider_runs.core.errors import BadInput, RunsError
 from airflow_provider_runs.core.http import one_line
-from airflow_provider_runs.core.inputs import seconds
+from airflow_provider_runs.core.inputs import seconds, set_attributes
 from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
-from airflow_provider_runs.core.run import Run, RunState
+from airflow_provider_runs.core.run import Run
 
 T = TypeVar("T")
 EXPLANATION_LIMIT = 20_000
@@ -60,7 +60,11 @@ class ServiceTask(BaseOperator):
 
     @property
     def conn_id(self) -> str:
-        """The Airflow connection."""
+        """
+        The Airflow connection.
+
+        :raises BadInput: if its id is empty.
+        """
         conn_id = getattr(self, self.hook_class.conn_name_attr)
         if not isinstance(conn_id, str) or not conn_id.strip():
             raise BadInput(f"{self.hook_class.conn_name_attr} is empty")
@@ -69,8 +73,7 @@ class ServiceTask(BaseOperator):
     @property
     def scope(self) -> dict[str, str]:
         """What was chosen beside the connection."""
-        given = {name: getattr(self, name) for name in self.hook_class.api_class.scope_fields}
-        return {name: value for name, value in given.items() if value is not None}
+        return set_attributes(self, self.hook_class.api_class.scope_fields)
 
     @property
     def service(self) -> str:
@@ -230,8 +233,7 @@ class RunTask(ServiceTask):
         """
         given = self.skip_on_states
         words = {str(word).casefold() for word in ((given,) if isinstance(given, str) else given or ())}
-        statuses = self.hook_class.api_class.statuses
-        ends = {word for state in RunState if state.is_terminal for word in statuses.words(state)}
+        ends = self.hook_class.api_class.statuses.ended_words()
         if unknown := sorted(words - ends):
             raise BadInput(
                 f"skip_on_states: {', '.join(unknown)} ends no {self.service} run; these do: "
@@ -281,7 +283,7 @@ class RunTask(ServiceTask):
             return outcome.message or f"{named} cannot be asked about"
         return outcome.message or f"{named} has the unknown status {outcome.status}"
 
-    def _told(self, outcome: Outcome) -> Outcome:
+    def _log_outcome(self, outcome: Outcome) -> Outcome:
         """Put into the log how the wait ended, and return it with the reason of a bad end."""
         if outcome.verdict.is_of_the_run:
             self._ended_run = outcome.run_id

@@ -37,6 +37,25 @@ def unknown_names(what: str, given: Iterable[str], known: Collection[str]) -> No
         raise BadInput(f"a {what} has no {', '.join(unknown)}; it has {', '.join(known)}")
 
 
+def without_none(given: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return what was given, without what is None.
+
+    :param given: names and values.
+    """
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def set_attributes(owner: object, names: Iterable[str]) -> dict[str, Any]:
+    """
+    Return those of some attributes that are set, as a mapping.
+
+    :param owner: what has them.
+    :param names: the attributes. One that is None is not set.
+    """
+    return without_none({name: getattr(owner, name) for name in names})
+
+
 def required_text(name: str, value: Any, *, longest: int | None = None) -> str:
     """
     Return a text that must not be empty, without surrounding space.
@@ -54,6 +73,17 @@ def required_text(name: str, value: Any, *, longest: int | None = None) -> str:
     if longest is not None and len(text) > longest:
         raise BadInput(f"{name} must have {longest} characters at most, not {len(text)}")
     return text
+
+
+def id_text(name: str, value: Any) -> str:
+    """
+    Return an id as text, also where it was given as a number.
+
+    :param name: the argument, for the message.
+    :param value: what was given.
+    :raises BadInput: if it is empty.
+    """
+    return required_text(name, value if isinstance(value, str) else str(value))
 
 
 def text_list(name: str, value: Any) -> list[str]:

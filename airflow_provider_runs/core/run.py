@@ -116,6 +116,14 @@ class StatusTable:
         """Return every word of the table, in lower case."""
         return tuple(self._states)
 
+    def active_words(self) -> tuple[str, ...]:
+        """Return the words for runs that have not ended."""
+        return (*self.words(RunState.PENDING), *self.words(RunState.RUNNING))
+
+    def ended_words(self) -> frozenset[str]:
+        """Return the words for runs that have ended, well or badly."""
+        return frozenset(word for word, state in self._states.items() if state.is_terminal)
+
     def words(self, state: RunState) -> tuple[str, ...]:
         """
         Return the words that mean a state.

@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow_provider_runs.base.exceptions import RequestRefused
 from airflow_provider_runs.base.operator import CancelRunOperator, RetryRunOperator, TriggerRunOperator
-from airflow_provider_runs.base.start import RECORD_KEY
+from airflow_provider_runs.base.record import RECORD_KEY
 from airflow_provider_runs.core.errors import BadInput, RunsError, is_permanent
 from airflow_provider_runs.core.http import one_line
 from airflow_provider_runs.core.inputs import json_object

@@ -13,12 +13,11 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 from airflow_provider_runs.base import start as start_module
 from airflow_provider_runs.base.exceptions import RequestRefused, RunInProgress, StartUncertain
 from airflow_provider_runs.base.hook import CannotRetry
+from airflow_provider_runs.base.record import StartRecord, fingerprint_of
 from airflow_provider_runs.base.start import (
     LOOK_INTERVAL,
     LOOK_SECONDS,
     DurableStart,
-    StartRecord,
-    fingerprint,
 )
 from airflow_provider_runs.core.api import CanCancel, Unsure
 from airflow_provider_runs.core.errors import (
@@ -33,14 +32,14 @@ from airflow_provider_runs.core.run import Run, RunState
 from tests.base.fakes import FakeHook, FullApi, KeyApi, KeyHook, PlainHook, Service, Store, UnmarkedHook
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "start_record.json"
-MARK = "where.what"
+FINGERPRINT = "where.what"
 
 
 def begin(store: Store | None, hook: Any = None, **changes: Any) -> DurableStart:
     settings: dict[str, Any] = {
         "store": store,
         "max_tries": 2,
-        "mark": MARK,
+        "fingerprint": FINGERPRINT,
         "cancel_superseded": True,
         "log": logging.getLogger("test"),
         "clock": lambda: 1000.0,
@@ -140,7 +139,7 @@ def test_a_retry_is_not_taken_for_a_clear(
 ) -> None:
     store = Store()
     first = begin(store, clears=before).ensure()
-    assert begin(store, clears=now, again=again).ensure().id == first.id
+    assert begin(store, clears=now, is_retry=again).ensure().id == first.id
 
 
 @pytest.mark.parametrize("status", ["done", "broken", "stopped"])
@@ -188,7 +187,7 @@ def test_a_cleared_task_cancels_a_run_whose_answer_was_lost(service: Service) ->
 def test_another_resource_counts_as_another_generation(service: Service) -> None:
     store = Store()
     first = begin(store).ensure()
-    second = begin(store, mark="where.other").ensure()
+    second = begin(store, fingerprint="where.other").ensure()
     assert second.id != first.id
     assert service.called("cancel") == [first.id]
 
@@ -197,7 +196,7 @@ def test_a_run_of_another_connection_is_neither_asked_about_nor_cancelled(servic
     store = Store()
     first = begin(store).ensure()
     service.calls.clear()
-    second = begin(store, mark="elsewhere.what").ensure()
+    second = begin(store, fingerprint="elsewhere.what").ensure()
     assert second.id != first.id
     assert service.called("get") == service.called("cancel") == []
 
@@ -237,7 +236,7 @@ def test_a_death_before_the_answer_sends_again_with_the_same_key_where_the_servi
 
 def test_a_death_before_the_answer_is_found_by_its_marker(service: Service) -> None:
     store = Store()
-    record = StartRecord(2, 1, "marker", MARK, None, 1000.0)
+    record = StartRecord(2, 1, "marker", FINGERPRINT, None, 1000.0)
     store["run"] = record.to_json()
     service.start("marker", same=False)
     run = begin(store).ensure()
@@ -248,7 +247,7 @@ def test_a_death_before_the_answer_is_found_by_its_marker(service: Service) -> N
 
 def test_a_run_found_by_its_marker_that_ended_badly_is_followed_by_another(service: Service) -> None:
     store = Store()
-    store["run"] = StartRecord(2, 1, "marker", MARK, None, 1000.0).to_json()
+    store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 1000.0).to_json()
     service.start("marker", same=False)
     service.runs["r1"] = "broken"
     assert begin(store).ensure().id == "r2"
@@ -257,7 +256,7 @@ def test_a_run_found_by_its_marker_that_ended_badly_is_followed_by_another(servi
 
 def test_a_start_that_never_arrived_is_made_after_looking_twice(service: Service) -> None:
     store = Store()
-    store["run"] = StartRecord(2, 1, "marker", MARK, None, 990.0).to_json()
+    store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 990.0).to_json()
     waits: list[float] = []
     run = begin(store, sleep=waits.append).ensure()
     assert waits == [20.0]
@@ -268,7 +267,7 @@ def test_a_start_that_never_arrived_is_made_after_looking_twice(service: Service
 
 def test_a_start_is_repeated_with_the_same_marker_and_moment(service: Service, mocker: Any) -> None:
     store = Store()
-    store["run"] = StartRecord(2, 1, "marker", MARK, None, 900.0).to_json()
+    store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 900.0).to_json()
     start = begin(store)
     sent = mocker.spy(start.hook, "start")
     start.ensure()
@@ -278,7 +277,7 @@ def test_a_start_is_repeated_with_the_same_marker_and_moment(service: Service, m
 
 def test_a_repeated_start_is_given_time_to_arrive_once_more(service: Service) -> None:
     store = Store()
-    store["run"] = StartRecord(2, 1, "marker", MARK, None, 900.0, repeated_at=995.0).to_json()
+    store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 900.0, repeated_at=995.0).to_json()
     waits: list[float] = []
     begin(store, sleep=waits.append).ensure()
     assert waits == [25.0]
@@ -286,7 +285,7 @@ def test_a_repeated_start_is_given_time_to_arrive_once_more(service: Service) ->
 
 def test_another_workers_fast_clock_makes_no_long_wait(service: Service) -> None:
     store = Store()
-    store["run"] = StartRecord(2, 1, "marker", MARK, None, 9000.0).to_json()
+    store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 9000.0).to_json()
     waits: list[float] = []
     begin(store, sleep=waits.append).ensure()
     assert waits == [30.0]
@@ -387,7 +386,7 @@ def test_an_outage_while_a_lost_run_is_looked_for_is_waited_out(
         service.loses_answers = 1
     else:
         service.start("marker", same=False)
-        store["run"] = StartRecord(2, 1, "marker", MARK, None, 900.0).to_json()
+        store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 900.0).to_json()
     start = begin(store, sleep=slept.append)
     fail_to_look(mocker, start, [error, error])
     assert start.ensure().id == "r1"
@@ -399,7 +398,7 @@ def test_looking_for_a_lost_run_ends_in_time_also_where_each_look_takes_long(
     service: Service, mocker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, now = Store(), [0.0]
-    store["run"] = StartRecord(2, 1, "marker", MARK, None, 900.0).to_json()
+    store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 900.0).to_json()
     start = begin(store)
     monkeypatch.setattr(start_module, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
 
@@ -415,7 +414,7 @@ def test_looking_for_a_lost_run_ends_in_time_also_where_each_look_takes_long(
 
 def test_a_service_that_asks_to_wait_is_not_looked_at_sooner(service: Service, mocker: Any) -> None:
     store = Store()
-    store["run"] = StartRecord(2, 1, "marker", MARK, None, 900.0).to_json()
+    store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 900.0).to_json()
     service.start("marker", same=False)
     slept: list[float] = []
     start = begin(store, sleep=slept.append)
@@ -447,7 +446,7 @@ def test_a_task_told_to_stop_looks_for_its_lost_run_once_more_at_once(service: S
 
 def test_what_no_later_look_would_change_is_not_looked_for_again(service: Service, mocker: Any) -> None:
     store = Store()
-    store["run"] = StartRecord(2, 1, "marker", MARK, None, 900.0).to_json()
+    store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 900.0).to_json()
     slept: list[float] = []
     start = begin(store, sleep=slept.append)
     mocker.patch.object(start.hook, "find_started", side_effect=ApiError("no such list", status=400))
@@ -524,12 +523,12 @@ def test_without_a_store_every_try_starts_a_run(service: Service) -> None:
 
 
 def test_a_fingerprint_depends_on_place_and_resource_apart() -> None:
-    here, there = fingerprint(["c"], {"job": 1}), fingerprint(["d"], {"job": 1})
-    other = fingerprint(["c"], {"job": 2})
+    here, there = fingerprint_of(["c"], {"job": 1}), fingerprint_of(["d"], {"job": 1})
+    other = fingerprint_of(["c"], {"job": 2})
     assert here.split(".")[1] == there.split(".")[1]
     assert here.split(".")[0] == other.split(".")[0]
     assert len({here, there, other}) == 3
-    assert fingerprint([], {"job": {1: "a", "b": 2}}) != fingerprint([], {"job": {1: "a", "b": 3}})
+    assert fingerprint_of([], {"job": {1: "a", "b": 2}}) != fingerprint_of([], {"job": {1: "a", "b": 3}})
 
 
 def test_a_killed_task_can_find_its_run_in_every_stage(service: Service) -> None:
@@ -538,12 +537,12 @@ def test_a_killed_task_can_find_its_run_in_every_stage(service: Service) -> None
     run = start.ensure()
     assert start.find() == run
     again = begin(Store())
-    again.record = StartRecord(2, 1, service.called("trigger")[0], MARK, None, 1000.0)
+    again.record = StartRecord(2, 1, service.called("trigger")[0], FINGERPRINT, None, 1000.0)
     assert again.find() == run
-    again.record = StartRecord(2, 1, "other", MARK, run.id, 1000.0)
+    again.record = StartRecord(2, 1, "other", FINGERPRINT, run.id, 1000.0)
     assert again.find() == run
     plain = begin(Store(), PlainHook())
-    plain.record = StartRecord(2, 1, "other", MARK, None, 1000.0)
+    plain.record = StartRecord(2, 1, "other", FINGERPRINT, None, 1000.0)
     assert plain.find() is None
 
 
@@ -615,7 +614,7 @@ def test_a_retry_of_a_run_is_recorded_before_it_is_sent(service: Service) -> Non
 def test_a_death_after_a_retry_was_sent_does_not_send_it_again(service: Service, status: str) -> None:
     service.runs["r1"] = status
     store = Store()
-    store["run"] = StartRecord(2, 1, "k", MARK, None, 1000.0, resumes="r1").to_json()
+    store["run"] = StartRecord(2, 1, "k", FINGERPRINT, None, 1000.0, resumes="r1").to_json()
     assert begin(store, resumes="r1").ensure().status == status
     assert service.called("retry") == []
     assert store["run"]["run_id"] == "r1"
@@ -624,7 +623,7 @@ def test_a_death_after_a_retry_was_sent_does_not_send_it_again(service: Service,
 def test_a_death_before_a_retry_was_sent_sends_it(service: Service) -> None:
     service.runs["r1"] = "broken"
     store = Store()
-    store["run"] = StartRecord(2, 1, "k", MARK, None, 900.0, resumes="r1").to_json()
+    store["run"] = StartRecord(2, 1, "k", FINGERPRINT, None, 900.0, resumes="r1").to_json()
     assert begin(store, resumes="r1").ensure().state is RunState.RUNNING
     assert len(service.called("retry")) == 1
 
@@ -712,7 +711,7 @@ def test_a_late_retry_is_attached_to_instead_of_another_start(service: Service) 
 def test_a_refused_repetition_of_a_retry_attaches_to_what_it_began(service: Service) -> None:
     service.runs["r1"] = "broken"
     store = Store()
-    store["run"] = StartRecord(2, 1, "k", MARK, None, 900.0, resumes="r1").to_json()
+    store["run"] = StartRecord(2, 1, "k", FINGERPRINT, None, 900.0, resumes="r1").to_json()
     start = begin(store, resumes="r1")
 
     def refuse(*arguments: Any) -> Any:
@@ -726,9 +725,9 @@ def test_a_refused_repetition_of_a_retry_attaches_to_what_it_began(service: Serv
 
 def test_where_the_run_to_go_on_with_is_gone_another_is_started(service: Service) -> None:
     store = Store()
-    store["run"] = StartRecord(2, 2, "k", MARK, None, 900.0, resumes="gone").to_json()
+    store["run"] = StartRecord(2, 2, "k", FINGERPRINT, None, 900.0, resumes="gone").to_json()
     assert begin(store, retry_from_failure=True).ensure().id == "r1"
-    store["run"] = StartRecord(2, 2, "k", MARK, None, 900.0, resumes="gone").to_json()
+    store["run"] = StartRecord(2, 2, "k", FINGERPRINT, None, 900.0, resumes="gone").to_json()
     with pytest.raises(RequestRefused, match="no run gone"):
         begin(store, resumes="gone").ensure()
 
@@ -767,7 +766,7 @@ def test_what_goes_wrong_before_the_start_is_no_start(
 
 def test_a_lost_start_that_nobody_may_look_for_says_what_to_do(service: Service, mocker: Any) -> None:
     store = Store()
-    store["run"] = StartRecord(2, 1, "marker", MARK, None, 900.0).to_json()
+    store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 900.0).to_json()
     start = begin(store)
     mocker.patch.object(start.hook, "find_started", side_effect=ApiError("needs login", status=403))
     with pytest.raises(RequestRefused, match=r"may have started a Fake run.*needs login.*clear the task"):
@@ -777,7 +776,7 @@ def test_a_lost_start_that_nobody_may_look_for_says_what_to_do(service: Service,
 
 def test_a_look_for_a_lost_start_that_may_heal_is_made_again(service: Service, mocker: Any) -> None:
     store = Store()
-    store["run"] = StartRecord(2, 1, "marker", MARK, None, 900.0).to_json()
+    store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 900.0).to_json()
     start = begin(store)
     mocker.patch.object(start.hook, "find_started", side_effect=ApiError("down", status=503))
     with pytest.raises(ApiError, match="down"):
@@ -798,13 +797,13 @@ def test_without_a_store_a_retried_run_is_still_attached_to(service: Service, st
     service.runs["r1"] = "broken"
     begin(None, resumes="r1").ensure()
     service.runs["r1"] = status
-    assert begin(None, resumes="r1", again=True).ensure().status == status
+    assert begin(None, resumes="r1", is_retry=True).ensure().status == status
     assert len(service.called("retry")) == 1
 
 
 def test_without_a_store_a_run_that_failed_again_is_retried_again(service: Service) -> None:
     service.runs["r1"] = "broken"
-    begin(None, resumes="r1", again=True).ensure()
+    begin(None, resumes="r1", is_retry=True).ensure()
     assert len(service.called("retry")) == 1
 
 
@@ -813,7 +812,7 @@ def test_without_a_store_the_log_says_that_a_retry_starts_another_run(
 ) -> None:
     begin(None, retry_from_failure=True).ensure()
     assert "keeps no task state" not in caplog.text
-    begin(None, retry_from_failure=True, again=True).ensure()
+    begin(None, retry_from_failure=True, is_retry=True).ensure()
     assert "keeps no task state" in caplog.text
 
 
@@ -900,7 +899,7 @@ def test_a_service_that_cannot_list_active_runs_says_so(service: Service) -> Non
 
 def test_without_a_store_an_old_success_is_no_retry(service: Service, mocker: Any) -> None:
     service.runs["r1"] = "broken"
-    start = begin(None, resumes="r1", again=True)
+    start = begin(None, resumes="r1", is_retry=True)
     looked = mocker.spy(start.hook, "find_retried")
     start.ensure()
     assert looked.call_args.args[2] == 1000.0
@@ -908,7 +907,7 @@ def test_without_a_store_an_old_success_is_no_retry(service: Service, mocker: An
 
 def test_a_kill_finds_the_run_that_is_being_started_and_not_the_one_before(service: Service) -> None:
     store = Store()
-    store["run"] = StartRecord(2, 1, "marker", MARK, None, 900.0).to_json()
+    store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 900.0).to_json()
     service.start("marker", same=False)
     service.runs["r1"] = "broken"
     start = begin(store)
@@ -989,7 +988,7 @@ def test_a_run_is_not_left_any_more_that_a_try_waits_for_without_seeing_it(servi
 
 def test_a_run_is_not_left_any_more_once_a_try_has_found_it(service: Service) -> None:
     store = Store()
-    store["run"] = StartRecord(2, 1, "marker", MARK, None, 900.0, left=True).to_json()
+    store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 900.0, left=True).to_json()
     service.start("marker", same=False)
     assert begin(store).ensure().id == "r1"
     assert (store["run"]["left"], store["run"]["run_id"]) == (False, "r1")
@@ -1008,7 +1007,7 @@ def test_a_try_that_leaves_its_run_says_so_beside_its_id(service: Service, early
 
 def test_a_clear_while_a_start_is_under_way_waits_until_it_has_landed(service: Service) -> None:
     store = Store()
-    store["run"] = StartRecord(2, 1, "marker", MARK, None, 999.0).to_json()
+    store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 999.0).to_json()
     waits: list[float] = []
 
     def lands(seconds: float) -> None:
@@ -1024,7 +1023,7 @@ def test_a_clear_while_a_start_is_under_way_waits_until_it_has_landed(service: S
 def test_a_start_that_is_repeated_looks_for_other_runs_too(service: Service, rule: str) -> None:
     service.runs["r1"] = "going"
     store = Store()
-    store["run"] = StartRecord(2, 1, "marker", MARK, None, 900.0).to_json()
+    store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 900.0).to_json()
     start = begin(store, if_running=rule)
     if rule == "attach":
         assert (start.ensure().id, start.attached) == ("r1", True)

@@ -37,7 +37,8 @@ from typing import Any
 
 from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.operator import TriggerRunOperator
-from airflow_provider_runs.base.start import DurableStart, StartRecord
+from airflow_provider_runs.base.record import StartRecord
+from airflow_provider_runs.base.start import DurableStart
 from airflow_provider_runs.base.task import RunTask
 
 FOLDER = "CRASH_FOLDER"

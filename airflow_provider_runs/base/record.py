@@ -1,0 +1,138 @@
+"""
+What Airflow's task state store (3.3 and later) keeps of a start: the record, and what it is compared by.
+
+Users' metadata databases hold records: they may only grow, with defaults. ``tests/golden/`` has one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from airflow_provider_runs.base.exceptions import StartUncertain
+
+RECORD_KEY = "run"
+RECORD_VERSION = 1
+
+
+class Store(Protocol):
+    """Airflow's task state store."""
+
+    def get(self, key: str) -> Any:
+        """
+        Return the value under a key, or None.
+
+        :param key: the key.
+        """
+
+    def set(self, key: str, value: Any) -> None:
+        """
+        Keep a JSON value under a key.
+
+        :param key: the key.
+        :param value: the value.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class StartRecord:
+    """
+    What was begun for a task (version 1; it may only grow, with defaults).
+
+    :param max_tries: Airflow's ``max_tries`` when it was begun.
+    :param attempt: runs begun in this generation, from 1.
+    :param key: the idempotency key or marker.
+    :param fingerprint: where it was begun and what was asked for, see :func:`fingerprint_of`.
+    :param run_id: the service's id, once known.
+    :param started_at: when the request was about to leave, UTC epoch seconds.
+    :param resumes: id of the ended run that the request goes on with; None: it starts a new one.
+    :param repeated_at: when the same request was about to leave once more, UTC epoch seconds, or None.
+    :param refused: whether the service refused the request, so that nothing was begun.
+    :param attached: whether the run is one that somebody else started.
+    :param left: whether the last try has ended and left the run going: a cancel after that was not its own.
+    :param cancelled: whether the task has cancelled the run, or may have: nobody else is to blame then.
+    :param clears: how often anything in the DAG run had been cleared when it was begun, or None.
+    :param snapshot: what a run without a key can be told by later (JSON values), or None.
+    """
+
+    max_tries: int
+    attempt: int
+    key: str
+    fingerprint: str
+    run_id: str | None
+    started_at: float
+    resumes: str | None = None
+    repeated_at: float | None = None
+    refused: bool = False
+    attached: bool = False
+    left: bool = False
+    cancelled: bool = False
+    clears: int | None = None
+    snapshot: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as it is stored."""
+        return {"v": RECORD_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> StartRecord | None:
+        """
+        Read a stored record.
+
+        :param value: what the store returned.
+        :return: the record, or None where there is none.
+        :raises StartUncertain: if there is one that cannot be read; a run beside it would be a guess.
+        """
+        if value is None:
+            return None
+        wanted: dict[str, Any] = {
+            "max_tries": int,
+            "attempt": int,
+            "key": str,
+            "fingerprint": str,
+            "run_id": (str, type(None)),
+            "started_at": (int, float),
+            "resumes": (str, type(None)),
+            "repeated_at": (int, float, type(None)),
+            "snapshot": (Mapping, type(None)),
+        }
+        later = dict.fromkeys(("resumes", "repeated_at", "snapshot"))
+        given = {**later, **value} if isinstance(value, Mapping) else {}
+        if (
+            given.get("v") == RECORD_VERSION
+            and all(name in given and isinstance(given[name], kind) for name, kind in wanted.items())
+            and not any(isinstance(given[name], bool) or given[name] == "" for name in wanted)
+        ):
+            return cls(
+                **{name: given[name] for name in wanted},
+                refused=given.get("refused") is True,
+                attached=given.get("attached") is True,
+                left=given.get("left") is True,
+                cancelled=given.get("cancelled") is True,
+                clears=clears if type(clears := given.get("clears")) is int else None,
+            )
+        raise StartUncertain(
+            f"the task state {RECORD_KEY!r} holds no record that this version of the package can read. "
+            "If no run of this task is under way, delete it (task instance, task state) and clear the task"
+        )
+
+
+def fingerprint_of(where: Any, what: Any) -> str:
+    """
+    Return a short text that changes when a task asks for something else.
+
+    :param where: connection and scope. A run id means nothing elsewhere.
+    :param what: the resource and the mapped item.
+    """
+
+    def digest(value: Any) -> str:
+        try:
+            text = json.dumps(value, sort_keys=True, default=str)
+        except (TypeError, ValueError):
+            text = repr(value)  # keys of several types; such arguments are refused before anything is sent
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    return f"{digest(where)}.{digest(what)}"
