@@ -23,7 +23,7 @@ with DAG(
     deferred = StraitTriggerRunOperator(
         task_id="run_job",
         job_id="daily",
-        payload={"day": "{{ ds or ts }}"},
+        payload={"day": "{{ dag_run.start_date | ds }}"},
         push_result=True,
         deferrable=True,
     )

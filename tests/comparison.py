@@ -11,7 +11,8 @@ PROOFS = {
         "real/test_airflow.py::test_a_pipeline_succeeds_while_its_task_is_deferred",
     ],
     "Deferrable sensor for a run's id": [
-        "system/test_runs.py::test_a_deferred_sensor_waits_for_the_run_of_another_task"
+        "system/test_runs.py::test_a_deferred_sensor_waits_for_the_run_of_another_task",
+        "test_run_ids.py::test_a_list_that_succeeds_gives_its_ids",
     ],
     "One sensor for many runs, in batches": [
         "test_run_ids.py::test_a_list_that_succeeds_gives_its_ids",
@@ -23,9 +24,11 @@ PROOFS = {
     "Ending a deferred task cancels the run (3.3)": [
         "system/test_runs.py::test_marking_a_deferred_task_cancels_its_paradime_run_once",
         "system/test_runs.py::test_marking_a_deferred_task_cancels_its_strait_run_once",
+        "system/test_runs.py::test_marking_a_waiting_task_cancels_its_run",
         "crash/test_crash.py::test_case",
     ],
     "Ending a task on a worker cancels the run": [
+        "test_verdicts.py::test_a_person_who_ends_a_task_on_a_worker_has_its_run_cancelled_where_that_can_be",
         "system/test_runs.py::test_marking_a_waiting_task_cancels_its_run",
         "crash/test_crash.py::test_case",
     ],
@@ -41,18 +44,21 @@ PROOFS = {
         "base/test_operator.py::test_a_wait_that_takes_too_long_leaves_the_run_unless_told_otherwise"
     ],
     "A retry goes on with the run, on a worker (3.3)": [
-        "system/test_durability.py::test_a_killed_task_process_is_followed_by_a_retry_that_goes_on_with_the_run"
+        "system/test_durability.py::test_a_killed_task_process_is_followed_by_a_retry_that_goes_on_with_the_run",
+        "crash/test_outages.py::test_a_retry_during_the_outage_goes_on_with_the_run_too",
     ],
     "A retry goes on with the run, deferred (3.3)": [
         "base/test_operator.py::test_a_retry_attaches_in_either_way",
         "crash/test_outages.py::test_a_retry_during_the_outage_goes_on_with_the_run_too",
     ],
     "Starts that cannot be doubled, by default": [
+        "test_verdicts.py::test_a_start_whose_answer_is_lost_makes_one_run",
         "base/test_start.py::test_a_run_whose_answer_was_lost_is_found_in_the_same_try",
         "crash/test_crash.py::test_case",
     ],
     "Takes up a run that is already going": [
-        "base/test_operator.py::test_a_run_of_others_is_waited_for_and_survives_every_deadline"
+        "test_verdicts.py::test_a_task_takes_up_a_run_that_goes_already_where_runs_can_be_listed",
+        "base/test_operator.py::test_a_run_of_others_is_waited_for_and_survives_every_deadline",
     ],
     "Retry from failure": [
         "mage/test_tasks.py::test_a_retry_of_the_task_runs_the_failed_blocks_of_its_own_run_again",
@@ -74,7 +80,8 @@ PROOFS = {
         "base/test_operator.py::test_a_service_that_cannot_be_asked_is_no_verdict_and_may_be_retried"
     ],
     "An unknown status: a warning, then bounded": [
-        "core/test_progress.py::test_a_run_that_stays_in_an_unknown_status_ends_the_wait_as_unknown"
+        "test_verdicts.py::test_an_unknown_status_is_warned_of_once_and_then_ends_the_wait_as_no_verdict",
+        "core/test_progress.py::test_a_run_that_stays_in_an_unknown_status_ends_the_wait_as_unknown",
     ],
     "The event of a trigger is checked, else failure": [
         "base/test_operator.py::test_an_event_that_cannot_be_relied_on_is_a_failure",
@@ -116,9 +123,9 @@ PROOFS = {
         "crash/test_outages.py::test_a_token_that_expires_in_the_middle_is_renewed_without_a_word"
     ],
     "A remote cancel fails without a retry": [
-        "base/test_operator.py::test_a_run_that_somebody_cancelled_is_not_retried"
+        "test_verdicts.py::test_a_run_that_was_cancelled_in_the_tool_is_not_retried"
     ],
-    "Rules that skip a task by the run's status": ["base/test_operator.py::test_a_status_may_skip_the_task"],
+    "Rules that skip a task by the run's status": ["test_verdicts.py::test_a_status_may_skip_the_task"],
     "OpenLineage": [
         "system/test_lineage.py::test_the_events_of_a_task_and_of_all_that_dbt_did_in_its_run_can_be_read_back"
     ],

@@ -21,7 +21,7 @@ from airflow_provider_runs.provider_info import SYSTEMS
 from airflow_provider_runs.simulator import Simulator
 from tests.base.conftest import callable_operators  # noqa: F401
 from tests.base.test_sensor import MODES, first_start, run  # noqa: F401
-from tests.strait.tasks import new_context
+from tests.tasks import new_context
 from tests.test_contract import part
 from tools.demo import make_connections
 

@@ -98,7 +98,7 @@ class Outcome:
         return cls.of_tallies(
             name,
             (
-                Tally(verdict, which, status, len(found), _told(found))
+                Tally(verdict, which, status, len(found), _examples(found))
                 for (verdict, which, status), found in alike.items()
             ),
         )
@@ -264,7 +264,7 @@ _PHRASES: dict[Verdict | Limit, str] = {
 }
 
 
-def _told(alike: list[Outcome]) -> tuple[Outcome, ...]:
+def _examples(alike: list[Outcome]) -> tuple[Outcome, ...]:
     """Return the first runs that are named, with their reasons; where it is no end, the first's is all's."""
     first = alike[0]
     if first.verdict is Verdict.SUCCEEDED:

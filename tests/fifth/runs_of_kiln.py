@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import TaskDeferred
 
 from airflow_provider_runs.base.exceptions import RunFailed
 from airflow_provider_runs.kiln.hooks import KilnHook
@@ -14,10 +13,10 @@ from airflow_provider_runs.kiln.operators import KilnTriggerRunOperator
 from airflow_provider_runs.kiln.sensors import KilnRunSensor
 from airflow_provider_runs.simulator import Simulator
 from tests.base.conftest import callable_operators  # noqa: F401
-from tests.base.fakes import fire
 from tests.base.test_sensor import first_start  # noqa: F401
 from tests.base.test_sensor import run as run_sensor
-from tests.strait.tasks import new_context
+from tests.tasks import new_context
+from tests.tasks import run as run_task
 
 
 @pytest.fixture
@@ -31,13 +30,6 @@ def sim(monkeypatch):
         fields = {"conn_type": "kiln", "host": simulator.url_of("kiln"), "password": "hush"}
         monkeypatch.setenv("AIRFLOW_CONN_KILN_DEFAULT", json.dumps(fields))
         yield simulator
-
-
-def run_task(task: Any, context: dict[str, Any]) -> Any:
-    try:
-        return task.execute(context)
-    except TaskDeferred as pause:
-        return task.execute_complete(context, fire(pause.trigger))
 
 
 def task(glaze: str, **arguments: Any) -> KilnTriggerRunOperator:
