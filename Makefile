@@ -17,9 +17,11 @@ MAGE_AI := .env/mage
 BENCH := .env/bench
 PUBLISH := .env/publish
 # Beside `make test` and `make compat`: other versions of Airflow, then every Python with Airflow 3.3. A Python
-# that is not here is named and passed by.
+# that is neither in the path nor one of pyenv's is named and passed by.
 VERSIONS := airflow-3.0 airflow-3.1 airflow-3.2 lowest
 PYTHONS := python3.11 python3.12 python3.13
+found = $(shell for python in $(1) $${PYENV_ROOT:-$$HOME/.pyenv}/versions/*/bin/$(1); do \
+	"$$python" -c 'import ensurepip, venv' 2>/dev/null && echo "$$python" && break; done)
 
 TESTED := -e '.[simulator,openlineage]' --group test
 PROJECT := $(TESTED) --group check
@@ -55,9 +57,10 @@ compat: $(COMPAT)/.installed
 
 ## make matrix   the unit tests on every Airflow from 2.11 to 3.3, on the oldest dependencies, and on Python 3.12, 3.13
 matrix: test compat $(addprefix matrix-,$(VERSIONS) $(PYTHONS))
+	@echo "== not on this machine: $(or $(strip $(foreach python,$(PYTHONS),$(if $(call found,$(python)),,$(python)))),none)"
 
 matrix-%:
-	@if $(if $(filter $*,$(PYTHONS)),! $* -c 'import ensurepip; import venv' 2>/dev/null,false); then \
+	@if [ -z "$(if $(filter $*,$(PYTHONS)),$(call found,$*),$*)" ]; then \
 		echo "== $*: not on this machine"; \
 	else \
 		echo "== $*" && $(MAKE) --no-print-directory .env/matrix/$*/.installed && \
@@ -100,7 +103,7 @@ demo: $(AIRFLOW)/.installed $(if $(filter real,$(MAGE)),$(MAGE_AI)/.installed)
 ## make dist     the wheel and the sdist, checked, and the example DAGs from the wheel in a bare environment
 dist: $(AIRFLOW)/.installed $(PUBLISH)/.installed
 	rm -rf dist
-	$(PUBLISH)/bin/python -m build
+	$(PUBLISH)/bin/python -m build --no-isolation
 	$(PUBLISH)/bin/twine check --strict dist/*
 	$(AIRFLOW)/bin/python -m pytest tests/published
 
@@ -129,7 +132,7 @@ $(COMPAT)/.installed: pyproject.toml constraints/airflow-2.11.txt
 $(VERSIONS:%=.env/matrix/%/.installed): .env/matrix/%/.installed: pyproject.toml constraints/%.txt
 	$(call build,.env/matrix/$*,-c constraints/$*.txt $(TESTED))
 
-$(PYTHONS:%=.env/matrix/%/.installed): override PYTHON = $*
+$(PYTHONS:%=.env/matrix/%/.installed): override PYTHON = $(call found,$*)
 $(PYTHONS:%=.env/matrix/%/.installed): .env/matrix/%/.installed: pyproject.toml constraints/airflow-3.3.txt
 	$(call build,.env/matrix/$*,-c constraints/airflow-3.3.txt $(TESTED))
 

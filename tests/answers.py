@@ -79,7 +79,6 @@ headers = st.dictionaries(
 encodings = st.sampled_from(
     ["utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "utf-7"]
 )
-Steps = list[tuple[str, Any]]
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

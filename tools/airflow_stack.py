@@ -341,10 +341,6 @@ class AirflowStack:
         found = self.get(f"{_task_path(dag_id, run_id, task_id)}/links", map_index=map_index)
         return dict(found["extra_links"])
 
-    def state_store(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Any:
-        """Return what a task keeps in its state store."""
-        return self.get(f"{_task_path(dag_id, run_id, task_id)}/state-store", map_index=map_index)
-
     def set_task_state(self, dag_id: str, run_id: str, task_id: str, state: str, map_index: int = -1) -> None:
         """Mark a task ``failed``, ``success`` or ``skipped``, as a person does in the web interface."""
         self.patch(_task_path(dag_id, run_id, task_id, map_index), {"new_state": state})

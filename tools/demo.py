@@ -233,7 +233,8 @@ def main() -> int:
     parser.add_argument("--dags", type=Path, default=ROOT / "example_dags", help="folder with the DAGs")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
 
     scratch = ROOT / ".demo"
     scratch.mkdir(exist_ok=True)
