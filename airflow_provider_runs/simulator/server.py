@@ -305,7 +305,10 @@ class Simulator:
             sim.plan(system="chalk", resource="neobank.*", outcome="failed")
             hook = ChalkHook(...sim.url_of("chalk")...)
 
-    It is also an asynchronous context manager.
+    It is also an asynchronous context manager. What is called before it runs raises RuntimeError.
+
+    :param systems: names of the systems.
+    :param settings: the other parameters of :class:`Server`.
     """
 
     def __init__(self, systems: Iterable[str] = SYSTEMS, **settings: Any) -> None:
@@ -314,7 +317,12 @@ class Simulator:
         self._thread: threading.Thread | None = None
 
     def start(self) -> Self:
-        """Start the thread and return when the server listens."""
+        """
+        Start the thread and return when the server listens.
+
+        :return: the simulator itself.
+        :raises OSError: if the port is not free.
+        """
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="simulator", daemon=True)
         self._thread.start()
@@ -357,11 +365,21 @@ class Simulator:
         return self._server.url
 
     def url_of(self, system: str) -> str:
-        """Return the address of one system."""
+        """
+        Return the address of one system, for a connection's host.
+
+        :param system: its name, such as ``chalk``.
+        :raises ControlError: if it is not served.
+        """
         return self._server.url_of(system)
 
     def plan(self, **plan: Json) -> None:
-        """Add a plan; the arguments are those of ``POST /_plans``."""
+        """
+        Say how coming runs shall end, as ``POST /_plans``.
+
+        :param plan: the fields of a plan, which the package's docstring lists.
+        :raises ControlError: if a field is unknown or has a wrong value.
+        """
         self._call(lambda: self._server.world.plans.add(read_rule(Plan, plan)))
 
     def clear_plans(self) -> None:
@@ -369,7 +387,13 @@ class Simulator:
         self._call(self._server.world.plans.clear)
 
     def fault(self, fault: str, **rest: Json) -> None:
-        """Add a fault; the arguments are those of ``POST /_faults``."""
+        """
+        Make coming requests go wrong, as ``POST /_faults``.
+
+        :param fault: in which way: a word that the package's docstring lists.
+        :param rest: the other fields of a fault, listed there, too.
+        :raises ControlError: if a field is unknown or has a wrong value.
+        """
         self._call(lambda: self._server.world.add_fault(read_rule(Fault, {"fault": fault, **rest})))
 
     def clear_faults(self) -> None:
@@ -377,19 +401,35 @@ class Simulator:
         self._call(self._server.world.faults.clear)
 
     def expire_tokens(self, system: str | None = None) -> None:
-        """Make all issued tokens of a system, or of all, invalid."""
+        """
+        Make all issued tokens invalid.
+
+        :param system: those of this system; None: of all.
+        :raises ControlError: if it is not served.
+        """
         self._call(lambda: self._server.expire_tokens(system))
 
     def runs(self, system: str | None = None) -> list[dict[str, Json]]:
-        """Return all runs, of one system or of all."""
+        """
+        Return the runs, each with the fields that the package's docstring lists.
+
+        :param system: those of this system; None: of all.
+        :raises ControlError: if it is not served.
+        """
         return self._call(lambda: self._server.runs(system))
 
     def requests(self) -> dict[str, Json]:
-        """Return the counts and the last requests."""
+        """Return ``counts`` of requests by system, operation and status, and the ``last`` requests."""
         return self._call(self._server.world.requests)
 
     def count(self, system: str, operation: str, status: int | None = None) -> int:
-        """Return how often an operation was called, all statuses or one."""
+        """
+        Return how often an operation was called.
+
+        :param system: the system's name.
+        :param operation: the operation, such as ``trigger``, ``get`` or ``cancel``.
+        :param status: calls that were answered with this HTTP status; None: all.
+        """
         counts = self.requests()["counts"]
         return sum(
             entry["count"]
