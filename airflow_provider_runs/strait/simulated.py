@@ -338,10 +338,6 @@ class StraitRun:
             if not child.is_terminal:
                 child.cancel(at)
 
-    def pause(self, at: float) -> None:
-        """Let nothing happen any more until the run is resumed."""
-        self.end("paused", at)
-
     def again(self, at: float, life: Life | None = None, attempt: int = 1) -> None:
         """Queue the run again, under the same id."""
         self.attempt = attempt
