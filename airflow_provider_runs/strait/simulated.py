@@ -125,7 +125,6 @@ class Asked:
 
     payload: Json = None
     tags: dict[str, str] = field(default_factory=dict)
-    metadata: dict[str, str] = field(default_factory=dict)
     scheduled: float | None = None
     priority: int = 0
     ttl: float = 0
@@ -384,7 +383,6 @@ class StraitRun:
             "attempt": self.attempt,
             "payload": self.payload,
             "result": self.result,
-            "metadata": asked.metadata,
             "error": self.error,
             "error_class": self.error_class,
             "triggered_by": self.triggered_by,

@@ -498,6 +498,7 @@ def test_list_filters(sim: Simulator, service: Service, until: Until) -> None:
     assert found(payload_contains='{"day": "monday"}') == [good]
     assert found(payload_contains='{"parts": [2]}') == [good]
     assert found(payload_contains='{"parts": [3]}') == []
+    assert found(metadata_key="a") == []
     assert found(project_id="any", limit=1) == [worker]
     for query, reason in (
         ({"status": "done"}, "invalid status: done"),
