@@ -252,9 +252,6 @@ class StraitSimulator(System):
 
     def routes(self) -> Iterable[Route]:
         """Return the calls that the server knows."""
-        return (*self._listed(), Route("GET", "/health", "health", self._health))
-
-    def _listed(self) -> list[Route]:
         read, write, trigger, jobs = "runs:read", "runs:write", "jobs:trigger", "jobs:read"
         run, job = "/v1/runs/{run}", "/v1/jobs/{job}"
         found = [
@@ -295,7 +292,7 @@ class StraitSimulator(System):
                 self._route("GET", f"{run}/usage", "usage", read, self._usage),
                 self._route("GET", f"{run}/tool-calls", "tool_calls", read, self._tool_calls),
             ]
-        return found
+        return [*found, Route("GET", "/health", "health", self._health)]
 
     def runs(self) -> list[dict[str, Json]]:
         """Return all runs in the form of the control ``/_runs``."""
