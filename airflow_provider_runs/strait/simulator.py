@@ -61,7 +61,6 @@ from airflow_provider_runs.simulator.world import (
     run_entry,
 )
 from airflow_provider_runs.strait.simulated import (
-    ACTIVE,
     JOBS,
     NANO,
     REPLAYABLE,
@@ -78,28 +77,23 @@ from airflow_provider_runs.strait.simulated import (
     uuid7,
     without_empty,
 )
+from airflow_provider_runs.strait.simulated_requests import (
+    Refused,
+    ids_of,
+    moment,
+    read_trigger,
+    refuse_idle,
+    run_filter,
+    whole,
+)
 
 __all__ = ["Job", "StraitOptions", "StraitSimulator"]
 
 OUTCOMES = {"succeeded": "completed", "cancelled": "canceled"}
-CODES = {
-    400: "bad_request",
-    401: "authentication_required",
-    403: "forbidden",
-    404: "not_found",
-    409: "conflict",
-    422: "validation_failed",
-    429: "rate_limited",
-    503: "service_unavailable",
-}
-TEXTS = {401: "authentication required", 403: "forbidden", 404: "run not found", 429: "rate limit exceeded"}
-SERVER_ERROR = "internal server error"
 JSON_TYPES = ("*/*", "application/*", "application/json", "text/csv", "application/x-ndjson")
 MAX_REQUEST = 1 << 20
-DEFAULT_PAGE, LONGEST_PAGE = 50, 100
+DEFAULT_PAGE = 50
 MOST_BULK, MOST_DLQ, MOST_TRIGGERED = 100, 500, 500
-FARTHEST = 30 * 86400
-LONGEST_TTL = 2592000
 LOCKOUTS = ((5, 15), (2.5, 5), (1, 1))
 """How many failed logins, in limits, lead to how long a refusal, in windows."""
 EVENT_FLOOD = 1000
@@ -168,25 +162,6 @@ class Call:
         for scope in scopes:
             if self.scopes is not None and scope not in self.scopes:
                 raise Refused(403, f"requires {scope}")
-
-
-class Refused(Exception):
-    """Carry an error of the service."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str | None = None,
-        *,
-        code: str | None = None,
-        details: Iterable[str] = (),
-        headers: dict[str, str] | None = None,
-        body: dict[str, Json] | str | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.code, self.body = status, code or CODES.get(status, "internal_error"), body
-        self.message = SERVER_ERROR if status == 500 else message or TEXTS.get(status, "simulated answer")
-        self.details, self.headers = list(details), headers or {}
 
 
 class Window:
@@ -636,7 +611,7 @@ class StraitSimulator(System):
         self._limit(self._trigger_limit, request.remote or "")
         job = self._job(request, call)
         body = await self._body(request)
-        asked = self._asked(job, body, key)
+        asked = read_trigger(job, body, key)
         refuse_idle(job)
         hashed = payload_hash(asked.payload)
         if body.get("dry_run"):
@@ -675,53 +650,6 @@ class StraitSimulator(System):
         if job.rate_limit and self._job_limits[job.id].take(job.id) is None:
             text = "job rate limit exceeded"
             raise Refused(429, text, details=["retry_after_seconds=5"], headers={"Retry-After": "5"})
-
-    def _asked(self, job: Job, body: dict[str, Json], key: str | None, where: str = "") -> Asked:
-        """Check what a trigger asks for.
-
-        :param where: what precedes the text of an error
-        """
-        tags = body.get("tags") or {}
-        if (
-            not is_texts(tags)
-            or len(tags) > 20
-            or not all(0 < len(k) <= 64 and len(tags[k]) <= 256 for k in tags)
-        ):
-            raise Refused(400, where + "tags must be at most 20 pairs of at most 64 and 256 characters")
-        payload = body.get("payload")
-        if missing := [name for name in job.requires if not isinstance(payload, dict) or name not in payload]:
-            raise Refused(400, f"{where}payload does not match the schema: {', '.join(missing)} is required")
-        scheduled = None
-        if body.get("scheduled_at") is not None:
-            scheduled = moment(body["scheduled_at"], where)
-            ahead = scheduled - time.time()
-            if ahead < 0:
-                raise Refused(400, where + "scheduled_at must not be in the past")
-            if ahead > FARTHEST:
-                raise Refused(400, where + "scheduled_at must be at most 30 days ahead")
-        numbers = {"priority": 10, "ttl_secs": LONGEST_TTL}
-        for name, most in numbers.items():
-            value = body.get(name, 0)
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-                raise Refused(
-                    422, where + "validation failed", details=[f"{name} must be between 0 and {most}"]
-                )
-        for name in ("concurrency_key", "debounce_key", "batch_key"):
-            value = body.get(name, "")
-            if not isinstance(value, str) or len(value) > 256:
-                raise Refused(
-                    422, where + "validation failed", details=[f"{name} must have at most 256 characters"]
-                )
-        return Asked(
-            payload=payload,
-            tags=dict(job.tags) | tags,
-            scheduled=scheduled,
-            priority=body.get("priority", 0),
-            ttl=body.get("ttl_secs", 0),
-            concurrency_key=body.get("concurrency_key"),
-            key=key,
-            body=body,
-        )
 
     def _dry_run(self, job: Job, asked: Asked, hashed: str) -> dict[str, Json]:
         ready = asked.scheduled or time.time()
@@ -776,7 +704,7 @@ class StraitSimulator(System):
         for number, item in enumerate(items):
             if not isinstance(item, dict):
                 raise Refused(400, f"item {number}: invalid")
-            checked.append(self._asked(job, item, item.get("idempotency_key"), f"item {number}: "))
+            checked.append(read_trigger(job, item, item.get("idempotency_key"), f"item {number}: "))
         created, batch = self._stamp(), uuid7()
         results = []
         for asked in checked:
@@ -839,52 +767,9 @@ class StraitSimulator(System):
 
     async def _list(self, request: web.Request, call: Call) -> web.StreamResponse:
         self._need_project(request)
-        matches = self._filter(request)
+        matches = run_filter(request.query, self._is_seed)
         rows = ((run.created, run.row) for run in self._visible(call) if matches(run))
         return self._page(request, rows, in_seed=True)
-
-    def _filter(self, request: web.Request) -> Callable[[StraitRun], bool]:
-        """Return what decides whether a run is listed."""
-        query = request.query
-        statuses = set(query.getall("status", []))
-        if not self._is_seed:
-            statuses |= set(query.getall("statuses", [])) | set(query.getall("statuses[]", []))
-        if bad := sorted(statuses - {""} - TERMINAL - ACTIVE):
-            raise Refused(400, f"invalid status: {', '.join(bad)}")
-        wanted = {name: query.get(name) for name in ("triggered_by", "batch_id")}
-        tag = None
-        metadata = bool(query.get("metadata_key"))
-        if not self._is_seed:
-            wanted |= {name: query.get(name) for name in ("execution_mode", "error_class")}
-            if query.get("tag_value") and not query.get("tag_key"):
-                raise Refused(400, "tag_value requires tag_key")
-            if query.get("tag_key"):
-                tag = query["tag_key"], query.get("tag_value")
-            if tag and metadata:
-                raise Refused(400, "metadata and tag filters cannot be combined")
-        part: Json = None
-        if query.get("payload_contains"):
-            try:
-                part = json.loads(query["payload_contains"])
-            except ValueError:
-                raise Refused(400, "payload_contains must be a JSON object") from None
-
-        def matches(run: StraitRun) -> bool:
-            own = {
-                "triggered_by": run.triggered_by,
-                "batch_id": run.batch,
-                "execution_mode": run.job.mode,
-                "error_class": run.error_class,
-            }
-            return (
-                (not statuses - {""} or run.status in statuses)
-                and all(not value or own[name] == value for name, value in wanted.items())
-                and has_pair(run.asked.tags, tag)
-                and not metadata  # no run has any: a trigger takes none
-                and (part is None or contains(run.payload, part))
-            )
-
-        return matches
 
     async def _dlq(self, request: web.Request, call: Call) -> web.StreamResponse:
         self._need_project(request)
@@ -1243,65 +1128,6 @@ def too_many(seconds: int, limit: int | None = None) -> Refused:
     return Refused(429, headers=headers, body="Too Many Requests\n")
 
 
-def refuse_idle(job: Job) -> None:
-    """Refuse to trigger a job that is paused or disabled."""
-    if not job.enabled:
-        raise Refused(400, "job is disabled")
-    if job.paused:
-        raise Refused(409, "job is paused")
-
-
 def started(run: StraitRun, hashed: str) -> dict[str, Json]:
     """Return the answer to a trigger."""
     return {"id": run.id, "status": run.status, "payload_hash": hashed, "idempotency_hit": False}
-
-
-def ids_of(body: dict[str, Json], most: int) -> list[str]:
-    """Return the run ids of a bulk call."""
-    found = body.get("run_ids")
-    if (
-        not isinstance(found, list)
-        or not 1 <= len(found) <= most
-        or not all(isinstance(i, str) for i in found)
-    ):
-        raise Refused(422, "validation failed", details=[f"run_ids must have 1 to {most} entries"])
-    return found
-
-
-def whole(text: str | None, default: int, most: float = LONGEST_PAGE) -> int:
-    """Return the number of a query parameter, cut to the most there can be."""
-    if not text:
-        return default
-    if not text.isascii() or not text.isdigit() or not int(text):
-        raise Refused(400, f"{text!r} is not a positive number")
-    return int(min(int(text), most))
-
-
-def moment(value: Json, where: str = "") -> float:
-    """Return the epoch seconds of a time in a request."""
-    try:
-        return parse_rfc3339(value) / NANO
-    except (ValueError, AttributeError):
-        raise Refused(400, f"{where}{value!r} is no RFC 3339 time") from None
-
-
-def is_texts(value: Json) -> bool:
-    """Say whether a value is a map of texts."""
-    return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
-
-
-def has_pair(pairs: dict[str, str], wanted: tuple[str, str | None] | None) -> bool:
-    """Say whether a map has a key, with a value if one is wanted."""
-    if wanted is None:
-        return True
-    key, value = wanted
-    return key in pairs and value in (None, "", pairs[key])
-
-
-def contains(whole: Json, part: Json) -> bool:
-    """Say whether a JSON value contains another, as PostgreSQL's ``@>`` does."""
-    if isinstance(whole, dict) and isinstance(part, dict):
-        return all(name in whole and contains(whole[name], value) for name, value in part.items())
-    if isinstance(whole, list) and isinstance(part, list):
-        return all(any(contains(one, each) for one in whole) for each in part)
-    return bool(whole == part)
