@@ -1191,7 +1191,7 @@ def test_streams_that_are_refused(sim: Simulator, service: Service) -> None:
 
 
 def test_a_stream_that_is_cut_in_a_frame(sim: Simulator, service: Service) -> None:
-    sim.plan(queued=20)
+    sim.plan(queued=20, duration=500)
     sim.fault("cut_frame", operation="stream")
     url = f"{service.url}/v1/runs/{service.start()}/stream"
     with requests.get(url, headers=KEY, stream=True, timeout=10) as answer:
