@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from airflow_provider_runs.simulator.world import Json
 from airflow_provider_runs.strait.simulated import (
     ACTIVE,
     NANO,
     TERMINAL,
     Asked,
     Job,
-    Json,
     StraitRun,
     parse_rfc3339,
 )

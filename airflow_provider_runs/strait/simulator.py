@@ -43,7 +43,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -52,7 +52,6 @@ from aiohttp import web
 from airflow_provider_runs.simulator.world import (
     NOTE,
     STREAM_FAULTS,
-    ControlError,
     Fault,
     Json,
     Plan,
@@ -61,13 +60,13 @@ from airflow_provider_runs.simulator.world import (
     run_entry,
 )
 from airflow_provider_runs.strait.simulated import (
-    JOBS,
     NANO,
     REPLAYABLE,
     TERMINAL,
     Asked,
     Job,
     Life,
+    StraitOptions,
     StraitRun,
     job_id,
     parse_rfc3339,
@@ -98,55 +97,7 @@ LOCKOUTS = ((5, 15), (2.5, 5), (1, 1))
 """How many failed logins, in limits, lead to how long a refusal, in windows."""
 EVENT_FLOOD = 1000
 LOOK = 0.2  # seconds until a stream sees that its client is gone, or that somebody changed the run
-ENDED_KEPT = 86400
 WAITING = ("delayed", "queued")
-
-
-@dataclass(frozen=True)
-class StraitOptions:
-    """Hold the credentials and switches of the simulated Strait.
-
-    Seconds here are never shortened. ``era`` is ``today`` or ``seed``: the shapes of the answers. ``scopes``
-    are those of the API key, parted by commas; all if there are none.
-
-    All limits but that of streams are off (0) unless set. The service has: ``rate_limit`` 100 requests per
-    ``window`` and address, ``trigger_limit`` 10 and ``bulk_trigger_limit`` 5 per ``window``, ``key_limit``
-    1000 per ``window`` (the plan's), ``login_limit`` 10 failures until it locks an address out (for 1, 5 and
-    15 windows). ``monthly_runs`` is the plan's quota, beyond which a trigger answers 402. ``max_streams`` are
-    the streams of a project at a time; ``keepalive``, ``stream_seconds`` (until the service ends a stream)
-    and ``subscribe_delay`` (between the head of a stream's answer and what it carries) are theirs.
-
-    ``cache_seconds`` is how long GET, DELETE and the streams of a run go on with an end that one has seen.
-    ``key_seconds`` is how long an idempotency key is known; ``keeps_answers`` whether its first answer is
-    repeated. ``max_response`` are the bytes of the longest answer.
-    """
-
-    api_key: str = "strait_simulator"
-    internal_secret: str = "strait-internal"
-    project_id: str = "project-simulator"
-    era: str = "today"
-    scopes: str = ""
-    rate_limit: int = 0
-    trigger_limit: int = 0
-    bulk_trigger_limit: int = 0
-    key_limit: int = 0
-    login_limit: int = 0
-    window: float = 60.0
-    monthly_runs: int = 0
-    max_streams: int = 100
-    keepalive: float = 15.0
-    stream_seconds: float = 1800.0
-    subscribe_delay: float = 0.0
-    cache_seconds: float = 300.0
-    key_seconds: float = ENDED_KEPT
-    keeps_answers: bool = True
-    max_response: int = 16 << 20
-    jobs: tuple[Job, ...] = field(default=JOBS, metadata={"cli": False})
-
-    def __post_init__(self) -> None:
-        """Refuse an era that does not exist."""
-        if self.era not in ("today", "seed"):
-            raise ControlError(f"era must be today or seed, not {self.era!r}")
 
 
 @dataclass(frozen=True)
