@@ -36,14 +36,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import json
 import math
 import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -76,6 +75,7 @@ from airflow_provider_runs.strait.simulated import (
     uuid7,
     without_empty,
 )
+from airflow_provider_runs.strait.simulated_gate import Call, Gate, Window, too_many
 from airflow_provider_runs.strait.simulated_requests import (
     Refused,
     ids_of,
@@ -86,53 +86,16 @@ from airflow_provider_runs.strait.simulated_requests import (
     whole,
 )
 
-__all__ = ["Job", "StraitOptions", "StraitSimulator"]
+__all__ = ["Job", "StraitOptions", "StraitSimulator", "Window"]
 
 OUTCOMES = {"succeeded": "completed", "cancelled": "canceled"}
 JSON_TYPES = ("*/*", "application/*", "application/json", "text/csv", "application/x-ndjson")
 MAX_REQUEST = 1 << 20
 DEFAULT_PAGE = 50
 MOST_BULK, MOST_DLQ, MOST_TRIGGERED = 100, 500, 500
-LOCKOUTS = ((5, 15), (2.5, 5), (1, 1))
-"""How many failed logins, in limits, lead to how long a refusal, in windows."""
 EVENT_FLOOD = 1000
 LOOK = 0.2  # seconds until a stream sees that its client is gone, or that somebody changed the run
 WAITING = ("delayed", "queued")
-
-
-@dataclass(frozen=True)
-class Call:
-    """Hold who calls: the project, the caller's name and its scopes (None: all)."""
-
-    project: str
-    caller: str
-    scopes: frozenset[str] | None
-
-    def needs(self, *scopes: str) -> None:
-        """Refuse a caller without one of these scopes."""
-        for scope in scopes:
-            if self.scopes is not None and scope not in self.scopes:
-                raise Refused(403, f"requires {scope}")
-
-
-class Window:
-    """Count requests per key as a sliding window does: the share of the window before, and this one."""
-
-    def __init__(self, limit: int, seconds: float) -> None:
-        self.limit, self.seconds = limit, seconds
-        self._counts: Counter[tuple[str, int]] = Counter()
-
-    def take(self, key: str) -> int | None:
-        """Count a request; return how many are left, None if it is one too many."""
-        number, share = divmod(time.time() / self.seconds, 1)
-        now = int(number)
-        rate = self._counts[key, now - 1] * (1 - share) + self._counts[key, now]
-        if rate >= self.limit:
-            return None
-        self._counts[key, now] += 1
-        for old in [each for each in self._counts if each[1] < now - 1]:
-            del self._counts[old]
-        return max(0, int(self.limit - rate) - 1)
 
 
 Action = Callable[[web.Request, Call], Awaitable[web.StreamResponse]]
@@ -160,16 +123,9 @@ class StraitSimulator(System):
         self._copies: dict[str, tuple[float, dict[str, Json]]] = {}
         self._pending: dict[tuple[str, str], tuple[float, list[Asked]]] = {}
         self._streams: Counter[str] = Counter()
-        self._failures: Counter[str] = Counter()
-        self._locked: dict[str, float] = {}
-        self._triggered = 0
         self._newest = 0
         self._since = time.time()
-        self._global = Window(options.rate_limit, options.window)
-        self._trigger_limit = Window(options.trigger_limit, options.window)
-        self._bulk_limit = Window(options.bulk_trigger_limit, options.window)
-        self._key_limit = Window(options.key_limit, options.window)
-        self._job_limits = {job.id: Window(job.rate_limit, options.window) for job in jobs}
+        self._gate = Gate(options, jobs)
         self._defaults = (
             Plan(resource="broken", outcome="dead_letter"),
             Plan(resource="mended", outcome="dead_letter,completed"),
@@ -262,10 +218,7 @@ class StraitSimulator(System):
         async def handler(request: web.Request) -> web.StreamResponse:
             headers = {"X-API-Version": "v1"}
             try:
-                self._limit(self._global, request.remote or "", headers)
-                call = self._admit(request)
-                if self.options.key_limit and self._key_limit.take(call.caller) is None:
-                    raise Refused(429, headers={"Retry-After": str(math.ceil(self.options.window))})
+                call = self._gate.enter(request, headers)
                 call.needs(scope)
                 accepted = [
                     word.partition(";")[0].strip() for word in request.headers.get("Accept", "*/*").split(",")
@@ -276,53 +229,10 @@ class StraitSimulator(System):
             except Refused as refused:
                 answer = self._refusal(refused)
             if not answer.prepared:
-                answer.headers.update(headers | self._plan_headers())
+                answer.headers.update(headers | self._gate.plan_headers())
             return answer
 
         return Route(method, path, operation, handler, streams)
-
-    def _limit(self, window: Window, key: str, headers: dict[str, str] | None = None) -> None:
-        """Count a request against one of the limits that are kept per address."""
-        if not window.limit:
-            return
-        left = window.take(key)
-        if left is None:
-            raise too_many(math.ceil(window.seconds), window.limit)
-        if headers is not None:
-            headers |= {"X-RateLimit-Limit": str(window.limit), "X-RateLimit-Remaining": str(left)}
-
-    def _plan_headers(self) -> dict[str, str]:
-        limit = self.options.monthly_runs
-        if not limit:
-            return {}
-        return {
-            "X-Strait-Plan": "free",
-            "X-Strait-Usage-Limit": str(limit),
-            "X-Strait-Usage-Remaining": str(max(0, limit - self._triggered)),
-        }
-
-    def _admit(self, request: web.Request) -> Call:
-        """Check the credentials and return who calls."""
-        options, headers, address = self.options, request.headers, request.remote or ""
-        wait = self._locked.get(address, 0) - time.time()
-        if wait > 0:
-            text = "too many failed authentication attempts"
-            raise Refused(429, text, headers={"Retry-After": str(math.ceil(wait))})
-        scheme, _, token = headers.get("Authorization", "").partition(" ")
-        token = token if scheme == "Bearer" else ""
-        secret = headers.get("X-Internal-Secret") or ("" if token.startswith("strait_") else token)
-        if secret and hmac.compare_digest(secret.encode(), options.internal_secret.encode()):
-            project = headers.get("X-Project-Id") or request.query.get("project_id", "")
-            return Call(project, "internal", None)
-        if token and hmac.compare_digest(token.encode(), options.api_key.encode()):
-            scopes = frozenset(options.scopes.replace(" ", "").split(",")) - {""}
-            return Call(options.project_id, "key", scopes or None)
-        self._failures[address] += 1
-        for limits, windows in LOCKOUTS:
-            if options.login_limit and self._failures[address] >= limits * options.login_limit:
-                self._locked[address] = time.time() + windows * options.window
-                break
-        raise Refused(401)
 
     async def _body(self, request: web.Request) -> dict[str, Json]:
         raw = await request.read()
@@ -559,7 +469,7 @@ class StraitSimulator(System):
 
     async def _start(self, request: web.Request, call: Call, key: str | None) -> web.Response:
         """Start a run, unless there is a reason not to."""
-        self._limit(self._trigger_limit, request.remote or "")
+        self._gate.limit(self._gate.triggers, request)
         job = self._job(request, call)
         body = await self._body(request)
         asked = read_trigger(job, body, key)
@@ -575,7 +485,7 @@ class StraitSimulator(System):
             if is_over or known.status == "paused":
                 raise Refused(500)  # the insert refuses a second row whose key is taken
             return self._json({"id": known.id, "status": known.status, "idempotency_hit": True})
-        self._admit_run(job)
+        self._gate.admit_run(job)
         if job.window == "dedup":
             for run in reversed(self._runs.values()):
                 age = time.time() - run.created / NANO
@@ -583,24 +493,13 @@ class StraitSimulator(System):
                     return self._json(started(run, hashed), 201)
         elif job.window is not None:
             return self._collect(job, asked, body)
-        self._triggered += 1
+        self._gate.triggered += 1
         life, plan = self._life(job)
         run = self._make_run(job, asked, life)
         answer = self._json(started(run, hashed), 201)
         if plan.hold:
             await asyncio.sleep(self.world.scaled(plan.hold))
         return answer
-
-    def _admit_run(self, job: Job) -> None:
-        """Check the limits of the plan and of the job."""
-        quota = self.options.monthly_runs
-        if quota and self._triggered >= quota:
-            text = f"monthly run limit of {quota} reached"
-            limits = {"kind": "monthly_runs", "limit": quota, "current": self._triggered, "plan": "free"}
-            raise Refused(402, body={"code": "quota_exceeded", "message": text, **limits})
-        if job.rate_limit and self._job_limits[job.id].take(job.id) is None:
-            text = "job rate limit exceeded"
-            raise Refused(429, text, details=["retry_after_seconds=5"], headers={"Retry-After": "5"})
 
     def _dry_run(self, job: Job, asked: Asked, hashed: str) -> dict[str, Json]:
         ready = asked.scheduled or time.time()
@@ -639,11 +538,11 @@ class StraitSimulator(System):
             triggered_by = "debounce"
         else:
             last = replace(last, payload=[each.payload for each in asked])
-        self._triggered += 1
+        self._gate.triggered += 1
         return self._make_run(job, last, self._life(job)[0], triggered_by=triggered_by)
 
     async def _bulk_trigger(self, request: web.Request, call: Call) -> web.StreamResponse:
-        self._limit(self._bulk_limit, request.remote or "")
+        self._gate.limit(self._gate.bulk_triggers, request)
         job = self._job(request, call)
         items = (await self._body(request)).get("items")
         if not isinstance(items, list) or not 1 <= len(items) <= MOST_TRIGGERED:
@@ -661,8 +560,8 @@ class StraitSimulator(System):
         for asked in checked:
             known = self._keys.get((job.id, asked.key)) if asked.key else None
             if known is None:
-                self._admit_run(job)
-                self._triggered += 1
+                self._gate.admit_run(job)
+                self._gate.triggered += 1
                 known = self._make_run(job, asked, self._life(job)[0], created=created, batch=batch)
                 results.append({"id": known.id, "status": known.status, "idempotency_hit": False})
             else:
@@ -1068,15 +967,6 @@ def parts(piece: bytes, fault: Fault | None) -> Iterator[bytes]:
     piece = piece.replace(b"\n", b"\r\n")
     for at in range(0, len(piece), 3):
         yield piece[at : at + 3]
-
-
-def too_many(seconds: int, limit: int | None = None) -> Refused:
-    """Return the answer of the limiters that are kept per address."""
-    headers = {"Retry-After": str(seconds)}
-    if limit is not None:
-        headers |= {"X-RateLimit-Limit": str(limit), "X-RateLimit-Remaining": "0"}
-        headers["X-RateLimit-Reset"] = str(int(time.time()) + seconds)
-    return Refused(429, headers=headers, body="Too Many Requests\n")
 
 
 def started(run: StraitRun, hashed: str) -> dict[str, Json]:
