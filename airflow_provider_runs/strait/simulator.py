@@ -35,13 +35,11 @@ or resumed, unless there is a newer plan by then.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import math
 import re
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -49,9 +47,7 @@ from typing import Any
 from aiohttp import web
 
 from airflow_provider_runs.simulator.world import (
-    NOTE,
     STREAM_FAULTS,
-    Fault,
     Json,
     Plan,
     Route,
@@ -85,6 +81,7 @@ from airflow_provider_runs.strait.simulated_requests import (
     run_filter,
     whole,
 )
+from airflow_provider_runs.strait.simulated_streams import Streams
 
 __all__ = ["Job", "StraitOptions", "StraitSimulator", "Window"]
 
@@ -93,8 +90,6 @@ JSON_TYPES = ("*/*", "application/*", "application/json", "text/csv", "applicati
 MAX_REQUEST = 1 << 20
 DEFAULT_PAGE = 50
 MOST_BULK, MOST_DLQ, MOST_TRIGGERED = 100, 500, 500
-EVENT_FLOOD = 1000
-LOOK = 0.2  # seconds until a stream sees that its client is gone, or that somebody changed the run
 WAITING = ("delayed", "queued")
 
 
@@ -116,13 +111,19 @@ class StraitSimulator(System):
             for number, job in enumerate(options.jobs, 1)
         ]
         self._jobs = {job.id: job for job in jobs}
-        self._runs: dict[str, StraitRun] = {}
+        runs: dict[str, StraitRun] = {}
+        self._runs = runs
         self._going: dict[str, StraitRun] = {}
         self._keys: dict[tuple[str, str], StraitRun] = {}
         self._answers: dict[tuple[str, ...], tuple[float, web.Response | None]] = {}
         self._copies: dict[str, tuple[float, dict[str, Json]]] = {}
         self._pending: dict[tuple[str, str], tuple[float, list[Asked]]] = {}
-        self._streams: Counter[str] = Counter()
+        self._streams = Streams(
+            options,
+            self._advance,
+            partial(self.world.fault_for, self.name, kinds=STREAM_FAULTS),
+            lambda: self._runs is runs,
+        )
         self._newest = 0
         self._since = time.time()
         self._gate = Gate(options, jobs)
@@ -888,85 +889,7 @@ class StraitSimulator(System):
         run = self._find(request, call)
         if self._copy(run)["status"] in TERMINAL:
             raise Refused(410, "run already in terminal state")
-        opened, most = self._streams, self.options.max_streams
-        if most and opened[call.project] >= most:
-            raise Refused(503, "too many SSE connections")
-        operation = "stream" if channel == "run" else channel
-        fault = self.world.fault_for(self.name, operation, STREAM_FAULTS)
-        headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-API-Version": "v1"}
-        answer = web.StreamResponse(headers=headers)
-        opened[call.project] += 1
-        try:
-            await answer.prepare(request)
-            if (note := NOTE.get()) is not None:
-                note(200)
-            with contextlib.suppress(ConnectionError):
-                async for piece in self._carried(run, channel, fault):
-                    if request.transport is None or request.transport.is_closing():
-                        break
-                    if piece is None:
-                        request.transport.close()
-                        break
-                    for part in parts(piece, fault):
-                        await answer.write(part)
-        finally:
-            opened[call.project] -= 1
-        return answer
-
-    async def _carried(
-        self, run: StraitRun, channel: str, fault: Fault | None
-    ) -> AsyncIterator[bytes | None]:
-        """Yield what a stream of a run carries; nothing when it only looks around, None for a cut."""
-        kind = fault.fault if fault else None
-        seconds = math.inf if fault is None or fault.seconds is None else fault.seconds
-        runs, options, opened = self._runs, self.options, time.monotonic()
-        if kind == "error_frame":
-            text = json.dumps({"error": (fault and fault.body) or "failed to subscribe"})
-            yield f"event: error\ndata: {text}\n\n".encode()
-            return
-        await asyncio.sleep(options.subscribe_delay)
-        self._advance(run, time.time())  # what happens until now reaches no subscriber
-        if kind == "flood":
-            data = {"type": "event", "event_type": "log", "run_id": run.id, "level": "info", "data": None}
-            for number in range(EVENT_FLOOD):
-                yield frame({**data, "message": f"line {number}", "timestamp": rfc3339(time.time())})
-        ends = opened + min(options.stream_seconds, seconds if kind in ("end", "silence") else math.inf)
-        if kind == "end" and seconds == math.inf:
-            ends = opened
-        seen, alive = len(run.frames), time.monotonic() + options.keepalive
-        while self._runs is runs and time.monotonic() < ends:
-            self._advance(run, time.time())
-            fresh, seen = run.frames[seen:], len(run.frames)
-            for name, data in fresh:
-                if name != channel or kind in ("lose", "silence"):
-                    continue
-                if kind == "cut_frame":
-                    yield frame(data)[: len(frame(data)) // 2]
-                    yield None
-                yield frame(data)
-            now = time.monotonic()
-            if now >= alive:
-                alive = now + options.keepalive
-                yield b"" if kind == "silence" else b": keepalive\n\n"
-            yield b""
-            waits = (LOOK, run.next_at - time.time(), alive - now, ends - now)
-            await asyncio.sleep(max(0.0, min(waits)))
-
-
-def frame(data: dict[str, Json]) -> bytes:
-    """Return one frame of a stream."""
-    return f"data: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
-
-
-def parts(piece: bytes, fault: Fault | None) -> Iterator[bytes]:
-    """Yield what is written at a time: a piece, or with the fault ``split`` three bytes, with other ends."""
-    if fault is None or fault.fault != "split":
-        if piece:
-            yield piece
-        return
-    piece = piece.replace(b"\n", b"\r\n")
-    for at in range(0, len(piece), 3):
-        yield piece[at : at + 3]
+        return await self._streams.answer(request, run, channel)
 
 
 def started(run: StraitRun, hashed: str) -> dict[str, Json]:
