@@ -844,9 +844,10 @@ class StraitHook(RunHook):
 
 def as_strait(api: RunApi) -> StraitRunApi:
     """
-    Return the description that a Strait hook works with as what it is.
+    Narrow a hook's API to Strait's, for type checkers.
 
-    :param api: the description.
+    :param api: the hook's API.
+    :return: the same.
     """
     assert isinstance(api, StraitRunApi)
     return api
