@@ -92,7 +92,6 @@ DEFAULT_PAGE = 50
 MOST_BULK, MOST_DLQ, MOST_TRIGGERED = 100, 500, 500
 WAITING = ("delayed", "queued")
 
-
 Action = Callable[[web.Request, Call], Awaitable[web.StreamResponse]]
 
 
