@@ -61,8 +61,8 @@ class StraitHook(RunHook):
         :param scheduled_at: when it is to begin, within 30 days: datetime or ISO 8601; without zone it is
             UTC. None: now.
         :param priority: 0 to 10.
-        :param ttl_secs: seconds that it may wait in the queue before it expires; 0 or None: as the job has
-            it.
+        :param ttl_secs: seconds that it may wait in the queue before it expires, 2592000 at most; 0 or None:
+            as the job has it.
         :param concurrency_key: runs with one key share the job's limit of runs at once.
         :param debounce_key: starts with one key are one run, where the job has a debounce window.
         :param batch_key: starts with one key are gathered, where the job has a batch window.
@@ -107,6 +107,7 @@ class StraitHook(RunHook):
         :param ttl_secs: as there.
         :param concurrency_key: as there.
         :return: ``job``, ``payload_hash``, ``expires_at`` and maybe ``validation_warnings``.
+        :raises BadInput: if an argument is wrong; nothing was sent.
         :raises RunsError: if Strait refuses them or does not answer.
         """
         given = _start(job_id, payload, tags, scheduled_at, priority, ttl_secs, concurrency_key)
@@ -139,7 +140,7 @@ class StraitHook(RunHook):
 
     def get_job(self, job: str) -> Row:
         """
-        Return what Strait knows about a job.
+        Return what Strait knows about a job: ``id``, ``slug``, ``enabled``, ``max_attempts`` and more.
 
         :param job: its id or slug.
         :raises NotFound: if there is no such job.
@@ -229,19 +230,19 @@ class StraitHook(RunHook):
         """
         List the project's runs, as :meth:`list_runs`.
 
-        :param job_id: those of this job.
-        :param status: those with this status, or one of these.
-        :param tag_key: those with this tag.
-        :param tag_value: those whose tag has this value.
-        :param metadata_key: those with this metadata.
-        :param metadata_value: those whose metadata has this value.
-        :param triggered_by: those started so.
-        :param batch_id: those of this batch.
-        :param payload_contains: those whose payload holds this.
-        :param execution_mode: ``http`` or ``worker``.
-        :param error_class: those that failed so.
-        :param since: those created since then.
-        :param limit: so many at most.
+        :param job_id: as there.
+        :param status: as there.
+        :param tag_key: as there.
+        :param tag_value: as there.
+        :param metadata_key: as there.
+        :param metadata_value: as there.
+        :param triggered_by: as there.
+        :param batch_id: as there.
+        :param payload_contains: as there.
+        :param execution_mode: as there.
+        :param error_class: as there.
+        :param since: as there.
+        :param limit: as there.
         """
         filters = {
             "job_id": job_id,
@@ -263,6 +264,8 @@ class StraitHook(RunHook):
         List the project's dead letters, the newest first.
 
         :param limit: so many at most; None: all.
+        :return: the runs.
+        :raises BadInput: if an argument is wrong; nothing was sent.
         :raises RunsError: if Strait cannot be asked.
         """
         return self.drive(_dead_letters(limit))
@@ -317,9 +320,12 @@ class StraitHook(RunHook):
         """
         Return a run's events, the first 100 of them, the oldest first.
 
+        Each has ``type``, ``message`` and ``created_at``, maybe ``level`` and ``data``.
+
         :param run_id: the run.
-        :param level: those of this level.
+        :param level: those of this level: ``info``, ``error``, ...
         :param type: those of this type: ``log``, ``state_change``, ``error`` or ``progress``.
+        :raises BadInput: if an argument is wrong; nothing was sent.
         :raises RunsError: if Strait cannot be asked.
         """
         return self.drive(lambda api: as_strait(api).list_events(run_id, level=level, type=type))
@@ -331,14 +337,16 @@ class StraitHook(RunHook):
         Return a run's events, as :meth:`list_events`.
 
         :param run_id: the run.
-        :param level: those of this level.
-        :param type: those of this type.
+        :param level: as there.
+        :param type: as there.
         """
         return await self.adrive(lambda api: as_strait(api).list_events(run_id, level=level, type=type))
 
     def list_checkpoints(self, run_id: str) -> list[Row]:
         """
         Return a run's checkpoints, the last 100 of them, the newest first.
+
+        Each has ``sequence``, ``source``, ``state`` and ``created_at``.
 
         :param run_id: the run.
         :raises RunsError: if Strait cannot be asked.
@@ -357,6 +365,9 @@ class StraitHook(RunHook):
         """
         Return a run's use of language models. Today's servers have no such call: then it is empty.
 
+        Each row has ``provider``, ``model``, ``prompt_tokens``, ``completion_tokens``, ``total_tokens``,
+        ``cost_microusd`` and ``created_at``.
+
         :param run_id: the run.
         :raises RunsError: if Strait cannot be asked.
         """
@@ -373,6 +384,8 @@ class StraitHook(RunHook):
     def list_tool_calls(self, run_id: str) -> list[Row]:
         """
         Return a run's tool calls. Today's servers have no such call: then it is empty.
+
+        Each has ``tool_name``, ``input``, ``output``, ``duration_ms``, ``status`` and ``created_at``.
 
         :param run_id: the run.
         :raises RunsError: if Strait cannot be asked.
@@ -406,7 +419,10 @@ class StraitHook(RunHook):
 
     def get_debug_bundle(self, run_id: str) -> Row:
         """
-        Return a run with its events, checkpoints and outputs in one answer, which may be large.
+        Return a run with what belongs to it in one answer, which may be large.
+
+        It has ``run``, ``events``, ``checkpoints`` and ``outputs``, from today's servers also
+        ``resource_snapshots``, from older ones ``usage`` and ``tool_calls``.
 
         :param run_id: the run.
         :raises RunsError: if Strait cannot be asked.
@@ -415,7 +431,7 @@ class StraitHook(RunHook):
 
     async def aget_debug_bundle(self, run_id: str) -> Row:
         """
-        Return a run with its events, checkpoints and outputs, as :meth:`get_debug_bundle`.
+        Return a run with what belongs to it, as :meth:`get_debug_bundle`.
 
         :param run_id: the run.
         """
@@ -477,6 +493,8 @@ class StraitHook(RunHook):
         Return the address of a run's page, None where the connection does not tell. Nothing is sent.
 
         :param run_id: the run.
+        :raises ConnectionUnreadable: if Airflow does not hand out the connection.
+        :raises BadInput: if a field of it is wrong.
         """
         return as_strait(self.api).run_url(run_id)
 
@@ -489,6 +507,7 @@ class StraitHook(RunHook):
         :param run_ids: the runs.
         :return: ``results`` (``id``, ``status`` and maybe ``error`` of each), ``total``, ``canceled`` and
             ``failed``. A run that has ended is one that failed to be cancelled.
+        :raises BadInput: if an argument is wrong; nothing was sent.
         :raises RunsError: if Strait refuses or does not answer.
         """
         return self.drive(lambda api: as_strait(api).bulk_cancel(run_ids))
@@ -534,7 +553,7 @@ class StraitHook(RunHook):
         """
         Cancel the runs that have never started, as :meth:`bulk_cancel_all_runs`.
 
-        :param job_id: those of this job.
+        :param job_id: those of this job: its id or slug.
         :param batch_id: those of this batch.
         :param triggered_by: those started so.
         :param status: ``delayed`` or ``queued``.
@@ -571,6 +590,7 @@ class StraitHook(RunHook):
         :param run_id: the ended run.
         :param from_checkpoint: sequence of one of its checkpoints, whose state the new run gets as payload.
         :return: the new run.
+        :raises BadInput: if an argument is wrong; nothing was sent.
         :raises RunsError: if Strait refuses or does not answer.
         """
         return self.drive(lambda api: as_strait(api).replay(run_id, from_checkpoint))
@@ -586,9 +606,10 @@ class StraitHook(RunHook):
 
     def dlq_replay_run(self, run_id: str) -> Run:
         """
-        Queue a dead letter again. The run keeps its id.
+        Queue a dead letter again.
 
         :param run_id: the dead letter.
+        :return: the run, queued again under its id.
         :raises RunsError: if Strait refuses or does not answer.
         """
         return self.drive(lambda api: as_strait(api).dlq_replay(run_id))
@@ -611,6 +632,7 @@ class StraitHook(RunHook):
         :param project_id: instead, those of a project.
         :param limit: so many of a project's at most, up to 500; None: 100.
         :return: the runs.
+        :raises BadInput: if an argument is wrong; nothing was sent.
         :raises RunsError: if Strait refuses or does not answer.
         """
         return self.drive(
@@ -623,9 +645,9 @@ class StraitHook(RunHook):
         """
         Queue dead letters again, as :meth:`bulk_dlq_replay_runs`.
 
-        :param run_ids: the dead letters.
+        :param run_ids: as there.
         :param project_id: instead, those of a project.
-        :param limit: so many of a project's at most.
+        :param limit: as there.
         """
         return await self.adrive(
             lambda api: as_strait(api).bulk_dlq_replay(run_ids, project_id=project_id, limit=limit)
@@ -638,6 +660,7 @@ class StraitHook(RunHook):
         :param run_ids: the ended runs, 100 at most.
         :return: ``status`` (``replayed``, ``skipped`` or ``failed``) of each, ``new_run_id`` if there is
             one, and, but for older servers, ``original_run_id`` and maybe ``error``.
+        :raises BadInput: if an argument is wrong; nothing was sent.
         :raises RunsError: if Strait refuses or does not answer.
         """
         return self.drive(lambda api: as_strait(api).bulk_replay(run_ids))
@@ -656,6 +679,7 @@ class StraitHook(RunHook):
 
         :param run_id: the run.
         :param on: whether it is on from now on.
+        :raises BadInput: if an argument is wrong; nothing was sent.
         :raises RunsError: if Strait refuses or does not answer.
         """
         self.drive(lambda api: as_strait(api).set_debug_mode(run_id, on))
@@ -693,6 +717,8 @@ class StraitHook(RunHook):
         :param run_id: the run.
         :param scheduled_at: when: datetime or ISO 8601; without zone it is UTC.
         :param payload: what it gets instead of its payload; None leaves that as it is.
+        :return: the run as it is after the call.
+        :raises BadInput: if an argument is wrong; nothing was sent.
         :raises RunsError: if Strait refuses or does not answer.
         """
         return self.drive(lambda api: as_strait(api).reschedule(run_id, scheduled_at, payload))
@@ -712,6 +738,7 @@ class StraitHook(RunHook):
         Pause a run that is executing. Nothing but :meth:`resume_run` or a cancel ends the pause.
 
         :param run_id: the run.
+        :return: the run as it is after the call.
         :raises RunsError: if Strait refuses or does not answer.
         """
         return self.drive(lambda api: as_strait(api).pause(run_id))
@@ -729,6 +756,7 @@ class StraitHook(RunHook):
         Queue a paused run again.
 
         :param run_id: the run.
+        :return: the run as it is after the call.
         :raises RunsError: if Strait refuses or does not answer.
         """
         return self.drive(lambda api: as_strait(api).resume(run_id))
@@ -747,6 +775,8 @@ class StraitHook(RunHook):
 
         :param run_id: the run.
         :param machine_preset: the machine that it gets; today's servers ignore it.
+        :return: the run as it is after the call.
+        :raises BadInput: if an argument is wrong; nothing was sent.
         :raises RunsError: if Strait refuses or does not answer.
         """
         return self.drive(lambda api: as_strait(api).restart(run_id, machine_preset))
@@ -814,9 +844,10 @@ class StraitHook(RunHook):
 
 def as_strait(api: RunApi) -> StraitRunApi:
     """
-    Return the description that a Strait hook works with as what it is.
+    Narrow a hook's API to Strait's, for type checkers.
 
-    :param api: the description.
+    :param api: the hook's API.
+    :return: the same.
     """
     assert isinstance(api, StraitRunApi)
     return api

@@ -25,7 +25,7 @@ NO_ID = "allow_no_run_id"
 
 class StraitTriggerRunOperator(PushesResults):
     """
-    Start a run of a Strait job and wait for it.
+    Start a run of a Strait job and wait for it (https://docs.strait.dev).
 
     Further arguments: :class:`~airflow_provider_runs.base.operator.TriggerRunOperator`. Where the job gathers
     starts in a debounce or batch window, there is no run to wait for yet: the task fails, unless
@@ -36,10 +36,11 @@ class StraitTriggerRunOperator(PushesResults):
     :param tags: texts by name, or the text of such a JSON object; 18 at most.
     :param scheduled_at: when it is to begin, at most 30 days ahead: datetime or ISO 8601; UTC without zone.
     :param priority: 0 to 10.
-    :param ttl_secs: seconds that it may wait for its begin until it expires.
-    :param concurrency_key: runs with the same key are limited together.
-    :param debounce_key: starts with the same key are debounced together, where the job has such a window.
-    :param batch_key: starts with the same key are gathered together, where the job has such a window.
+    :param ttl_secs: seconds that it may wait in the queue before it expires, 2592000 at most; 0 or None: as
+        the job has it.
+    :param concurrency_key: runs with one key share the job's limit of runs at once.
+    :param debounce_key: starts with one key are one run, where the job has a debounce window.
+    :param batch_key: starts with one key are gathered, where the job has a batch window.
     :param idempotency_key: a key of your own. It is sent as it is, on every try: a retry or a clear may get
         the old run back. None: the operator takes care of one run per task.
     :param strait_conn_id: the Airflow connection.
@@ -128,7 +129,7 @@ class StraitTriggerRunOperator(PushesResults):
 
 class StraitReplayRunOperator(PushesResults, RetryRunOperator):
     """
-    Replay an ended Strait run and wait for it.
+    Replay an ended Strait run and wait for it (https://docs.strait.dev).
 
     Further arguments: :class:`~airflow_provider_runs.base.operator.RetryRunOperator`. A dead letter goes on
     under its own id; a run that has failed, timed out or crashed is followed by a new one. The task returns
@@ -183,7 +184,9 @@ class StraitReplayRunOperator(PushesResults, RetryRunOperator):
 
 class StraitCancelRunOperator(CancelRunOperator):
     """
-    Cancel Strait runs, see :class:`~airflow_provider_runs.base.operator.CancelRunOperator`.
+    Cancel Strait runs (https://docs.strait.dev).
+
+    Further arguments: :class:`~airflow_provider_runs.base.operator.CancelRunOperator`.
 
     Give ``run_id`` or ``filters``. With filters only runs are cancelled that have not begun yet, and the task
     returns the list of their ids. Several ids are cancelled 100 with each request, and only those are read
@@ -215,6 +218,15 @@ class StraitCancelRunOperator(CancelRunOperator):
         self.project_id = project_id
 
     def execute(self, context: Any) -> str | list[str]:
+        """
+        Cancel the runs.
+
+        :param context: Airflow's context.
+        :return: the id or the list of ids of ``run_id``; with ``filters`` the ids of the cancelled runs.
+        :raises RequestRefused: if Strait refuses for good, or an argument is wrong.
+        :raises RunTimedOut: if a run of ``run_id`` has not ended in time.
+        :raises RunsError: if Strait cannot be asked.
+        """
         filters = self._checked(self._filters)
         if filters is None:
             return super().execute(context)

@@ -13,7 +13,7 @@ class StraitRunSensor(RunSensor):
     """
     Wait for a Strait run that something else started: one run, or a run of a job.
 
-    Further arguments: :class:`~airflow_provider_runs.base.sensor.RunSensor`.
+    See https://docs.strait.dev. Further arguments: :class:`~airflow_provider_runs.base.sensor.RunSensor`.
 
     Give ``run_id``, ``run_ids``, or ``since`` together with ``job_id``, ``tag_key`` or ``batch_id``.
 

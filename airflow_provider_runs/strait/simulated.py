@@ -1,4 +1,4 @@
-"""What a simulated Strait is made of: jobs, runs with what becomes of them, and what they leave."""
+"""What a simulated Strait is made of: options, jobs, runs and what becomes of them, and what they leave."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
-Json = Any
+from airflow_provider_runs.simulator.world import ControlError, Json
 
 TERMINAL = frozenset(
     {"completed", "failed", "timed_out", "crashed", "system_failed", "canceled", "expired", "dead_letter"}
@@ -36,6 +35,7 @@ TOLD = frozenset({"completed", "failed", "dead_letter", "timed_out", "system_fai
 PREPARING = 0.25  # of the time until a run begins, at its end: it is dequeued
 BACKOFF = 0.2  # of an attempt that is followed by another, at its end: the run is queued again
 NANO = 10**9
+ENDED_KEPT = 86400
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,53 @@ JOBS = (
 
 
 @dataclass(frozen=True)
+class StraitOptions:
+    """Hold the credentials and switches of the simulated Strait.
+
+    Seconds here are never shortened. ``era`` is ``today`` or ``seed``: the shapes of the answers. ``scopes``
+    are those of the API key, parted by commas; all if there are none.
+
+    All limits but that of streams are off (0) unless set. The service has: ``rate_limit`` 100 requests per
+    ``window`` and address, ``trigger_limit`` 10 and ``bulk_trigger_limit`` 5 per ``window``, ``key_limit``
+    1000 per ``window`` (the plan's), ``login_limit`` 10 failures until it locks an address out (for 1, 5 and
+    15 windows). ``monthly_runs`` is the plan's quota, beyond which a trigger answers 402. ``max_streams`` are
+    the streams of a project at a time; ``keepalive``, ``stream_seconds`` (until the service ends a stream)
+    and ``subscribe_delay`` (between the head of a stream's answer and what it carries) are theirs.
+
+    ``cache_seconds`` is how long GET, DELETE and the streams of a run go on with an end that one has seen.
+    ``key_seconds`` is how long an idempotency key is known; ``keeps_answers`` whether its first answer is
+    repeated. ``max_response`` are the bytes of the longest answer.
+    """
+
+    api_key: str = "strait_simulator"
+    internal_secret: str = "strait-internal"
+    project_id: str = "project-simulator"
+    era: str = "today"
+    scopes: str = ""
+    rate_limit: int = 0
+    trigger_limit: int = 0
+    bulk_trigger_limit: int = 0
+    key_limit: int = 0
+    login_limit: int = 0
+    window: float = 60.0
+    monthly_runs: int = 0
+    max_streams: int = 100
+    keepalive: float = 15.0
+    stream_seconds: float = 1800.0
+    subscribe_delay: float = 0.0
+    cache_seconds: float = 300.0
+    key_seconds: float = ENDED_KEPT
+    keeps_answers: bool = True
+    max_response: int = 16 << 20
+    jobs: tuple[Job, ...] = field(default=JOBS, metadata={"cli": False})
+
+    def __post_init__(self) -> None:
+        """Refuse an era that does not exist."""
+        if self.era not in ("today", "seed"):
+            raise ControlError(f"era must be today or seed, not {self.era!r}")
+
+
+@dataclass(frozen=True)
 class Life:
     """Say what becomes of a run: the words that its lives end in, one after the other, and what it says."""
 
@@ -125,7 +172,6 @@ class Asked:
 
     payload: Json = None
     tags: dict[str, str] = field(default_factory=dict)
-    metadata: dict[str, str] = field(default_factory=dict)
     scheduled: float | None = None
     priority: int = 0
     ttl: float = 0
@@ -338,10 +384,6 @@ class StraitRun:
             if not child.is_terminal:
                 child.cancel(at)
 
-    def pause(self, at: float) -> None:
-        """Let nothing happen any more until the run is resumed."""
-        self.end("paused", at)
-
     def again(self, at: float, life: Life | None = None, attempt: int = 1) -> None:
         """Queue the run again, under the same id."""
         self.attempt = attempt
@@ -388,7 +430,6 @@ class StraitRun:
             "attempt": self.attempt,
             "payload": self.payload,
             "result": self.result,
-            "metadata": asked.metadata,
             "error": self.error,
             "error_class": self.error_class,
             "triggered_by": self.triggered_by,

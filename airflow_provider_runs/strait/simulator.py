@@ -35,25 +35,19 @@ or resumed, unless there is a newer plan by then.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hmac
 import json
 import math
 import re
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from aiohttp import web
 
 from airflow_provider_runs.simulator.world import (
-    NOTE,
     STREAM_FAULTS,
-    ControlError,
-    Fault,
     Json,
     Plan,
     Route,
@@ -61,14 +55,13 @@ from airflow_provider_runs.simulator.world import (
     run_entry,
 )
 from airflow_provider_runs.strait.simulated import (
-    ACTIVE,
-    JOBS,
     NANO,
     REPLAYABLE,
     TERMINAL,
     Asked,
     Job,
     Life,
+    StraitOptions,
     StraitRun,
     job_id,
     parse_rfc3339,
@@ -78,136 +71,26 @@ from airflow_provider_runs.strait.simulated import (
     uuid7,
     without_empty,
 )
+from airflow_provider_runs.strait.simulated_gate import Call, Gate, Window, too_many
+from airflow_provider_runs.strait.simulated_requests import (
+    Refused,
+    ids_of,
+    moment,
+    read_trigger,
+    refuse_idle,
+    run_filter,
+    whole,
+)
+from airflow_provider_runs.strait.simulated_streams import Streams
 
-__all__ = ["Job", "StraitOptions", "StraitSimulator"]
+__all__ = ["Job", "StraitOptions", "StraitSimulator", "Window"]
 
 OUTCOMES = {"succeeded": "completed", "cancelled": "canceled"}
-CODES = {
-    400: "bad_request",
-    401: "authentication_required",
-    403: "forbidden",
-    404: "not_found",
-    409: "conflict",
-    422: "validation_failed",
-    429: "rate_limited",
-    503: "service_unavailable",
-}
-TEXTS = {401: "authentication required", 403: "forbidden", 404: "run not found", 429: "rate limit exceeded"}
-SERVER_ERROR = "internal server error"
 JSON_TYPES = ("*/*", "application/*", "application/json", "text/csv", "application/x-ndjson")
 MAX_REQUEST = 1 << 20
-DEFAULT_PAGE, LONGEST_PAGE = 50, 100
+DEFAULT_PAGE = 50
 MOST_BULK, MOST_DLQ, MOST_TRIGGERED = 100, 500, 500
-FARTHEST = 30 * 86400
-LONGEST_TTL = 2592000
-LOCKOUTS = ((5, 15), (2.5, 5), (1, 1))
-"""How many failed logins, in limits, lead to how long a refusal, in windows."""
-EVENT_FLOOD = 1000
-LOOK = 0.2  # seconds until a stream sees that its client is gone, or that somebody changed the run
-ENDED_KEPT = 86400
 WAITING = ("delayed", "queued")
-
-
-@dataclass(frozen=True)
-class StraitOptions:
-    """Hold the credentials and switches of the simulated Strait.
-
-    Seconds here are never shortened. ``era`` is ``today`` or ``seed``: the shapes of the answers. ``scopes``
-    are those of the API key, parted by commas; all if there are none.
-
-    All limits but that of streams are off (0) unless set. The service has: ``rate_limit`` 100 requests per
-    ``window`` and address, ``trigger_limit`` 10 and ``bulk_trigger_limit`` 5 per ``window``, ``key_limit``
-    1000 per ``window`` (the plan's), ``login_limit`` 10 failures until it locks an address out (for 1, 5 and
-    15 windows). ``monthly_runs`` is the plan's quota, beyond which a trigger answers 402. ``max_streams`` are
-    the streams of a project at a time; ``keepalive``, ``stream_seconds`` (until the service ends a stream)
-    and ``subscribe_delay`` (between the head of a stream's answer and what it carries) are theirs.
-
-    ``cache_seconds`` is how long GET, DELETE and the streams of a run go on with an end that one has seen.
-    ``key_seconds`` is how long an idempotency key is known; ``keeps_answers`` whether its first answer is
-    repeated. ``max_response`` are the bytes of the longest answer.
-    """
-
-    api_key: str = "strait_simulator"
-    internal_secret: str = "strait-internal"
-    project_id: str = "project-simulator"
-    era: str = "today"
-    scopes: str = ""
-    rate_limit: int = 0
-    trigger_limit: int = 0
-    bulk_trigger_limit: int = 0
-    key_limit: int = 0
-    login_limit: int = 0
-    window: float = 60.0
-    monthly_runs: int = 0
-    max_streams: int = 100
-    keepalive: float = 15.0
-    stream_seconds: float = 1800.0
-    subscribe_delay: float = 0.0
-    cache_seconds: float = 300.0
-    key_seconds: float = ENDED_KEPT
-    keeps_answers: bool = True
-    max_response: int = 16 << 20
-    jobs: tuple[Job, ...] = field(default=JOBS, metadata={"cli": False})
-
-    def __post_init__(self) -> None:
-        """Refuse an era that does not exist."""
-        if self.era not in ("today", "seed"):
-            raise ControlError(f"era must be today or seed, not {self.era!r}")
-
-
-@dataclass(frozen=True)
-class Call:
-    """Hold who calls: the project, the caller's name and its scopes (None: all)."""
-
-    project: str
-    caller: str
-    scopes: frozenset[str] | None
-
-    def needs(self, *scopes: str) -> None:
-        """Refuse a caller without one of these scopes."""
-        for scope in scopes:
-            if self.scopes is not None and scope not in self.scopes:
-                raise Refused(403, f"requires {scope}")
-
-
-class Refused(Exception):
-    """Carry an error of the service."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str | None = None,
-        *,
-        code: str | None = None,
-        details: Iterable[str] = (),
-        headers: dict[str, str] | None = None,
-        body: dict[str, Json] | str | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.code, self.body = status, code or CODES.get(status, "internal_error"), body
-        self.message = SERVER_ERROR if status == 500 else message or TEXTS.get(status, "simulated answer")
-        self.details, self.headers = list(details), headers or {}
-
-
-class Window:
-    """Count requests per key as a sliding window does: the share of the window before, and this one."""
-
-    def __init__(self, limit: int, seconds: float) -> None:
-        self.limit, self.seconds = limit, seconds
-        self._counts: Counter[tuple[str, int]] = Counter()
-
-    def take(self, key: str) -> int | None:
-        """Count a request; return how many are left, None if it is one too many."""
-        number, share = divmod(time.time() / self.seconds, 1)
-        now = int(number)
-        rate = self._counts[key, now - 1] * (1 - share) + self._counts[key, now]
-        if rate >= self.limit:
-            return None
-        self._counts[key, now] += 1
-        for old in [each for each in self._counts if each[1] < now - 1]:
-            del self._counts[old]
-        return max(0, int(self.limit - rate) - 1)
-
 
 Action = Callable[[web.Request, Call], Awaitable[web.StreamResponse]]
 
@@ -227,23 +110,22 @@ class StraitSimulator(System):
             for number, job in enumerate(options.jobs, 1)
         ]
         self._jobs = {job.id: job for job in jobs}
-        self._runs: dict[str, StraitRun] = {}
+        runs: dict[str, StraitRun] = {}
+        self._runs = runs
         self._going: dict[str, StraitRun] = {}
         self._keys: dict[tuple[str, str], StraitRun] = {}
         self._answers: dict[tuple[str, ...], tuple[float, web.Response | None]] = {}
         self._copies: dict[str, tuple[float, dict[str, Json]]] = {}
         self._pending: dict[tuple[str, str], tuple[float, list[Asked]]] = {}
-        self._streams: Counter[str] = Counter()
-        self._failures: Counter[str] = Counter()
-        self._locked: dict[str, float] = {}
-        self._triggered = 0
+        self._streams = Streams(
+            options,
+            self._advance,
+            partial(self.world.fault_for, self.name, kinds=STREAM_FAULTS),
+            lambda: self._runs is runs,
+        )
         self._newest = 0
         self._since = time.time()
-        self._global = Window(options.rate_limit, options.window)
-        self._trigger_limit = Window(options.trigger_limit, options.window)
-        self._bulk_limit = Window(options.bulk_trigger_limit, options.window)
-        self._key_limit = Window(options.key_limit, options.window)
-        self._job_limits = {job.id: Window(job.rate_limit, options.window) for job in jobs}
+        self._gate = Gate(options, jobs)
         self._defaults = (
             Plan(resource="broken", outcome="dead_letter"),
             Plan(resource="mended", outcome="dead_letter,completed"),
@@ -252,9 +134,6 @@ class StraitSimulator(System):
 
     def routes(self) -> Iterable[Route]:
         """Return the calls that the server knows."""
-        return (*self._listed(), Route("GET", "/health", "health", self._health))
-
-    def _listed(self) -> list[Route]:
         read, write, trigger, jobs = "runs:read", "runs:write", "jobs:trigger", "jobs:read"
         run, job = "/v1/runs/{run}", "/v1/jobs/{job}"
         found = [
@@ -295,7 +174,7 @@ class StraitSimulator(System):
                 self._route("GET", f"{run}/usage", "usage", read, self._usage),
                 self._route("GET", f"{run}/tool-calls", "tool_calls", read, self._tool_calls),
             ]
-        return found
+        return [*found, Route("GET", "/health", "health", self._health)]
 
     def runs(self) -> list[dict[str, Json]]:
         """Return all runs in the form of the control ``/_runs``."""
@@ -339,10 +218,7 @@ class StraitSimulator(System):
         async def handler(request: web.Request) -> web.StreamResponse:
             headers = {"X-API-Version": "v1"}
             try:
-                self._limit(self._global, request.remote or "", headers)
-                call = self._admit(request)
-                if self.options.key_limit and self._key_limit.take(call.caller) is None:
-                    raise Refused(429, headers={"Retry-After": str(math.ceil(self.options.window))})
+                call = self._gate.enter(request, headers)
                 call.needs(scope)
                 accepted = [
                     word.partition(";")[0].strip() for word in request.headers.get("Accept", "*/*").split(",")
@@ -353,53 +229,10 @@ class StraitSimulator(System):
             except Refused as refused:
                 answer = self._refusal(refused)
             if not answer.prepared:
-                answer.headers.update(headers | self._plan_headers())
+                answer.headers.update(headers | self._gate.plan_headers())
             return answer
 
         return Route(method, path, operation, handler, streams)
-
-    def _limit(self, window: Window, key: str, headers: dict[str, str] | None = None) -> None:
-        """Count a request against one of the limits that are kept per address."""
-        if not window.limit:
-            return
-        left = window.take(key)
-        if left is None:
-            raise too_many(math.ceil(window.seconds), window.limit)
-        if headers is not None:
-            headers |= {"X-RateLimit-Limit": str(window.limit), "X-RateLimit-Remaining": str(left)}
-
-    def _plan_headers(self) -> dict[str, str]:
-        limit = self.options.monthly_runs
-        if not limit:
-            return {}
-        return {
-            "X-Strait-Plan": "free",
-            "X-Strait-Usage-Limit": str(limit),
-            "X-Strait-Usage-Remaining": str(max(0, limit - self._triggered)),
-        }
-
-    def _admit(self, request: web.Request) -> Call:
-        """Check the credentials and return who calls."""
-        options, headers, address = self.options, request.headers, request.remote or ""
-        wait = self._locked.get(address, 0) - time.time()
-        if wait > 0:
-            text = "too many failed authentication attempts"
-            raise Refused(429, text, headers={"Retry-After": str(math.ceil(wait))})
-        scheme, _, token = headers.get("Authorization", "").partition(" ")
-        token = token if scheme == "Bearer" else ""
-        secret = headers.get("X-Internal-Secret") or ("" if token.startswith("strait_") else token)
-        if secret and hmac.compare_digest(secret.encode(), options.internal_secret.encode()):
-            project = headers.get("X-Project-Id") or request.query.get("project_id", "")
-            return Call(project, "internal", None)
-        if token and hmac.compare_digest(token.encode(), options.api_key.encode()):
-            scopes = frozenset(options.scopes.replace(" ", "").split(",")) - {""}
-            return Call(options.project_id, "key", scopes or None)
-        self._failures[address] += 1
-        for limits, windows in LOCKOUTS:
-            if options.login_limit and self._failures[address] >= limits * options.login_limit:
-                self._locked[address] = time.time() + windows * options.window
-                break
-        raise Refused(401)
 
     async def _body(self, request: web.Request) -> dict[str, Json]:
         raw = await request.read()
@@ -636,10 +469,10 @@ class StraitSimulator(System):
 
     async def _start(self, request: web.Request, call: Call, key: str | None) -> web.Response:
         """Start a run, unless there is a reason not to."""
-        self._limit(self._trigger_limit, request.remote or "")
+        self._gate.limit(self._gate.triggers, request)
         job = self._job(request, call)
         body = await self._body(request)
-        asked = self._asked(job, body, key)
+        asked = read_trigger(job, body, key)
         refuse_idle(job)
         hashed = payload_hash(asked.payload)
         if body.get("dry_run"):
@@ -652,7 +485,7 @@ class StraitSimulator(System):
             if is_over or known.status == "paused":
                 raise Refused(500)  # the insert refuses a second row whose key is taken
             return self._json({"id": known.id, "status": known.status, "idempotency_hit": True})
-        self._admit_run(job)
+        self._gate.admit_run(job)
         if job.window == "dedup":
             for run in reversed(self._runs.values()):
                 age = time.time() - run.created / NANO
@@ -660,71 +493,13 @@ class StraitSimulator(System):
                     return self._json(started(run, hashed), 201)
         elif job.window is not None:
             return self._collect(job, asked, body)
-        self._triggered += 1
+        self._gate.triggered += 1
         life, plan = self._life(job)
         run = self._make_run(job, asked, life)
         answer = self._json(started(run, hashed), 201)
         if plan.hold:
             await asyncio.sleep(self.world.scaled(plan.hold))
         return answer
-
-    def _admit_run(self, job: Job) -> None:
-        """Check the limits of the plan and of the job."""
-        quota = self.options.monthly_runs
-        if quota and self._triggered >= quota:
-            text = f"monthly run limit of {quota} reached"
-            limits = {"kind": "monthly_runs", "limit": quota, "current": self._triggered, "plan": "free"}
-            raise Refused(402, body={"code": "quota_exceeded", "message": text, **limits})
-        if job.rate_limit and self._job_limits[job.id].take(job.id) is None:
-            text = "job rate limit exceeded"
-            raise Refused(429, text, details=["retry_after_seconds=5"], headers={"Retry-After": "5"})
-
-    def _asked(self, job: Job, body: dict[str, Json], key: str | None, where: str = "") -> Asked:
-        """Check what a trigger asks for.
-
-        :param where: what precedes the text of an error
-        """
-        tags = body.get("tags") or {}
-        if (
-            not is_texts(tags)
-            or len(tags) > 20
-            or not all(0 < len(k) <= 64 and len(tags[k]) <= 256 for k in tags)
-        ):
-            raise Refused(400, where + "tags must be at most 20 pairs of at most 64 and 256 characters")
-        payload = body.get("payload")
-        if missing := [name for name in job.requires if not isinstance(payload, dict) or name not in payload]:
-            raise Refused(400, f"{where}payload does not match the schema: {', '.join(missing)} is required")
-        scheduled = None
-        if body.get("scheduled_at") is not None:
-            scheduled = moment(body["scheduled_at"], where)
-            ahead = scheduled - time.time()
-            if ahead < 0:
-                raise Refused(400, where + "scheduled_at must not be in the past")
-            if ahead > FARTHEST:
-                raise Refused(400, where + "scheduled_at must be at most 30 days ahead")
-        numbers = {"priority": 10, "ttl_secs": LONGEST_TTL}
-        for name, most in numbers.items():
-            value = body.get(name, 0)
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-                raise Refused(
-                    422, where + "validation failed", details=[f"{name} must be between 0 and {most}"]
-                )
-        for name in ("concurrency_key", "debounce_key", "batch_key"):
-            value = body.get(name, "")
-            if not isinstance(value, str) or len(value) > 256:
-                raise Refused(
-                    422, where + "validation failed", details=[f"{name} must have at most 256 characters"]
-                )
-        return Asked(
-            payload=payload,
-            tags=dict(job.tags) | tags,
-            scheduled=scheduled,
-            priority=body.get("priority", 0),
-            ttl=body.get("ttl_secs", 0),
-            concurrency_key=body.get("concurrency_key"),
-            key=key,
-            body=body,
-        )
 
     def _dry_run(self, job: Job, asked: Asked, hashed: str) -> dict[str, Json]:
         ready = asked.scheduled or time.time()
@@ -763,11 +538,11 @@ class StraitSimulator(System):
             triggered_by = "debounce"
         else:
             last = replace(last, payload=[each.payload for each in asked])
-        self._triggered += 1
+        self._gate.triggered += 1
         return self._make_run(job, last, self._life(job)[0], triggered_by=triggered_by)
 
     async def _bulk_trigger(self, request: web.Request, call: Call) -> web.StreamResponse:
-        self._limit(self._bulk_limit, request.remote or "")
+        self._gate.limit(self._gate.bulk_triggers, request)
         job = self._job(request, call)
         items = (await self._body(request)).get("items")
         if not isinstance(items, list) or not 1 <= len(items) <= MOST_TRIGGERED:
@@ -779,14 +554,14 @@ class StraitSimulator(System):
         for number, item in enumerate(items):
             if not isinstance(item, dict):
                 raise Refused(400, f"item {number}: invalid")
-            checked.append(self._asked(job, item, item.get("idempotency_key"), f"item {number}: "))
+            checked.append(read_trigger(job, item, item.get("idempotency_key"), f"item {number}: "))
         created, batch = self._stamp(), uuid7()
         results = []
         for asked in checked:
             known = self._keys.get((job.id, asked.key)) if asked.key else None
             if known is None:
-                self._admit_run(job)
-                self._triggered += 1
+                self._gate.admit_run(job)
+                self._gate.triggered += 1
                 known = self._make_run(job, asked, self._life(job)[0], created=created, batch=batch)
                 results.append({"id": known.id, "status": known.status, "idempotency_hit": False})
             else:
@@ -842,53 +617,9 @@ class StraitSimulator(System):
 
     async def _list(self, request: web.Request, call: Call) -> web.StreamResponse:
         self._need_project(request)
-        matches = self._filter(request)
+        matches = run_filter(request.query, self._is_seed)
         rows = ((run.created, run.row) for run in self._visible(call) if matches(run))
         return self._page(request, rows, in_seed=True)
-
-    def _filter(self, request: web.Request) -> Callable[[StraitRun], bool]:
-        """Return what decides whether a run is listed."""
-        query = request.query
-        statuses = set(query.getall("status", []))
-        if not self._is_seed:
-            statuses |= set(query.getall("statuses", [])) | set(query.getall("statuses[]", []))
-        if bad := sorted(statuses - {""} - TERMINAL - ACTIVE):
-            raise Refused(400, f"invalid status: {', '.join(bad)}")
-        wanted = {name: query.get(name) for name in ("triggered_by", "batch_id")}
-        tag = metadata = None
-        if query.get("metadata_key"):
-            metadata = query["metadata_key"], query.get("metadata_value")
-        if not self._is_seed:
-            wanted |= {name: query.get(name) for name in ("execution_mode", "error_class")}
-            if query.get("tag_value") and not query.get("tag_key"):
-                raise Refused(400, "tag_value requires tag_key")
-            if query.get("tag_key"):
-                tag = query["tag_key"], query.get("tag_value")
-            if tag and metadata:
-                raise Refused(400, "metadata and tag filters cannot be combined")
-        part: Json = None
-        if query.get("payload_contains"):
-            try:
-                part = json.loads(query["payload_contains"])
-            except ValueError:
-                raise Refused(400, "payload_contains must be a JSON object") from None
-
-        def matches(run: StraitRun) -> bool:
-            own = {
-                "triggered_by": run.triggered_by,
-                "batch_id": run.batch,
-                "execution_mode": run.job.mode,
-                "error_class": run.error_class,
-            }
-            return (
-                (not statuses - {""} or run.status in statuses)
-                and all(not value or own[name] == value for name, value in wanted.items())
-                and has_pair(run.asked.tags, tag)
-                and has_pair(run.asked.metadata, metadata)
-                and (part is None or contains(run.payload, part))
-            )
-
-        return matches
 
     async def _dlq(self, request: web.Request, call: Call) -> web.StreamResponse:
         self._need_project(request)
@@ -1157,155 +888,9 @@ class StraitSimulator(System):
         run = self._find(request, call)
         if self._copy(run)["status"] in TERMINAL:
             raise Refused(410, "run already in terminal state")
-        opened, most = self._streams, self.options.max_streams
-        if most and opened[call.project] >= most:
-            raise Refused(503, "too many SSE connections")
-        operation = "stream" if channel == "run" else channel
-        fault = self.world.fault_for(self.name, operation, STREAM_FAULTS)
-        headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-API-Version": "v1"}
-        answer = web.StreamResponse(headers=headers)
-        opened[call.project] += 1
-        try:
-            await answer.prepare(request)
-            if (note := NOTE.get()) is not None:
-                note(200)
-            with contextlib.suppress(ConnectionError):
-                async for piece in self._carried(run, channel, fault):
-                    if request.transport is None or request.transport.is_closing():
-                        break
-                    if piece is None:
-                        request.transport.close()
-                        break
-                    for part in parts(piece, fault):
-                        await answer.write(part)
-        finally:
-            opened[call.project] -= 1
-        return answer
-
-    async def _carried(
-        self, run: StraitRun, channel: str, fault: Fault | None
-    ) -> AsyncIterator[bytes | None]:
-        """Yield what a stream of a run carries; nothing when it only looks around, None for a cut."""
-        kind = fault.fault if fault else None
-        seconds = math.inf if fault is None or fault.seconds is None else fault.seconds
-        runs, options, opened = self._runs, self.options, time.monotonic()
-        if kind == "error_frame":
-            text = json.dumps({"error": (fault and fault.body) or "failed to subscribe"})
-            yield f"event: error\ndata: {text}\n\n".encode()
-            return
-        await asyncio.sleep(options.subscribe_delay)
-        self._advance(run, time.time())  # what happens until now reaches no subscriber
-        if kind == "flood":
-            data = {"type": "event", "event_type": "log", "run_id": run.id, "level": "info", "data": None}
-            for number in range(EVENT_FLOOD):
-                yield frame({**data, "message": f"line {number}", "timestamp": rfc3339(time.time())})
-        ends = opened + min(options.stream_seconds, seconds if kind in ("end", "silence") else math.inf)
-        if kind == "end" and seconds == math.inf:
-            ends = opened
-        seen, alive = len(run.frames), time.monotonic() + options.keepalive
-        while self._runs is runs and time.monotonic() < ends:
-            self._advance(run, time.time())
-            fresh, seen = run.frames[seen:], len(run.frames)
-            for name, data in fresh:
-                if name != channel or kind in ("lose", "silence"):
-                    continue
-                if kind == "cut_frame":
-                    yield frame(data)[: len(frame(data)) // 2]
-                    yield None
-                yield frame(data)
-            now = time.monotonic()
-            if now >= alive:
-                alive = now + options.keepalive
-                yield b"" if kind == "silence" else b": keepalive\n\n"
-            yield b""
-            waits = (LOOK, run.next_at - time.time(), alive - now, ends - now)
-            await asyncio.sleep(max(0.0, min(waits)))
-
-
-def frame(data: dict[str, Json]) -> bytes:
-    """Return one frame of a stream."""
-    return f"data: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
-
-
-def parts(piece: bytes, fault: Fault | None) -> Iterator[bytes]:
-    """Yield what is written at a time: a piece, or with the fault ``split`` three bytes, with other ends."""
-    if fault is None or fault.fault != "split":
-        if piece:
-            yield piece
-        return
-    piece = piece.replace(b"\n", b"\r\n")
-    for at in range(0, len(piece), 3):
-        yield piece[at : at + 3]
-
-
-def too_many(seconds: int, limit: int | None = None) -> Refused:
-    """Return the answer of the limiters that are kept per address."""
-    headers = {"Retry-After": str(seconds)}
-    if limit is not None:
-        headers |= {"X-RateLimit-Limit": str(limit), "X-RateLimit-Remaining": "0"}
-        headers["X-RateLimit-Reset"] = str(int(time.time()) + seconds)
-    return Refused(429, headers=headers, body="Too Many Requests\n")
-
-
-def refuse_idle(job: Job) -> None:
-    """Refuse to trigger a job that is paused or disabled."""
-    if not job.enabled:
-        raise Refused(400, "job is disabled")
-    if job.paused:
-        raise Refused(409, "job is paused")
+        return await self._streams.answer(request, run, channel)
 
 
 def started(run: StraitRun, hashed: str) -> dict[str, Json]:
     """Return the answer to a trigger."""
     return {"id": run.id, "status": run.status, "payload_hash": hashed, "idempotency_hit": False}
-
-
-def ids_of(body: dict[str, Json], most: int) -> list[str]:
-    """Return the run ids of a bulk call."""
-    found = body.get("run_ids")
-    if (
-        not isinstance(found, list)
-        or not 1 <= len(found) <= most
-        or not all(isinstance(i, str) for i in found)
-    ):
-        raise Refused(422, "validation failed", details=[f"run_ids must have 1 to {most} entries"])
-    return found
-
-
-def whole(text: str | None, default: int, most: float = LONGEST_PAGE) -> int:
-    """Return the number of a query parameter, cut to the most there can be."""
-    if not text:
-        return default
-    if not text.isascii() or not text.isdigit() or not int(text):
-        raise Refused(400, f"{text!r} is not a positive number")
-    return int(min(int(text), most))
-
-
-def moment(value: Json, where: str = "") -> float:
-    """Return the epoch seconds of a time in a request."""
-    try:
-        return parse_rfc3339(value) / NANO
-    except (ValueError, AttributeError):
-        raise Refused(400, f"{where}{value!r} is no RFC 3339 time") from None
-
-
-def is_texts(value: Json) -> bool:
-    """Say whether a value is a map of texts."""
-    return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
-
-
-def has_pair(pairs: dict[str, str], wanted: tuple[str, str | None] | None) -> bool:
-    """Say whether a map has a key, with a value if one is wanted."""
-    if wanted is None:
-        return True
-    key, value = wanted
-    return key in pairs and value in (None, "", pairs[key])
-
-
-def contains(whole: Json, part: Json) -> bool:
-    """Say whether a JSON value contains another, as PostgreSQL's ``@>`` does."""
-    if isinstance(whole, dict) and isinstance(part, dict):
-        return all(name in whole and contains(whole[name], value) for name, value in part.items())
-    if isinstance(whole, list) and isinstance(part, list):
-        return all(any(contains(one, each) for one in whole) for each in part)
-    return bool(whole == part)

@@ -10,7 +10,11 @@ from airflow_provider_runs.strait.hooks import StraitHook
 
 
 class StraitRunTrigger(RunTrigger):
-    """Wait for a Strait run, see :class:`~airflow_provider_runs.base.trigger.RunTrigger`."""
+    """
+    Wait for a Strait run (https://docs.strait.dev).
+
+    Arguments: :class:`~airflow_provider_runs.base.trigger.RunTrigger`.
+    """
 
     hook_class = StraitHook
 
@@ -19,7 +23,8 @@ class StraitRunEventTrigger(RunEventTrigger):
     """
     Fire an event when runs of a Strait job, tag or batch have ended, for an ``AssetWatcher``.
 
-    Further arguments: :class:`~airflow_provider_runs.base.events.RunEventTrigger`.
+    See https://docs.strait.dev. Further arguments:
+    :class:`~airflow_provider_runs.base.events.RunEventTrigger`.
 
     :param job_id: runs of this job, named by its id or its slug.
     :param tag_key: runs that have this tag.

@@ -498,6 +498,7 @@ def test_list_filters(sim: Simulator, service: Service, until: Until) -> None:
     assert found(payload_contains='{"day": "monday"}') == [good]
     assert found(payload_contains='{"parts": [2]}') == [good]
     assert found(payload_contains='{"parts": [3]}') == []
+    assert found(metadata_key="a") == []
     assert found(project_id="any", limit=1) == [worker]
     for query, reason in (
         ({"status": "done"}, "invalid status: done"),
@@ -1190,7 +1191,7 @@ def test_streams_that_are_refused(sim: Simulator, service: Service) -> None:
 
 
 def test_a_stream_that_is_cut_in_a_frame(sim: Simulator, service: Service) -> None:
-    sim.plan(queued=20)
+    sim.plan(queued=20, duration=500)
     sim.fault("cut_frame", operation="stream")
     url = f"{service.url}/v1/runs/{service.start()}/stream"
     with requests.get(url, headers=KEY, stream=True, timeout=10) as answer:

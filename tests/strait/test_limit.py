@@ -82,7 +82,7 @@ async def test_three_hundred_waits_keep_the_limit_of_the_server_and_none_fails(
         started = await start_all(api, SHARES)
         # The starts have a limit of their own, by which 300 would take half an hour.
         limit: Any = Counted()
-        sim._server.systems["strait"]._global = limit  # type: ignore[attr-defined]
+        sim._server.systems["strait"]._gate.requests = limit  # type: ignore[attr-defined]
         seen, told = await wait_for_all(api, started, min_poll_interval=0.2, poll_interval=6.0)
         assert len(seen) == 300
         for run_id, (outcome, _) in seen.items():
