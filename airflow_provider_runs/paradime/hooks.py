@@ -19,8 +19,9 @@ from airflow_provider_runs.core.inputs import instant, integer, required_text
 from airflow_provider_runs.core.retry import NO_RETRY, RetryPolicy
 from airflow_provider_runs.core.run import Run
 from airflow_provider_runs.paradime.answers import CommandLogs
-from airflow_provider_runs.paradime.api import ParadimeRunApi, run_number
+from airflow_provider_runs.paradime.api import ParadimeRunApi
 from airflow_provider_runs.paradime.artifacts import MAX_BYTES, choose_artifact
+from airflow_provider_runs.paradime.lookups import run_number
 from airflow_provider_runs.paradime.operations import int32
 from airflow_provider_runs.paradime.reasons import (
     RUN_RESULTS,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_provider_runs.base.sensor import RunSensor
-from airflow_provider_runs.paradime.api import SCHEDULE_FIELDS
 from airflow_provider_runs.paradime.hooks import ParadimeHook
 from airflow_provider_runs.paradime.lineage import ReportsLineage
+from airflow_provider_runs.paradime.lookups import SCHEDULE_FIELDS
 from airflow_provider_runs.paradime.triggers import ParadimeRunTrigger
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from airflow_provider_runs.base.events import RunEventTrigger
 from airflow_provider_runs.base.trigger import RunTrigger
-from airflow_provider_runs.paradime.api import SCHEDULE_FIELDS
 from airflow_provider_runs.paradime.hooks import ParadimeHook
+from airflow_provider_runs.paradime.lookups import SCHEDULE_FIELDS
 
 
 class ParadimeRunTrigger(RunTrigger):
