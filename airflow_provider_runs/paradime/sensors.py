@@ -15,7 +15,8 @@ class ParadimeRunSensor(ReportsLineage, RunSensor):
     """
     Wait for a Paradime run that something else started: one run, or a run of a schedule.
 
-    Further arguments: :class:`~airflow_provider_runs.base.sensor.RunSensor`.
+    See https://docs.paradime.io/app-help/documentation/bolt. Further arguments:
+    :class:`~airflow_provider_runs.base.sensor.RunSensor`.
 
     Give ``run_id``, ``run_ids``, or ``since`` together with ``slug``.
 
