@@ -13,7 +13,8 @@ class ChalkRunSensor(RunSensor):
     """
     Wait for a Chalk run, or a list of runs, that something else started.
 
-    Further arguments: :class:`~airflow_provider_runs.base.sensor.RunSensor`. Give ``run_id`` or ``run_ids``.
+    See https://docs.chalk.ai/docs/runs. Further arguments:
+    :class:`~airflow_provider_runs.base.sensor.RunSensor`. Give ``run_id`` or ``run_ids``.
 
     :param run_id: the run's id, or a template of it.
     :param chalk_conn_id: the Airflow connection.

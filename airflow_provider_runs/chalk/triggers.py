@@ -7,6 +7,10 @@ from airflow_provider_runs.chalk.hooks import ChalkHook
 
 
 class ChalkRunTrigger(RunTrigger):
-    """Wait for a Chalk run, see :class:`~airflow_provider_runs.base.trigger.RunTrigger`."""
+    """
+    Wait for a Chalk run (https://docs.chalk.ai/docs/runs).
+
+    See :class:`~airflow_provider_runs.base.trigger.RunTrigger`.
+    """
 
     hook_class = ChalkHook

@@ -42,8 +42,10 @@ from airflow_provider_runs.mage.reasons import MageReasons
 API_KEY = "zkWlN0PkIKSN0C11CfUHUj84OT5XOJ6tDZ6bDRO2"
 SESSION_LIFETIME = 3600.0
 LONGEST_LIFETIME = 1e9
+"""Seconds; a session that says it lives longer is taken to live :data:`SESSION_LIFETIME`."""
 MARKER = "airflow_run_key"
 ACTIVE_PAGE = 500
+"""Rows of a page of the list of active runs."""
 # Rows since a moment, which is mostly a recent one. A full row takes Mage some milliseconds.
 FEW = 20
 # created_at has whole seconds, and on Postgres it is the start of the transaction.

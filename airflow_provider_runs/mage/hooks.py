@@ -86,7 +86,7 @@ class MageHook(RunHook):
         :param trigger_name: those of this trigger of the pipeline.
         :param status: those with this status, or one of these: Mage's words.
         :param since: those created since then: datetime or ISO 8601 with offset.
-        :param limit: so many at most; None: all.
+        :param limit: so many runs at most; None: all.
         :return: the runs.
         :raises BadInput: if an argument is wrong; nothing was sent.
         :raises NotFound: if there is no such trigger or pipeline.
@@ -110,9 +110,9 @@ class MageHook(RunHook):
         :param pipeline_schedule_id: those of this trigger.
         :param pipeline_uuid: those of this pipeline.
         :param trigger_name: those of this trigger of the pipeline.
-        :param status: those with this status, or one of these.
-        :param since: those created since then.
-        :param limit: so many at most.
+        :param status: those with this status, or one of these: Mage's words.
+        :param since: those created since then: datetime or ISO 8601 with offset.
+        :param limit: so many runs at most; None: all.
         """
         return await self.adrive(
             _listing(pipeline_schedule_id, pipeline_uuid, trigger_name, status, since, limit)
@@ -151,7 +151,7 @@ class MageHook(RunHook):
         :raises NotFound: if Mage does not know the run.
         :raises RunsError: if Mage cannot be asked.
         """
-        return self.drive(lambda api: _mage(api).logs(run_id))
+        return self.drive(lambda api: as_mage(api).logs(run_id))
 
     async def aget_logs(self, run_id: str) -> dict[str, str]:
         """
@@ -159,10 +159,16 @@ class MageHook(RunHook):
 
         :param run_id: the run.
         """
-        return await self.adrive(lambda api: _mage(api).logs(run_id))
+        return await self.adrive(lambda api: as_mage(api).logs(run_id))
 
 
-def _mage(api: RunApi) -> MageRunApi:
+def as_mage(api: RunApi) -> MageRunApi:
+    """
+    Narrow a hook's API to Mage's, for type checkers.
+
+    :param api: the hook's API.
+    :return: the same.
+    """
     assert isinstance(api, MageRunApi)
     return api
 
@@ -183,14 +189,14 @@ def _listing(
     }
     moment = None if since is None else instant("since", since)
     most = None if limit is None else integer("limit", limit, at_least=1)
-    return lambda api: _mage(api).list_runs(filters, since=moment, limit=most)
+    return lambda api: as_mage(api).list_runs(filters, since=moment, limit=most)
 
 
 def _retrying(run_id: str, from_block_uuid: str | None) -> FlowOf[Run]:
     arguments = {} if from_block_uuid is None else {"from_block_uuid": from_block_uuid}
 
     def flow(api: RunApi) -> Flow[Run]:
-        yield from _mage(api).check_retry(run_id, arguments)
-        return (yield from _mage(api).retry(run_id, arguments))
+        yield from as_mage(api).check_retry(run_id, arguments)
+        return (yield from as_mage(api).retry(run_id, arguments))
 
     return flow

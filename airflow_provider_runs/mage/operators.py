@@ -17,10 +17,11 @@ class MageTriggerRunOperator(TriggerRunOperator):
     """
     Start a Mage pipeline run through an API trigger and wait for it.
 
-    Further arguments: :class:`~airflow_provider_runs.base.operator.TriggerRunOperator`. The API trigger is
-    named by its id, or by its pipeline and its name, which outlive a rebuilt database. Its token is a secret:
-    it is read from the server, or stands in the connection. The blocks find the start's marker in their
-    variables as ``airflow_run_key``.
+    See https://docs.mage.ai/api-reference/pipeline-runs/overview. Further arguments:
+    :class:`~airflow_provider_runs.base.operator.TriggerRunOperator`. The API trigger is named by its id, or
+    by its pipeline and its name, which outlive a rebuilt database. Its token is a secret: it is read from the
+    server, or stands in the connection. The blocks find the start's marker in their variables as
+    ``airflow_run_key``.
 
     :param pipeline_schedule_id: the trigger's id.
     :param pipeline_uuid: the pipeline, instead of an id. Needs a connection that may read.
@@ -71,9 +72,10 @@ class MageRetryRunOperator(RetryRunOperator):
     """
     Run the blocks of an ended Mage run again that did not complete, and wait for the run.
 
-    Further arguments: :class:`~airflow_provider_runs.base.operator.RetryRunOperator`. The run keeps its id. A
-    run that goes or has completed is refused, also if this task was cleared after it had succeeded, and so is
-    one that has outlived its trigger's ``timeout``, which Mage counts from the run's first start.
+    See https://docs.mage.ai/api-reference/pipeline-runs/overview. Further arguments:
+    :class:`~airflow_provider_runs.base.operator.RetryRunOperator`. The run keeps its id. A run that goes or
+    has completed is refused, also if this task was cleared after it had succeeded, and so is one that has
+    outlived its trigger's ``timeout``, which Mage counts from the run's first start.
 
     :param run_id: the run's id, or a template of it.
     :param from_block_uuid: instead, run this block and all that depend on it again, also in a completed run.
@@ -103,7 +105,9 @@ class MageRetryRunOperator(RetryRunOperator):
 
 class MageCancelRunOperator(CancelRunOperator):
     """
-    Cancel Mage pipeline runs, see :class:`~airflow_provider_runs.base.operator.CancelRunOperator`.
+    Cancel Mage pipeline runs (https://docs.mage.ai/api-reference/pipeline-runs/overview).
+
+    See :class:`~airflow_provider_runs.base.operator.CancelRunOperator`.
 
     :param run_id: the run's id or a template of it; or a list of them, such as another task's ``output``.
     :param mage_conn_id: the Airflow connection.

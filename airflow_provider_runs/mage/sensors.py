@@ -14,7 +14,8 @@ class MageRunSensor(RunSensor):
     """
     Wait for a Mage pipeline run that something else started: one run, or a trigger's or pipeline's run.
 
-    Further arguments: :class:`~airflow_provider_runs.base.sensor.RunSensor`.
+    See https://docs.mage.ai/api-reference/pipeline-runs/overview. Further arguments:
+    :class:`~airflow_provider_runs.base.sensor.RunSensor`.
 
     Give ``run_id``, ``run_ids``, or ``since`` together with ``pipeline_schedule_id``, with ``pipeline_uuid``,
     or with that and ``trigger_name``.

@@ -1,9 +1,5 @@
 """A simulated Mage server: API triggers, runs and their blocks, lists, logs, login.
 
-As in the real one, a scheduler works in loops: a run leaves ``initial`` at a loop, each loop queues the
-blocks whose turn it is, and the run ends at a later one. The loops are worked off when somebody asks, so an
-idle simulator does nothing.
-
 Triggers of the default project (id, pipeline, name, token):
 
 ===  ================  ==============  ================================  ====================================
@@ -34,54 +30,36 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from copy import copy
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aiohttp import web
 
 from airflow_provider_runs.mage.simulated import (
-    BLOCK_ACTIVE,
-    MACHINE,
     PIPELINES,
     REPO_PATH,
     SCHEDULES,
-    BlockRun,
-    LogLine,
     Pipeline,
     Schedule,
-    error_text,
-    log_text,
     stack,
     traceback_of,
 )
+from airflow_provider_runs.mage.simulated_rows import (
+    RUN_COLUMNS,
+    Rows,
+    log_file,
+    ordered,
+    read_date,
+    with_retries_grouped,
+)
+from airflow_provider_runs.mage.simulated_scheduler import ACTIVE, MageRun, Scheduler
 from airflow_provider_runs.simulator.world import Json, Plan, Route, System, run_entry
 
 __all__ = ["MageOptions", "MageSimulator", "Pipeline", "Schedule"]
 
-ACTIVE = ("initial", "running")
-OUTCOMES = {"succeeded": "completed", "failed": "failed", "cancelled": "cancelled"}
-RUN_COLUMNS = (
-    "backfill_id",
-    "completed_at",
-    "created_at",
-    "event_variables",
-    "execution_date",
-    "executor_type",
-    "id",
-    "metrics",
-    "passed_sla",
-    "pipeline_schedule_id",
-    "pipeline_uuid",
-    "started_at",
-    "status",
-    "updated_at",
-    "variables",
-)
 CREATE_KEYS = frozenset(RUN_COLUMNS) | {"create_block_runs", "prevent_duplicates"}
 DEFAULT_LIMIT = 40
 MAX_LOG_FILES = 20
 URL_PARTS = ("resource", "pk", "child", "child_pk")
-QUEUED = 0.05  # of the time between two scheduler loops, until a worker takes a block
 TRIGGER_CALL = re.compile(r"(/api/pipeline_schedules/\w+/)(pipeline_runs/.*|api_trigger/?)")
 NOT_FOUND = "Record not found."
 UNAUTHENTICATED = "mage_ai.server.api.errors.UnauthenticatedRequestException"
@@ -107,34 +85,6 @@ class MageOptions:
     utc_offset: int = 0
     pipelines: tuple[Pipeline, ...] = field(default=PIPELINES, metadata={"cli": False})
     schedules: tuple[Schedule, ...] = field(default=SCHEDULES, metadata={"cli": False})
-
-
-@dataclass
-class MageRun:
-    """Describe one pipeline run; ``since`` is when it was started or retried."""
-
-    id: int
-    schedule: Schedule
-    pipeline: Pipeline
-    plan: Plan
-    queued: float
-    duration: float
-    execution_date: datetime
-    status: str
-    created: float
-    updated: float
-    body: Json
-    variables: dict[str, Json]
-    event_variables: dict[str, Json] | None
-    metrics: Json = None
-    blocks: list[BlockRun] = field(default_factory=list)
-    log: list[LogLine] = field(default_factory=list)
-    started: float | None = None
-    completed: float | None = None
-    ended: float | None = None
-    since: float = 0.0
-    cancels: int = 0
-    cancelled: bool = False
 
 
 class ApiError(Exception):
@@ -166,12 +116,12 @@ class MageSimulator(System):
         self._pipelines = {pipeline.uuid: pipeline for pipeline in self.options.pipelines}
         self._runs: dict[int, MageRun] = {}
         self._deleted: list[dict[str, Json]] = []
-        self._blocks_made = 0
         self._sessions: dict[str, float] = {}
         self._not_found = NOT_FOUND
-        self._loop_seconds = self.world.scaled(self.options.loop_interval)
         self._started = time.time()
-        self._next_loop = self._started + self._loop_seconds
+        self._rows = Rows(self.options.database, self._started)
+        loop_seconds = self.world.scaled(self.options.loop_interval)
+        self._scheduler = Scheduler(self.world, self._runs, loop_seconds, self._started)
         self._defaults = (
             Plan(resource="broken", outcome="failed", message="bang in y"),
             Plan(resource="slow", duration=6 * self.world.duration),
@@ -209,7 +159,7 @@ class MageSimulator(System):
 
     def runs(self) -> list[dict[str, Json]]:
         """Return all runs in the form of the control ``/_runs``."""
-        self._catch_up()
+        self._scheduler.catch_up()
         return self._deleted + [self._entry(run) for run in self._runs.values()]
 
     def expire_tokens(self) -> None:
@@ -243,14 +193,14 @@ class MageSimulator(System):
     # Calls
 
     async def _trigger(self, request: web.Request) -> web.StreamResponse:
-        self._catch_up()
+        self._scheduler.catch_up()
         try:
             run = self._start(request, await request.read())
         except Exception as error:
             names = {"schedule": "pipeline_schedule_id", "token": "token"}
             return uncaught(error, {names[name]: value for name, value in request.match_info.items()})
         await asyncio.sleep(self.world.scaled(run.plan.hold))
-        return answer({"pipeline_run": self._row(run)})
+        return answer({"pipeline_run": self._rows.row(self._worked(run))})
 
     def _start(self, request: web.Request, body: bytes) -> MageRun:
         schedule_id = request.match_info["schedule"]
@@ -309,14 +259,9 @@ class MageSimulator(System):
             metrics=given.get("metrics"),
         )
         if given.get("create_block_runs", True):
-            self._make_blocks(run, now)
+            self._scheduler.make_blocks(run, now)
         self._runs[run.id] = run
         return run
-
-    def _make_blocks(self, run: MageRun, now: float) -> None:
-        for uuid in run.pipeline.upstream:
-            self._blocks_made += 1
-            run.blocks.append(BlockRun(self._blocks_made, uuid, now, now))
 
     async def _list(self, request: web.Request) -> Json:
         """Answer a list as the real server does, quirks included."""
@@ -347,22 +292,25 @@ class MageSimulator(System):
             rows = with_retries_grouped(runs, rows)
         more = len(rows) > limit
         shown = rows[:-1] if more else rows
-        basic = query.get("_format") == "with_basic_details"
+        if query.get("_format") == "with_basic_details":
+            listed = [self._rows.basic(run) for run in shown]
+        else:
+            listed = [self._rows.list_row(self._worked(run)) for run in shown]
         return {
-            "pipeline_runs": [self._basic(run) if basic else self._list_row(run) for run in shown],
+            "pipeline_runs": listed,
             "metadata": {"count": len(runs), "next": more},
         }
 
     async def _get(self, request: web.Request) -> Json:
         run = self._run_of(request)
         if request.query.get("_format") == "with_basic_details":
-            return {"pipeline_run": self._basic(run), "metadata": None}
+            return {"pipeline_run": self._rows.basic(run), "metadata": None}
         schedule = {
             "pipeline_schedule_id": run.schedule.id,
             "pipeline_schedule_name": run.schedule.name,
         }
-        blocks = [{**self._block_row(run, block), **schedule} for block in run.blocks]
-        return {"pipeline_run": {**self._row(run), "block_runs": blocks}, "metadata": None}
+        blocks = [{**self._rows.block_row(run, block), **schedule} for block in run.blocks]
+        return {"pipeline_run": {**self._rows.row(self._worked(run)), "block_runs": blocks}, "metadata": None}
 
     async def _update_operation(self, request: web.Request) -> str:
         body = await json_of(request, lenient=True)
@@ -379,8 +327,8 @@ class MageSimulator(System):
             run.cancels += 1
             if run.status in ACTIVE:
                 run.cancelled = True
-                self._stop(run, time.time())
-        return {"pipeline_run": self._row(run), "metadata": None}
+                self._scheduler.stop(run, time.time())
+        return {"pipeline_run": self._rows.row(self._worked(run)), "metadata": None}
 
     def _retry_blocks(self, run: MageRun, from_block: str | None) -> None:
         """Let blocks run again: one and those that depend on it, or all that did not complete."""
@@ -392,7 +340,7 @@ class MageSimulator(System):
         else:
             again = [block for block in run.blocks if block.status != "completed"]
         now = time.time()
-        self._work(run, now)
+        self._scheduler.work(run, now)
         for block in again:
             block.set("initial", now)
         run.plan = self._plan_for(run.schedule)
@@ -411,7 +359,7 @@ class MageSimulator(System):
                     "event_variables": old.event_variables,
                 }
                 self._create(old.schedule, given, old.body)
-        row = self._pipeline_row(self._pipelines[uuid], {"metadata", "tags", "content", "outputs"})
+        row = self._rows.pipeline_row(self._pipelines[uuid], {"metadata", "tags", "content", "outputs"})
         return {"pipeline": row, "metadata": None}
 
     async def _get_pipeline(self, request: web.Request) -> Json:
@@ -419,13 +367,13 @@ class MageSimulator(System):
         left_out = {
             name for name in ("content", "outputs") if request.query.get(f"includes_{name}") in ("false", "")
         }
-        return {"pipeline": self._pipeline_row(pipeline, left_out), "metadata": None}
+        return {"pipeline": self._rows.pipeline_row(pipeline, left_out), "metadata": None}
 
     async def _delete(self, request: web.Request) -> Json:
         run = self._run_of(request)
         self._deleted.append(self._entry(run))
         del self._runs[run.id]
-        return {"pipeline_run": self._row(run), "metadata": None}
+        return {"pipeline_run": self._rows.row(self._worked(run)), "metadata": None}
 
     async def _list_schedules(self, request: web.Request) -> Json:
         limit, offset = int(request.query.get("_limit", DEFAULT_LIMIT)), int(request.query.get("_offset", 0))
@@ -433,13 +381,14 @@ class MageSimulator(System):
         if "uuid" in request.match_info:
             uuid = self._pipeline_of(request).uuid
             found = [schedule for schedule in reversed(found) if schedule.pipeline_uuid == uuid]
+        page, runs = found[offset : offset + limit], self._runs.values()
         return {
-            "pipeline_schedules": [self._schedule_list_row(one) for one in found[offset : offset + limit]],
+            "pipeline_schedules": [self._rows.schedule_list_row(one, runs) for one in page],
             "metadata": {"count": len(found), "next": len(found) > offset + limit},
         }
 
     async def _get_schedule(self, request: web.Request) -> Json:
-        return {"pipeline_schedule": self._schedule_row(self._schedule_of(request)), "metadata": None}
+        return {"pipeline_schedule": self._rows.schedule_row(self._schedule_of(request)), "metadata": None}
 
     async def _logs(self, request: web.Request) -> Json:
         uuid = self._pipeline_of(request).uuid
@@ -448,14 +397,12 @@ class MageSimulator(System):
         if wanted := request.query.get("pipeline_run_id[]"):
             runs = [run for run in runs if str(run.id) in wanted.split(",")]
         for run in runs:
-            self._work(run, time.time())
+            self._scheduler.work(run, time.time())
         blocks = [(run, block) for run in runs for block in run.blocks]
         blocks.sort(key=lambda pair: (pair[1].started is None, -(pair[1].started or 0.0)))
-        whole = [
-            self._log_file(run, f"{name}.log") for run in runs[:limit] for name in ("pipeline", "scheduler")
-        ]
+        whole = [log_file(run, f"{name}.log") for run in runs[:limit] for name in ("pipeline", "scheduler")]
         logs = {
-            "block_run_logs": [self._log_file(*pair) for pair in blocks[:limit]][:MAX_LOG_FILES],
+            "block_run_logs": [log_file(*pair) for pair in blocks[:limit]][:MAX_LOG_FILES],
             "pipeline_run_logs": whole[:MAX_LOG_FILES],
             "total_block_run_log_count": len(blocks),
             "total_pipeline_run_log_count": len(runs),
@@ -480,7 +427,7 @@ class MageSimulator(System):
         inner = secrets.token_urlsafe(32)
         expires = time.time() + options.session_seconds
         self._sessions[inner] = expires
-        made = self._time(self._started, whole=True)
+        made = self._rows.time(self._started, whole=True)
         role = {"id": 1, "name": "Owner", "created_at": made, "updated_at": made, "user_id": None}
         user = {
             "id": 1,
@@ -494,7 +441,7 @@ class MageSimulator(System):
             "roles_new": [role],
             "username": options.username,
         }
-        session = {"expires": self._time(expires), "token": jwt_of(inner, expires), "user": user}
+        session = {"expires": self._rows.time(expires), "token": jwt_of(inner, expires), "user": user}
         return {"session": session, "metadata": None}
 
     async def _status(self, request: web.Request) -> Json:
@@ -535,7 +482,7 @@ class MageSimulator(System):
         self, action: str, handler: Callable[[web.Request], Awaitable[Json]]
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def guarded(request: web.Request) -> web.StreamResponse:
-            self._catch_up()
+            self._scheduler.catch_up()
             try:
                 if self.options.auth and action != "status":
                     await self._authenticate(request, action)
@@ -619,327 +566,19 @@ class MageSimulator(System):
         except ValueError:
             raise ApiError(400, f"Value is invalid for {name}.", "record_invalid") from None
 
-    # The scheduler
+    # Runs
+
+    def _worked(self, run: MageRun) -> MageRun:
+        """Return a run after its blocks have worked until now."""
+        self._scheduler.work(run, time.time())
+        return run
 
     def _plan_for(self, schedule: Schedule) -> Plan:
         names = (schedule.pipeline_uuid, str(schedule.id), schedule.name)
         return self.world.plan_for(self.name, names, self._defaults)
 
-    def _catch_up(self) -> None:
-        """Work off the scheduler loops since the last request."""
-        now = time.time()
-        while self._next_loop <= now:
-            active = [run for run in self._runs.values() if run.status in ACTIVE]
-            if not active:
-                missed = math.floor((now - self._next_loop) / self._loop_seconds) + 1
-                self._next_loop += missed * self._loop_seconds
-                return
-            self._loop(active, self._next_loop)
-            self._next_loop += self._loop_seconds
-
-    def _loop(self, active: list[MageRun], at: float) -> None:
-        """Do what one scheduler loop does: first start runs, then go on with those that run."""
-        for run in sorted(active, key=lambda run: run.execution_date):
-            ready = run.status == "initial" and at >= run.created + run.queued
-            if ready and run.schedule.status == "active" and not self._is_full(run.schedule):
-                run.status, run.started, run.updated, run.since = "running", at, at, at
-                if not run.blocks:
-                    self._make_blocks(run, at)
-                self._beat(run, at)
-        for run in active:
-            if run.status == "running":
-                self._go_on(run, at)
-
-    def _is_full(self, schedule: Schedule) -> bool:
-        """Say whether the trigger's setting lets no further run start."""
-        limit = schedule.settings.get("pipeline_run_limit")
-        if limit is None:
-            return False
-        running = [r for r in self._runs.values() if r.schedule is schedule and r.status == "running"]
-        return len(running) >= int(limit)
-
-    def _go_on(self, run: MageRun, at: float) -> None:
-        """End a run, or queue the blocks whose turn it is."""
-        self._beat(run, at)
-        self._work(run, at)
-        while not self._ends(run, at) and self._queue(run, at) and run.plan.ends_at_once:
-            self._work(run, at)
-
-    def _ends(self, run: MageRun, at: float) -> bool:
-        """End a run if there is a reason to."""
-        settings, outcome = run.schedule.settings, run.plan.outcome
-        lenient = bool(settings.get("allow_blocks_to_fail"))
-        statuses = [block.status for block in run.blocks]
-        done = ("completed", "failed", "upstream_failed") if lenient else ("completed",)
-        timeout = settings.get("timeout")
-        age = 0.0 if run.started is None else at - run.started
-        if outcome == "cancelled" and at >= run.since + run.duration:
-            self._stop(run, at)
-        elif outcome != "stuck" and all(status in done for status in statuses):
-            if "failed" in statuses:
-                run.completed = at
-                self._finish(run, "failed", at)
-            else:
-                # A retry may leave nothing to do for a plan that fails.
-                word = "succeeded" if outcome == "failed" and run.blocks else outcome
-                self._finish(run, OUTCOMES.get(word, word), at)
-        elif timeout and age > self.world.scaled(timeout):
-            text = f"Pipeline run timed out after {int(age * self.world.speed)} seconds"
-            run.log.append(LogLine(at, "ERROR", text, {}))
-            self._finish(run, settings.get("timeout_status") or "failed", at)
-        elif "failed" in statuses and not lenient:
-            self._finish(run, "failed", at)
-        else:
-            return False
-        return True
-
-    def _queue(self, run: MageRun, at: float) -> bool:
-        """Queue the blocks that all upstream blocks are completed for; say whether there were any."""
-        status = {block.uuid: block.status for block in run.blocks}
-        queued = False
-        for block in run.blocks:
-            upstream = [status[uuid] for uuid in run.pipeline.upstream[block.uuid]]
-            if block.status != "initial":
-                continue
-            if "failed" in upstream or "upstream_failed" in upstream:
-                status[block.uuid] = "upstream_failed"
-                block.set("upstream_failed", at)
-            elif all(each == "completed" for each in upstream):
-                block.set("queued", at)
-                queued = True
-                if block.begins is None:
-                    block.begins = at + (0 if run.plan.ends_at_once else self._loop_seconds * QUEUED)
-        return queued
-
-    def _work(self, run: MageRun, until: float) -> None:
-        """Let the processes of the blocks begin and end, where their time has come."""
-        for block in run.blocks:
-            if block.begins is not None and block.begins <= until and not block.at_work:
-                self._begin(run, block, block.begins)
-            if block.at_work and block.ends is not None and block.ends <= until:
-                at = block.ends
-                block.end(at)
-                failed = block.status == "failed"
-                text = (
-                    f"BlockRun {block.id} (block_uuid: {block.uuid}) {'failed' if failed else 'completes'}."
-                )
-                error = block.metrics["error"] if failed and block.metrics else None
-                run.log.append(LogLine(at, "EXCEPTION" if failed else "INFO", text, block.tags, error))
-
-    def _begin(self, run: MageRun, block: BlockRun, at: float) -> None:
-        """Let the process of a block begin; what it will print and raise is settled now."""
-        block.begin(at)
-        text = f"Execute PipelineRun {run.id}, BlockRun {block.id}: pipeline {run.pipeline.uuid}"
-        run.log.append(LogLine(at, "INFO", f"{text} block {block.uuid}", block.tags))
-        last = run.blocks[-1].uuid
-        fails = run.plan.outcome == "failed" and block.uuid == (run.pipeline.failing or last)
-        block.raised = (run.plan.message or "simulated failure") if fails else None
-        variables = (run.event_variables or {}) | run.variables
-        try:
-            if run.pipeline.work is not None:
-                for line in run.pipeline.work(block.uuid, variables, block.attempts):
-                    block.log.append(LogLine(at, "INFO", line, block.tags))
-        except Exception as error:
-            block.raised = error_text(error)
-        endless = block.uuid == last and run.plan.outcome in ("stuck", "cancelled")
-        block.ends = None if endless else at + run.duration / len(run.blocks)
-
-    def _beat(self, run: MageRun, at: float) -> None:
-        text = f"Pipeline {run.pipeline.uuid} for run {run.id} in schedule {run.schedule.id} is alive."
-        run.log.append(LogLine(at, "INFO", text, MACHINE))
-
-    def _stop(self, run: MageRun, at: float) -> None:
-        self._work(run, at)
-        self._finish(run, "cancelled", at)
-
-    def _finish(self, run: MageRun, status: str, at: float) -> None:
-        run.status, run.updated, run.ended = status, at, at
-        if status == "completed":
-            run.completed = at
-        for block in run.blocks:
-            block.stop()
-            if block.status in BLOCK_ACTIVE:
-                block.set("cancelled", at)
-
-    # Shapes
-
-    def _time(self, seconds: float | None, whole: bool = False) -> str | None:
-        if seconds is None:
-            return None
-        return self._date(datetime.fromtimestamp(seconds, UTC), whole)
-
-    def _date(self, value: datetime, whole: bool = False) -> str:
-        if self.options.database == "postgres":
-            return str(value)
-        return str(value.replace(tzinfo=None, microsecond=0 if whole else value.microsecond))
-
     def _created(self, run: MageRun) -> float:
         return run.created if self.options.database == "postgres" else math.floor(run.created)
-
-    def _row(self, run: MageRun) -> dict[str, Json]:
-        self._work(run, time.time())
-        return {
-            "id": run.id,
-            "created_at": self._time(run.created, whole=True),
-            "updated_at": self._time(run.updated, whole=True),
-            "pipeline_schedule_id": run.schedule.id,
-            "pipeline_uuid": run.pipeline.uuid,
-            "execution_date": self._date(run.execution_date),
-            "status": run.status,
-            "started_at": self._time(run.started),
-            "completed_at": self._time(run.completed),
-            "variables": run.variables,
-            "passed_sla": False,
-            "event_variables": run.event_variables,
-            "metrics": run.metrics,
-            "backfill_id": None,
-            "executor_type": "local_python",
-        }
-
-    def _basic(self, run: MageRun) -> dict[str, Json]:
-        return {"execution_date": self._date(run.execution_date), "id": run.id, "status": run.status}
-
-    def _list_row(self, run: MageRun) -> dict[str, Json]:
-        row = self._row(run)
-        return {
-            **row,
-            "block_runs": [self._block_row(run, block) for block in run.blocks],
-            "block_runs_count": len(run.blocks),
-            "completed_block_runs_count": sum(block.status == "completed" for block in run.blocks),
-            "pipeline_schedule_name": run.schedule.name,
-            "pipeline_schedule_token": run.schedule.token,
-            "pipeline_schedule_type": run.schedule.type,
-            "pipeline_tags": None,
-            "pipeline_type": None,
-            "repo_path": REPO_PATH,
-        }
-
-    def _block_row(self, run: MageRun, block: BlockRun) -> dict[str, Json]:
-        return {
-            "id": block.id,
-            "created_at": self._time(block.created, whole=True),
-            "updated_at": self._time(block.updated, whole=True),
-            "pipeline_run_id": run.id,
-            "block_uuid": block.uuid,
-            "status": block.status,
-            "started_at": self._time(block.started),
-            "completed_at": self._time(block.completed),
-            "metrics": block.metrics,
-        }
-
-    def _schedule_row(self, schedule: Schedule) -> dict[str, Json]:
-        started = self._time(self._started, whole=True)
-        daily = schedule.type == "time"
-        tomorrow = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-        return {
-            "id": schedule.id,
-            "created_at": started,
-            "updated_at": started,
-            "name": schedule.name,
-            "description": None,
-            "pipeline_uuid": schedule.pipeline_uuid,
-            "schedule_type": schedule.type,
-            "schedule_interval": "@daily" if daily else None,
-            "start_time": "2024-01-01 00:00:00",
-            "status": schedule.status,
-            "last_enabled_at": self._time(self._started) if schedule.status == "active" else None,
-            "variables": {},
-            "sla": None,
-            "token": schedule.token,
-            "repo_path": REPO_PATH,
-            "settings": schedule.settings,
-            "global_data_product_uuid": None,
-            "event_matchers": [],
-            "next_pipeline_run_date": str(tomorrow) if daily else None,
-            "tags": [],
-        }
-
-    def _schedule_list_row(self, schedule: Schedule) -> dict[str, Json]:
-        runs = [run for run in self._runs.values() if run.schedule is schedule]
-        going = sum(run.status in ACTIVE for run in runs)
-        return {
-            **self._schedule_row(schedule),
-            "last_pipeline_run_status": runs[-1].status if runs else None,
-            "pipeline_in_progress_runs_count": going if runs else None,
-            "pipeline_runs_count": len(runs) or None,
-        }
-
-    def _pipeline_row(self, pipeline: Pipeline, left_out: set[str]) -> dict[str, Json]:
-        return {
-            "cache_block_output_in_memory": False,
-            "concurrency_config": {},
-            "created_at": None,
-            "data_integration": None,
-            "description": None,
-            "executor_config": {},
-            "executor_count": 1,
-            "executor_type": None,
-            "name": pipeline.uuid,
-            "notification_config": {},
-            "remote_variables_dir": None,
-            "retry_config": {},
-            "run_pipeline_in_one_process": False,
-            "settings": {"triggers": None},
-            "tags": [],
-            "type": "python",
-            "uuid": pipeline.uuid,
-            "variables_dir": REPO_PATH,
-            "spark_config": {},
-            "blocks": [self._block_of(pipeline, uuid, left_out) for uuid in pipeline.upstream],
-            "callbacks": [],
-            "conditionals": [],
-            "widgets": [],
-            "extensions": {},
-            "updated_at": datetime.fromtimestamp(self._started, UTC).isoformat(),
-        }
-
-    def _block_of(self, pipeline: Pipeline, uuid: str, left_out: set[str]) -> dict[str, Json]:
-        row: dict[str, Json] = {
-            "all_upstream_blocks_executed": not pipeline.upstream[uuid],
-            "color": None,
-            "configuration": {},
-            "downstream_blocks": [other for other, up in pipeline.upstream.items() if uuid in up],
-            "executor_config": None,
-            "executor_type": "local_python",
-            "has_callback": None,
-            "name": uuid,
-            "language": "python",
-            "retry_config": None,
-            "status": "not_executed",
-            "timeout": None,
-            "type": pipeline.types[uuid],
-            "upstream_blocks": list(pipeline.upstream[uuid]),
-            "uuid": uuid,
-            "callback_blocks": [],
-            "conditional_blocks": [],
-            "content": f"@{pipeline.types[uuid]}\ndef {uuid}(*args, **kwargs):\n    ...\n",
-            "outputs": [],
-            "metadata": {},
-            "tags": [],
-        }
-        return {name: value for name, value in row.items() if name not in left_out}
-
-    def _log_file(self, run: MageRun, of: BlockRun | str) -> dict[str, Json]:
-        """Return the log of a block, or one of the run's own by its name."""
-        lines: list[LogLine] = run.log if of == "scheduler.log" else []
-        name, last = of, {}
-        if isinstance(of, BlockRun):
-            name, lines = f"{of.uuid}.log", of.log
-            last = {"block_type": run.pipeline.types[of.uuid]}
-        shared = {
-            "pipeline_run_id": run.id,
-            "pipeline_schedule_id": run.schedule.id,
-            "pipeline_uuid": run.pipeline.uuid,
-        }
-        content = log_text(lines, shared, last)
-        folder = f"{REPO_PATH}/pipelines/{run.pipeline.uuid}/.logs/{run.variables['execution_partition']}"
-        return {
-            "name": name,
-            "path": f"{folder}/{name}",
-            "size": len(content),
-            "modified_timestamp": lines[-1].at if lines else run.created,
-            "content": content,
-        }
 
     def _entry(self, run: MageRun) -> dict[str, Json]:
         return run_entry(
@@ -984,60 +623,6 @@ async def asked_of(request: web.Request) -> Any:
     """Return what an update asks for; a body without the wrapper asks for nothing."""
     body = await json_of(request) if request.content_type == "application/json" else {}
     return body.get("pipeline_run", {}) if isinstance(body, dict) else {}
-
-
-def read_date(value: Json, now: float, database: str) -> datetime:
-    """Read an execution date as Python 3.10 does, without ``Z``; SQLite drops an offset."""
-    if value is None:
-        return datetime.fromtimestamp(now, UTC)
-    if str(value).endswith("Z"):
-        raise ValueError(f"Invalid isoformat string: {value!r}")
-    date = datetime.fromisoformat(value)
-    keeps = database == "postgres" and date.tzinfo is not None
-    return date.astimezone(UTC) if keeps else date.replace(tzinfo=UTC)
-
-
-def ordered(runs: list[MageRun], order: str) -> list[MageRun]:
-    """Sort runs by ``column dir`` words, comma-separated."""
-    for part in reversed(order.split(",")):
-        column, _, direction = part.strip().partition(" ")
-        if column not in RUN_COLUMNS:
-            raise AttributeError(f"type object 'PipelineRun' has no attribute {column!r}")
-        if direction.lower() not in ("", "asc", "desc"):
-            both = (
-                "Neither 'InstrumentedAttribute' object nor 'Comparator' object associated with PipelineRun"
-            )
-            raise AttributeError(f"{both}.{column} has an attribute {direction.lower()!r}")
-        runs = sorted(runs, key=lambda run: column_of(run, column), reverse=direction.lower() == "desc")
-    return runs
-
-
-def column_of(run: MageRun, column: str) -> tuple[bool, Any]:
-    """Return a sort key for a column; nulls come first."""
-    names = {
-        "created_at": "created",
-        "updated_at": "updated",
-        "started_at": "started",
-        "completed_at": "completed",
-    }
-    value: Any = getattr(run, names.get(column, column), None)
-    if column == "pipeline_schedule_id":
-        value = run.schedule.id
-    elif column == "pipeline_uuid":
-        value = run.pipeline.uuid
-    elif isinstance(value, dict):
-        value = json.dumps(value)
-    return value is not None, value
-
-
-def with_retries_grouped(runs: list[MageRun], rows: list[MageRun]) -> list[MageRun]:
-    """Pull the runs that share the last row's execution date to the end of the page, as Mage does."""
-    first, last = rows[0], rows[-1]
-    dropped = {last.execution_date}
-    if next(run for run in runs if run.execution_date == first.execution_date) is not first:
-        dropped.add(first.execution_date)
-    kept = [run for run in rows if run.execution_date not in dropped]
-    return kept + [run for run in runs if run.execution_date == last.execution_date]
 
 
 def html(page: str, status: int = 200) -> web.Response:

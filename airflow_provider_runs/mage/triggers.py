@@ -11,7 +11,11 @@ from airflow_provider_runs.mage.lookups import TRIGGER_FIELDS
 
 
 class MageRunTrigger(RunTrigger):
-    """Wait for a Mage run, see :class:`~airflow_provider_runs.base.trigger.RunTrigger`."""
+    """
+    Wait for a Mage run (https://docs.mage.ai/api-reference/pipeline-runs/overview).
+
+    See :class:`~airflow_provider_runs.base.trigger.RunTrigger`.
+    """
 
     hook_class = MageHook
 
@@ -20,7 +24,8 @@ class MageRunEventTrigger(RunEventTrigger):
     """
     Fire an event when runs of a Mage pipeline or trigger have ended, for an ``AssetWatcher``.
 
-    Further arguments: :class:`~airflow_provider_runs.base.events.RunEventTrigger`.
+    See https://docs.mage.ai/api-reference/pipeline-runs/overview. Further arguments:
+    :class:`~airflow_provider_runs.base.events.RunEventTrigger`.
 
     :param pipeline_schedule_id: runs of this trigger.
     :param pipeline_uuid: runs of this pipeline.

@@ -19,8 +19,9 @@ from airflow_provider_runs.core.inputs import instant, integer, required_text
 from airflow_provider_runs.core.retry import NO_RETRY, RetryPolicy
 from airflow_provider_runs.core.run import Run
 from airflow_provider_runs.paradime.answers import CommandLogs
-from airflow_provider_runs.paradime.api import ParadimeRunApi, run_number
+from airflow_provider_runs.paradime.api import ParadimeRunApi
 from airflow_provider_runs.paradime.artifacts import MAX_BYTES, choose_artifact
+from airflow_provider_runs.paradime.lookups import run_number
 from airflow_provider_runs.paradime.operations import int32
 from airflow_provider_runs.paradime.reasons import (
     RUN_RESULTS,
@@ -32,15 +33,16 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 RUN_RESULTS_BYTES = 16 * 2**20
-"""Length of a ``run_results.json`` that is read for an explanation."""
+"""Length in bytes, at most, of a ``run_results.json`` that is read for an explanation."""
 
 
 class ParadimeHook(RunHook):
     """
     Start runs of Bolt schedules in Paradime, ask about them, list, retry and cancel them.
 
-    See https://docs.paradime.io/app-help/documentation/bolt. The connection may also be one that was made for
-    the vendor's provider (``airflow-provider-paradime-dbt``).
+    See https://docs.paradime.io/app-help/documentation/bolt. Methods that return a mapping give it as
+    Paradime does. The connection may also be one that was made for the vendor's provider
+    (``airflow-provider-paradime-dbt``).
 
     :param paradime_conn_id: the Airflow connection.
     :param workspace_uid: UID of the workspace, for tokens of a company or a workspace; None takes the
@@ -73,7 +75,7 @@ class ParadimeHook(RunHook):
         :param schedule_name: the older name of the same argument, for servers that know no slugs.
         :param commands: commands to run instead of the schedule's.
         :param branch: branch or commit to run on instead of the schedule's.
-        :param pr_number: number of the pull request that the run belongs to.
+        :param pr_number: number of the pull request that the run belongs to: a positive whole number.
         :param reason: why it is started, for people. Left out where the server takes none yet.
         :param command_configs: as ``commands``, each a mapping of ``command`` and ``continue_on_error``.
         :param continue_on_error: whether the run goes on after a command that fails.
@@ -110,7 +112,7 @@ class ParadimeHook(RunHook):
         :param schedule_name: the older name of the same argument.
         :param state: those in this state, or one of these: Paradime's words.
         :param since: those started since then: datetime or ISO 8601 with offset.
-        :param limit: so many at most; None: all.
+        :param limit: so many runs at most; None: all.
         :return: the runs.
         :raises BadInput: if an argument is wrong; nothing was sent.
         :raises NotFound: if there is no such schedule.
@@ -132,9 +134,9 @@ class ParadimeHook(RunHook):
 
         :param slug: the schedule's slug.
         :param schedule_name: the older name of the same argument.
-        :param state: those in this state, or one of these.
-        :param since: those started since then.
-        :param limit: so many at most.
+        :param state: those in this state, or one of these: Paradime's words.
+        :param since: those started since then: datetime or ISO 8601 with offset.
+        :param limit: so many runs at most; None: all.
         """
         return await self.adrive(_listing(slug, schedule_name, state, since, limit))
 
@@ -143,6 +145,7 @@ class ParadimeHook(RunHook):
         Return the address of a run's page. Nothing is sent.
 
         :param run_id: the run.
+        :return: the address, in Paradime's app.
         :raises BadInput: if that is no run's id.
         """
         return as_paradime(self.api).run_url(run_number(run_id))
@@ -178,7 +181,9 @@ class ParadimeHook(RunHook):
         :param slug: the schedule's slug.
         :param schedule_name: the older name of the same argument.
         :return: the new run.
-        :raises RunsError: if Paradime refuses or does not answer.
+        :raises BadInput: if an argument is wrong; nothing was sent.
+        :raises ApiError: if Paradime refuses (Unauthorized, NotFound and AlreadyRunning among it).
+        :raises ConnectionFailed: if Paradime does not answer; the new run may have begun if ``sent``.
         """
         return self.drive(lambda api: as_paradime(api).retry_from_failure(_schedule(slug, schedule_name)))
 
@@ -198,6 +203,7 @@ class ParadimeHook(RunHook):
 
         :param run_id: the run.
         :return: ``id``, ``command``, ``startDttm``, ``endDttm`` and ``returnCode`` of each.
+        :raises NotFound: if Paradime does not know the run.
         :raises RunsError: if Paradime cannot be asked.
         """
         return self.drive(lambda api: as_paradime(api).list_commands(run_id))
@@ -217,6 +223,7 @@ class ParadimeHook(RunHook):
         :param command_id: the command.
         :return: ``command``, ``startDttm``, ``endDttm``, ``stdout``, ``stderr``, ``returnCode``,
             ``scheduleRunId`` and ``resources`` (``id`` and ``path`` of each file).
+        :raises NotFound: if Paradime does not know the command.
         :raises RunsError: if Paradime cannot be asked.
         """
         return self.drive(lambda api: as_paradime(api).get_command(command_id))
@@ -234,8 +241,10 @@ class ParadimeHook(RunHook):
         Return the piece of a command's output that begins at a cursor.
 
         :param command_id: the command.
-        :param cursor: where it begins, as the piece before said.
-        :return: lines, the next cursor, and whether the command has ended.
+        :param cursor: where it begins, as the piece before said; ``0:0``: at the beginning.
+        :return: ``lines``, each (stream, text) with stream ``STDOUT`` or ``STDERR``; ``cursor``, where the
+            next piece begins; and ``finished``, whether the command has ended and there is no further piece.
+        :raises NotFound: if Paradime does not know the command.
         :raises RunsError: if Paradime cannot be asked.
         """
         return self.drive(lambda api: as_paradime(api).get_command_logs(command_id, cursor))
@@ -245,7 +254,7 @@ class ParadimeHook(RunHook):
         Return a piece of a command's output, as :meth:`get_command_logs`.
 
         :param command_id: the command.
-        :param cursor: where it begins.
+        :param cursor: where it begins, as the piece before said; ``0:0``: at the beginning.
         """
         return await self.adrive(lambda api: as_paradime(api).get_command_logs(command_id, cursor))
 
@@ -254,7 +263,9 @@ class ParadimeHook(RunHook):
         Return the files that a run's commands have left.
 
         :param run_id: the run.
-        :return: ``id``, ``path``, ``command_id`` and ``command`` of each, in the order of the commands.
+        :return: ``id``, ``path``, ``command_id`` and ``command`` (its text) of each, in the order of the
+            commands.
+        :raises NotFound: if Paradime does not know the run.
         :raises RunsError: if Paradime cannot be asked.
         """
         return self.drive(lambda api: as_paradime(api).list_resources(run_id))
@@ -271,7 +282,9 @@ class ParadimeHook(RunHook):
         """
         Return the address of a file. Whoever has it can read the file: it belongs in no log and no XCom.
 
-        :param resource_id: the file.
+        :param resource_id: the file: an ``id`` of :meth:`list_resources`.
+        :return: the address, which is valid for a short time.
+        :raises NotFound: if Paradime does not know the file.
         :raises RunsError: if Paradime cannot be asked.
         """
         return self.drive(lambda api: as_paradime(api).get_resource_url(resource_id))
@@ -280,7 +293,7 @@ class ParadimeHook(RunHook):
         """
         Return the address of a file, as :meth:`get_resource_url`.
 
-        :param resource_id: the file.
+        :param resource_id: the file: an ``id`` of :meth:`list_resources`.
         """
         return await self.adrive(lambda api: as_paradime(api).get_resource_url(resource_id))
 
@@ -307,9 +320,10 @@ class ParadimeHook(RunHook):
         :param command_id: the command that has left it. None: the last one that has left such a file, also
             if it failed.
         :param command: instead, the text of that command; the last one with that text counts.
-        :param max_bytes: length at most, 1 GiB by default.
-        :param retry: how long the download is repeated.
-        :return: ``path`` (the target), ``bytes`` and ``sha256`` (hexadecimal).
+        :param max_bytes: its length in bytes at most; 1 GiB by default.
+        :param retry: how often the download is tried and at what pauses: by default 5 times, 1 s apart at
+            first, then each time twice as long, less up to a half at random.
+        :return: ``path`` (the target), ``bytes`` (its length) and ``sha256`` (hexadecimal).
         :raises BadInput: if an argument is wrong; nothing was sent.
         :raises NotFound: if there is no such artifact; the message names those that there are.
         :raises RunsError: if Paradime or its store does not give it.
@@ -351,7 +365,8 @@ class ParadimeHook(RunHook):
 
         :param run_id: the run.
         :param artifact: the file: ``id`` and ``path``, see :meth:`list_resources`.
-        :param max_bytes: length at most.
+        :param max_bytes: its length in bytes at most.
+        :return: the JSON value.
         :raises RunsError: if Paradime or its store does not give it, or it is longer.
         :raises ValueError: if it is not JSON.
         """
@@ -365,7 +380,8 @@ class ParadimeHook(RunHook):
         Return which command ended a run badly, the end of its output, and what dbt says about its nodes.
 
         :param run_id: the run.
-        :return: None where it did not end badly.
+        :return: the text, in several lines; None where the run did not end badly.
+        :raises NotFound: if Paradime does not know the run.
         :raises RunsError: if Paradime cannot be asked.
         """
         text, files = self.drive(lambda api: as_paradime(api).explain_with_files(run_id))
@@ -391,7 +407,13 @@ class ParadimeHook(RunHook):
         Return the workspace's schedules as Paradime shows them.
 
         :param show_inactive: whether to list inactive ones too.
-        :param limit: so many at most; None: all.
+        :param limit: so many schedules at most; None: all.
+        :return: ``id``, ``uuid``, ``name``, ``slug``, ``schedule``, ``owner``, ``lastRunAt``,
+            ``lastRunState``, ``nextRunAt``, ``source``, ``suspended``, ``commands``, ``gitBranch``, and
+            ``turboCi`` and ``deferredSchedule`` (``enabled``, ``deferredScheduleName`` and
+            ``successfulRunOnly`` of each) of each schedule. Older servers tell no ``slug`` and no
+            ``suspended``.
+        :raises BadInput: if ``limit`` is wrong; nothing was sent.
         :raises RunsError: if Paradime cannot be asked.
         """
         return self.drive(_schedules(show_inactive, limit))
@@ -403,16 +425,20 @@ class ParadimeHook(RunHook):
         Return the workspace's schedules, as :meth:`list_schedules`.
 
         :param show_inactive: whether to list inactive ones too.
-        :param limit: so many at most; None: all.
+        :param limit: so many schedules at most; None: all.
         """
         return await self.adrive(_schedules(show_inactive, limit))
 
     def get_schedule(self, slug: str | None = None, *, schedule_name: str | None = None) -> dict[str, Any]:
         """
-        Return what Paradime knows about a schedule, ``latestRunId`` among it.
+        Return what Paradime knows about a schedule.
 
         :param slug: the schedule's slug.
         :param schedule_name: the older name of the same argument.
+        :return: ``ok``, ``latestRunId``, ``commands``, ``owner``, ``schedule``, ``uuid``, ``source`` and
+            ``suspended``. Older servers tell no ``suspended``.
+        :raises BadInput: if not one of the two is given; nothing was sent.
+        :raises NotFound: if there is no such schedule.
         :raises RunsError: if Paradime cannot be asked.
         """
         return self.drive(lambda api: as_paradime(api).get_schedule(_schedule(slug, schedule_name)))
@@ -438,6 +464,8 @@ class ParadimeHook(RunHook):
         :param slug: the schedule's slug.
         :param schedule_name: the older name of the same argument.
         :param suspend: whether it is suspended from now on.
+        :raises BadInput: if not one of the two names is given; nothing was sent.
+        :raises NotFound: if there is no such schedule.
         :raises RunsError: if Paradime refuses or does not answer.
         """
         named = _schedule(slug, schedule_name)
@@ -459,9 +487,10 @@ class ParadimeHook(RunHook):
 
 def as_paradime(api: RunApi) -> ParadimeRunApi:
     """
-    Return the description that a Paradime hook works with as what it is.
+    Narrow a hook's API to Paradime's, for type checkers.
 
-    :param api: the description.
+    :param api: the hook's API.
+    :return: the same.
     """
     assert isinstance(api, ParadimeRunApi)
     return api

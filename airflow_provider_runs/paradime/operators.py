@@ -32,13 +32,14 @@ class ParadimeTriggerRunOperator(ReportsLineage, StreamsLogs):
     """
     Start a run of a Bolt schedule and wait for it.
 
-    Further arguments: :class:`~airflow_provider_runs.base.operator.TriggerRunOperator`.
+    See https://docs.paradime.io/app-help/documentation/bolt. Further arguments:
+    :class:`~airflow_provider_runs.base.operator.TriggerRunOperator`.
 
     :param slug: the schedule's slug.
     :param schedule_name: the older name of the same argument, for servers that know no slugs.
     :param commands: commands to run instead of the schedule's: a list of texts, or the text of a JSON list.
     :param branch: branch or commit to run on instead of the schedule's.
-    :param pr_number: number of the pull request that the run belongs to.
+    :param pr_number: number of the pull request that the run belongs to: a positive whole number.
     :param reason: why it is started, for people; None sends none. Default: the DAG, its run and the task.
         Left out where the server takes none yet.
     :param command_configs: as ``commands``, each a mapping of ``command`` and ``continue_on_error``. Needs
@@ -114,8 +115,9 @@ class ParadimeRetryRunOperator(ReportsLineage, StreamsLogs, RetryRunOperator):
     """
     Begin a new Paradime run that repeats the failed commands of an ended one, and wait for it.
 
-    Further arguments: :class:`~airflow_provider_runs.base.operator.RetryRunOperator`. The task returns the
-    new run's id. A run that goes is refused, and so is one that has succeeded, unless ``all_commands``.
+    See https://docs.paradime.io/app-help/documentation/bolt. Further arguments:
+    :class:`~airflow_provider_runs.base.operator.RetryRunOperator`. The task returns the new run's id. A run
+    that goes is refused, and so is one that has succeeded, unless ``all_commands``.
 
     :param run_id: the ended run's id, or a template of it.
     :param all_commands: whether to repeat all its commands instead.
@@ -164,7 +166,9 @@ class ParadimeRetryRunOperator(ReportsLineage, StreamsLogs, RetryRunOperator):
 
 class ParadimeCancelRunOperator(CancelRunOperator):
     """
-    Cancel Paradime runs, see :class:`~airflow_provider_runs.base.operator.CancelRunOperator`.
+    Cancel Paradime runs (https://docs.paradime.io/app-help/documentation/bolt).
+
+    See :class:`~airflow_provider_runs.base.operator.CancelRunOperator`.
 
     :param run_id: the run's id or a template of it; or a list of them, such as another task's ``output``.
     :param paradime_conn_id: the Airflow connection.
@@ -192,9 +196,10 @@ class ParadimeDownloadArtifactOperator(ServiceTask):
     """
     Copy a file that a command of a Paradime run has left, byte by byte, to an ``ObjectStoragePath``.
 
-    The file is first streamed to the worker's temporary folder and appears at its place only when all of it
-    has come; what was there is replaced. The task returns ``path`` (the target), ``bytes`` and ``sha256``; it
-    pushes the run's page as ``run_url``.
+    See https://docs.paradime.io/app-help/documentation/bolt. The file is first streamed to the worker's
+    temporary folder and appears at its place only when all of it has come; what was there is replaced. The
+    task returns ``path`` (the target), ``bytes`` (its length) and ``sha256`` (hexadecimal); it pushes the
+    run's page as ``run_url``.
 
     :param run_id: the run's id, or a template of it.
     :param path: the artifact's path, such as ``target/manifest.json`` or ``target/run_results.json``.
@@ -203,7 +208,7 @@ class ParadimeDownloadArtifactOperator(ServiceTask):
     :param command_id: the command that has left it. None: the last one that has left such a file, also if it
         failed.
     :param command: instead, the text of that command, such as ``dbt test``; the last with that text counts.
-    :param max_bytes: length at most. Default: 1 GiB.
+    :param max_bytes: its length in bytes at most. Default: 1 GiB.
     :param paradime_conn_id: the Airflow connection.
     :param workspace_uid: UID of the workspace; None takes the connection's.
     """
@@ -249,7 +254,7 @@ class ParadimeDownloadArtifactOperator(ServiceTask):
         Download the artifact.
 
         :param context: Airflow's context.
-        :return: ``path``, ``bytes`` and ``sha256``.
+        :return: ``path`` (the target), ``bytes`` (its length) and ``sha256`` (hexadecimal).
         :raises RequestRefused: if there is no such artifact, it is too long, the store refuses it, or an
             argument is wrong.
         :raises RunsError: if Paradime or its store does not answer.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_provider_runs.base.sensor import RunSensor
-from airflow_provider_runs.paradime.api import SCHEDULE_FIELDS
 from airflow_provider_runs.paradime.hooks import ParadimeHook
 from airflow_provider_runs.paradime.lineage import ReportsLineage
+from airflow_provider_runs.paradime.lookups import SCHEDULE_FIELDS
 from airflow_provider_runs.paradime.triggers import ParadimeRunTrigger
 
 
@@ -15,7 +15,8 @@ class ParadimeRunSensor(ReportsLineage, RunSensor):
     """
     Wait for a Paradime run that something else started: one run, or a run of a schedule.
 
-    Further arguments: :class:`~airflow_provider_runs.base.sensor.RunSensor`.
+    See https://docs.paradime.io/app-help/documentation/bolt. Further arguments:
+    :class:`~airflow_provider_runs.base.sensor.RunSensor`.
 
     Give ``run_id``, ``run_ids``, or ``since`` together with ``slug``.
 

@@ -273,7 +273,6 @@ class BoltRun:
     hold: float = 0.0
     body: Json = None
     actor: str = "scheduler"
-    actor_email: str | None = None
     branch: str | None = None
     pull_request: int | None = None
     parent: int | None = None

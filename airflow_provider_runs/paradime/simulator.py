@@ -510,7 +510,7 @@ class ParadimeSimulator(System):
                 "id": run.id,
                 "state": run.state(now),
                 "actor": run.actor,
-                "actorEmail": run.actor_email,
+                "actorEmail": None,
                 "startDttm": self._time(run.created),
                 "endDttm": self._time(run.ends) if run.ends and run.has_ended(now) else self._unset,
                 "parentScheduleRunId": run.parent,

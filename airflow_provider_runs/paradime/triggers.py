@@ -6,12 +6,16 @@ from typing import Any
 
 from airflow_provider_runs.base.events import RunEventTrigger
 from airflow_provider_runs.base.trigger import RunTrigger
-from airflow_provider_runs.paradime.api import SCHEDULE_FIELDS
 from airflow_provider_runs.paradime.hooks import ParadimeHook
+from airflow_provider_runs.paradime.lookups import SCHEDULE_FIELDS
 
 
 class ParadimeRunTrigger(RunTrigger):
-    """Wait for a Paradime run, see :class:`~airflow_provider_runs.base.trigger.RunTrigger`."""
+    """
+    Wait for a Paradime run (https://docs.paradime.io/app-help/documentation/bolt).
+
+    See :class:`~airflow_provider_runs.base.trigger.RunTrigger`.
+    """
 
     hook_class = ParadimeHook
 
@@ -20,7 +24,8 @@ class ParadimeRunEventTrigger(RunEventTrigger):
     """
     Fire an event when runs of a Paradime schedule have ended, for an ``AssetWatcher``.
 
-    Further arguments: :class:`~airflow_provider_runs.base.events.RunEventTrigger`.
+    See https://docs.paradime.io/app-help/documentation/bolt. Further arguments:
+    :class:`~airflow_provider_runs.base.events.RunEventTrigger`.
 
     :param slug: runs of the schedule with this slug.
     :param schedule_name: the older name of the same argument.
