@@ -8,10 +8,15 @@ from importlib import import_module
 from pathlib import Path
 from types import FunctionType
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 import airflow_provider_runs
+from airflow_provider_runs.base.hook import RunHook
+from airflow_provider_runs.provider_info import SYSTEMS
+from airflow_provider_runs.simulator import Simulator
+from tests.test_contract import part
 
 PACKAGE = Path(airflow_provider_runs.__file__).parent
 # The simulated services have one public face, whose controls the package's docstring describes.
@@ -20,6 +25,8 @@ MODULES = [
     for path in sorted(PACKAGE.rglob("*.py"))
     if "simulat" not in str(path.relative_to(PACKAGE)) and not path.stem.startswith("__")
 ]
+
+HOOKS = [part(system, "hooks", "{}Hook") for system in SYSTEMS]
 
 
 def functions(module: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -74,3 +81,41 @@ def test_every_class_describes_itself_and_what_it_is_made_of(name: str) -> None:
         )
         arguments = set(inspect.signature(kind.__init__).parameters) - {"self", "args", "kwargs"}
         assert [each for each in sorted(arguments) if f":param {each}:" not in texts] == [], called
+
+
+def methods(kind: type) -> Iterator[tuple[str, Any, str]]:
+    """Yield a class's own public methods, with what is written about them."""
+    for name, one in vars(kind).items():
+        if isinstance(one, FunctionType) and not name.startswith("_") and one.__module__ == kind.__module__:
+            yield name, one, inspect.getdoc(one) or ""
+
+
+def is_twin(name: str, text: str) -> bool:
+    """Tell whether a method for event loops leaves the rest to the one that it is named after."""
+    return f"as :meth:`{name.removeprefix('a')}`" in text
+
+
+@pytest.mark.parametrize("kind", [RunHook, *HOOKS, Simulator], ids=lambda kind: kind.__name__)
+def test_every_method_says_what_it_returns(kind: type) -> None:
+    for name, one, text in methods(kind):
+        if is_twin(name, text):
+            continue
+        if inspect.signature(one).return_annotation != "None":
+            first = text.partition(".")[0].split()[0]
+            assert first in ("Return", "Yield") or ":return:" in text, name
+
+
+@pytest.mark.parametrize("kind", HOOKS, ids=lambda kind: kind.__name__)
+def test_every_call_of_a_service_says_what_it_raises(kind: type) -> None:
+    for name, _, text in methods(kind):
+        assert ":raises" in text or is_twin(name, text), name
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_class_that_dags_use_names_the_vendors_page(system: str) -> None:
+    module = import_module(f"{PACKAGE.name}.{system}.api")
+    host = urlsplit(module.DOCUMENTATION).hostname
+    for kind in ("hooks", "operators", "sensors", "triggers"):
+        for name, one in vars(import_module(f"{PACKAGE.name}.{system}.{kind}")).items():
+            if inspect.isclass(one) and one.__module__.endswith(f"{system}.{kind}"):
+                assert host in (one.__doc__ or ""), name

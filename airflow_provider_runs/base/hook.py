@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from datetime import datetime
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
@@ -36,7 +37,7 @@ from airflow_provider_runs.core.errors import (
     WrongScope,
 )
 from airflow_provider_runs.core.http import Flow
-from airflow_provider_runs.core.inputs import without_none
+from airflow_provider_runs.core.inputs import instant, integer, without_none
 from airflow_provider_runs.core.retry import RetryPolicy
 from airflow_provider_runs.core.run import Run
 
@@ -408,6 +409,7 @@ class RunHook(BaseHook):
 
         :param flow_of: the call, given the API.
         :param retry: how long each request is repeated where that is safe.
+        :return: what the call returns.
         :raises ConnectionUnreadable: if Airflow does not hand the connection out.
         :raises RunsError: whatever the call raises.
         """
@@ -449,8 +451,9 @@ class RunHook(BaseHook):
 
     async def aread_api(self) -> RunApi:
         """
-        Read the connection, off the event loop, and return the service's description for it.
+        Read the connection off the event loop.
 
+        :return: the service's description for it.
         :raises ConnectionUnreadable: if Airflow does not hand it out.
         :raises BadInput: if a field of it is wrong.
         """
@@ -464,8 +467,9 @@ class RunHook(BaseHook):
 
     def read_api(self) -> RunApi:
         """
-        Read the connection and return the service's description for it.
+        Read the connection.
 
+        :return: the service's description for it.
         :raises ConnectionUnreadable: if Airflow does not hand it out.
         :raises BadInput: if a field of it is wrong.
         """
@@ -534,6 +538,20 @@ def retrying(api: RunApi) -> CanRetry:
     if not isinstance(api, CanRetry):
         raise CannotRetry(f"{api.service} has no call that goes on with an ended run")
     return api
+
+
+def list_bounds(since: datetime | str | None, limit: int | None) -> tuple[float | None, int | None]:
+    """
+    Check from when on and how many runs are to be listed; return UTC epoch seconds and the number.
+
+    :param since: datetime or ISO 8601 with offset; None: from the first.
+    :param limit: so many runs at most; None: all.
+    :raises BadInput: if one of them is anything else.
+    """
+    return (
+        None if since is None else instant("since", since),
+        None if limit is None else integer("limit", limit, at_least=1),
+    )
 
 
 def _nothing() -> Flow[None]:

@@ -23,7 +23,7 @@ from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.link import RUN_URL, RunLink
 from airflow_provider_runs.base.trigger import RunTrigger
 from airflow_provider_runs.base.worker import Attended
-from airflow_provider_runs.core.errors import BadInput, RunsError
+from airflow_provider_runs.core.errors import BadInput, RunsError, is_permanent
 from airflow_provider_runs.core.http import one_line
 from airflow_provider_runs.core.inputs import seconds, set_attributes
 from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
@@ -95,6 +95,14 @@ class ServiceTask(BaseOperator):
             return work()
         except BadInput as error:
             raise RequestRefused(str(error)) from None
+
+    @staticmethod
+    def _answered(work: Callable[[], T]) -> T:
+        """Turn an answer that would come again into an error that Airflow does not retry."""
+        try:
+            return work()
+        except RunsError as error:
+            raise (RequestRefused(str(error)) if is_permanent(error) else error) from None
 
 
 class RunTask(ServiceTask):

@@ -8,6 +8,9 @@ from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.chalk.api import ChalkRunApi
 from airflow_provider_runs.core.run import Run
 
+COLOR = "#e6f4ea"
+"""What Airflow paints tasks in that use this hook."""
+
 
 class ChalkHook(RunHook):
     """
@@ -83,6 +86,4 @@ class ChalkHook(RunHook):
             "store_offline": store_offline,
             "override_target_image_tag": override_target_image_tag,
         }
-        return self.start(
-            {name: value for name, value in given.items() if value is not None}, idempotency_key
-        )
+        return self.start(given, idempotency_key)

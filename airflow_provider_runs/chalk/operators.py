@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow_provider_runs.base.operator import TriggerRunOperator
 from airflow_provider_runs.chalk.api import ARGUMENTS
-from airflow_provider_runs.chalk.hooks import ChalkHook
+from airflow_provider_runs.chalk.hooks import COLOR, ChalkHook
 from airflow_provider_runs.chalk.triggers import ChalkRunTrigger
 
 
@@ -46,7 +46,7 @@ class ChalkTriggerRunOperator(TriggerRunOperator):
         *run_fields,
         *TriggerRunOperator.shared_template_fields,
     )
-    ui_color = "#e6f4ea"
+    ui_color = COLOR
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_provider_runs.base.sensor import RunSensor
-from airflow_provider_runs.chalk.hooks import ChalkHook
+from airflow_provider_runs.chalk.hooks import COLOR, ChalkHook
 from airflow_provider_runs.chalk.triggers import ChalkRunTrigger
 
 
@@ -32,7 +32,7 @@ class ChalkRunSensor(RunSensor):
         "preview_deployment_id",
         "deployment_tag",
     )
-    ui_color = "#e6f4ea"
+    ui_color = COLOR
 
     def __init__(
         self,

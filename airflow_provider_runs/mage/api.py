@@ -351,8 +351,7 @@ class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListActi
 
     def active_filters(self, arguments: Mapping[str, Any]) -> Row:
         named = {name: arguments[name] for name in TRIGGER_FIELDS if arguments.get(name) is not None}
-        pending, running = (self.statuses.words(state) for state in (RunState.PENDING, RunState.RUNNING))
-        return {**named, "status": [*pending, *running]}
+        return {**named, "status": list(self.statuses.active_words())}
 
     @staticmethod
     def check_run_id(run_id: str) -> None:

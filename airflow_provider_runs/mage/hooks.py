@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from airflow_provider_runs.base.hook import FlowOf, RunHook
+from airflow_provider_runs.base.hook import FlowOf, RunHook, list_bounds
 from airflow_provider_runs.core.api import RunApi
 from airflow_provider_runs.core.http import Flow
-from airflow_provider_runs.core.inputs import instant, integer
 from airflow_provider_runs.core.run import Run
 from airflow_provider_runs.mage.api import MageRunApi
+
+COLOR = "#f1e8fd"
+"""What Airflow paints tasks in that use this hook."""
 
 
 class MageHook(RunHook):
@@ -66,7 +68,7 @@ class MageHook(RunHook):
             "event_variables": event_variables,
             "allow_inactive_trigger": allow_inactive_trigger,
         }
-        return self.start({name: value for name, value in given.items() if value is not None}, run_key)
+        return self.start(given, run_key)
 
     def list_runs(
         self,
@@ -187,8 +189,7 @@ def _listing(
         "trigger_name": trigger_name,
         "status": status,
     }
-    moment = None if since is None else instant("since", since)
-    most = None if limit is None else integer("limit", limit, at_least=1)
+    moment, most = list_bounds(since, limit)
     return lambda api: as_mage(api).list_runs(filters, since=moment, limit=most)
 
 

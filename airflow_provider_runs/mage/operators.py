@@ -7,10 +7,8 @@ from typing import Any
 
 from airflow_provider_runs.base.operator import CancelRunOperator, RetryRunOperator, TriggerRunOperator
 from airflow_provider_runs.mage.api import ARGUMENTS
-from airflow_provider_runs.mage.hooks import MageHook
+from airflow_provider_runs.mage.hooks import COLOR, MageHook
 from airflow_provider_runs.mage.triggers import MageRunTrigger
-
-COLOR = "#f1e8fd"
 
 
 class MageTriggerRunOperator(TriggerRunOperator):

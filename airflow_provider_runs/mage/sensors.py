@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_provider_runs.base.sensor import RunSensor
-from airflow_provider_runs.mage.hooks import MageHook
+from airflow_provider_runs.mage.hooks import COLOR, MageHook
 from airflow_provider_runs.mage.lookups import TRIGGER_FIELDS
 from airflow_provider_runs.mage.triggers import MageRunTrigger
 
@@ -31,7 +31,7 @@ class MageRunSensor(RunSensor):
     trigger_class = MageRunTrigger
     search_fields = TRIGGER_FIELDS
     template_fields = (*RunSensor.shared_template_fields, *search_fields, "mage_conn_id")
-    ui_color = "#f1e8fd"
+    ui_color = COLOR
 
     def __init__(
         self,

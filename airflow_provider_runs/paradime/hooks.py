@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import IO, TYPE_CHECKING, Any
 
-from airflow_provider_runs.base.hook import FlowOf, RunHook
+from airflow_provider_runs.base.hook import FlowOf, RunHook, list_bounds
 from airflow_provider_runs.base.storage import put_whole, target_path
 from airflow_provider_runs.core.api import RunApi
 from airflow_provider_runs.core.drive import DEFAULT_RETRY, Download
 from airflow_provider_runs.core.errors import BadInput, RunsError
 from airflow_provider_runs.core.http import Flow, one_line
-from airflow_provider_runs.core.inputs import instant, integer, required_text
+from airflow_provider_runs.core.inputs import integer, required_text, without_none
 from airflow_provider_runs.core.retry import NO_RETRY, RetryPolicy
 from airflow_provider_runs.core.run import Run
 from airflow_provider_runs.paradime.answers import CommandLogs
@@ -31,6 +31,9 @@ from airflow_provider_runs.paradime.reasons import (
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+COLOR = "#e3edfb"
+"""What Airflow paints tasks in that use this hook."""
 
 RUN_RESULTS_BYTES = 16 * 2**20
 """Length in bytes, at most, of a ``run_results.json`` that is read for an explanation."""
@@ -94,7 +97,7 @@ class ParadimeHook(RunHook):
             "command_configs": command_configs,
             "continue_on_error": continue_on_error,
         }
-        return self.start({name: value for name, value in given.items() if value is not None}, None)
+        return self.start(given, None)
 
     def list_runs(
         self,
@@ -498,7 +501,7 @@ def as_paradime(api: RunApi) -> ParadimeRunApi:
 
 def _schedule(slug: str | None, schedule_name: str | None) -> dict[str, Any]:
     given = {"slug": slug, "schedule_name": schedule_name}
-    return {name: value for name, value in given.items() if value is not None}
+    return without_none(given)
 
 
 def _schedules(show_inactive: bool, limit: int | None) -> FlowOf[list[dict[str, Any]]]:
@@ -514,8 +517,7 @@ def _listing(
     limit: int | None,
 ) -> FlowOf[list[Run]]:
     filters = {**_schedule(slug, schedule_name), "state": state}
-    moment = None if since is None else instant("since", since)
-    most = None if limit is None else integer("limit", limit, at_least=1)
+    moment, most = list_bounds(since, limit)
     return lambda api: as_paradime(api).list_runs(filters, since=moment, limit=most)
 
 

@@ -263,8 +263,7 @@ class ParadimeLookups(ParadimeAnswers, CanExplain, CanGetMany, CanListActive):
 
     def active_filters(self, arguments: Mapping[str, Any]) -> Row:
         named = {name: arguments[name] for name in SCHEDULE_FIELDS if arguments.get(name) is not None}
-        pending, running = (self.statuses.words(state) for state in (RunState.PENDING, RunState.RUNNING))
-        return {**named, "state": [*pending, *running], "newest": NEWEST_ACTIVE}
+        return {**named, "state": list(self.statuses.active_words()), "newest": NEWEST_ACTIVE}
 
     # Commands and what they leave
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_runs.base.exceptions import RequestRefused
 from airflow_provider_runs.base.link import RUN_URL
 from airflow_provider_runs.base.logs import StreamsLogs
 from airflow_provider_runs.base.operator import CancelRunOperator, RetryRunOperator, TriggerRunOperator
 from airflow_provider_runs.base.task import ServiceTask
-from airflow_provider_runs.core.errors import RunsError, is_permanent
 from airflow_provider_runs.paradime.api import ARGUMENTS
 from airflow_provider_runs.paradime.artifacts import MAX_BYTES
-from airflow_provider_runs.paradime.hooks import ParadimeHook
+from airflow_provider_runs.paradime.hooks import COLOR, ParadimeHook
 from airflow_provider_runs.paradime.lineage import ReportsLineage
 from airflow_provider_runs.paradime.logs import OutputFollower
 from airflow_provider_runs.paradime.triggers import ParadimeRunTrigger
@@ -21,7 +19,6 @@ from airflow_provider_runs.paradime.triggers import ParadimeRunTrigger
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-COLOR = "#e3edfb"
 REASON = (
     "Airflow DAG {{ dag.dag_id }}, run {{ run_id }}, task {{ ti.task_id }}"
     "{% if ti.map_index >= 0 %} [{{ ti.map_index }}]{% endif %}"
@@ -261,9 +258,10 @@ class ParadimeDownloadArtifactOperator(ServiceTask):
         """
         hook = self.hook
         assert isinstance(hook, ParadimeHook)
-        try:
+
+        def download() -> dict[str, Any]:
             context["ti"].xcom_push(key=RUN_URL, value=hook.run_url(self.run_id))
-            got = hook.download_artifact(
+            return hook.download_artifact(
                 self.run_id,
                 self.path,
                 self.target,
@@ -271,8 +269,8 @@ class ParadimeDownloadArtifactOperator(ServiceTask):
                 command=self.command,
                 max_bytes=self.max_bytes,
             )
-        except RunsError as error:
-            raise (RequestRefused(str(error)) if is_permanent(error) else error) from None
+
+        got = self._answered(download)
         self.log.info(
             "Artifact %s of run %s: %s bytes, SHA-256 %s, in %s",
             *(self.path, self.run_id, got["bytes"], got["sha256"], got["path"]),

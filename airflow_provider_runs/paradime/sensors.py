@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_provider_runs.base.sensor import RunSensor
-from airflow_provider_runs.paradime.hooks import ParadimeHook
+from airflow_provider_runs.paradime.hooks import COLOR, ParadimeHook
 from airflow_provider_runs.paradime.lineage import ReportsLineage
 from airflow_provider_runs.paradime.lookups import SCHEDULE_FIELDS
 from airflow_provider_runs.paradime.triggers import ParadimeRunTrigger
@@ -36,7 +36,7 @@ class ParadimeRunSensor(ReportsLineage, RunSensor):
         "paradime_conn_id",
         "workspace_uid",
     )
-    ui_color = "#e3edfb"
+    ui_color = COLOR
 
     def __init__(
         self,

@@ -41,6 +41,7 @@ from airflow_provider_runs.core.inputs import (
     json_value,
     required_text,
     unknown_names,
+    without_none,
 )
 from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.core.schedule import Pace
@@ -237,7 +238,7 @@ class StraitRunApi(
         unknown_names("Strait run", arguments, ARGUMENTS)
         required_text("job_id", arguments.get("job_id"))
         boolean("allow_no_run_id", arguments.get("allow_no_run_id"), default=False)
-        given = {name: value for name, value in arguments.items() if value is not None}
+        given = without_none(arguments)
         body: Row = {"tags": self._tags(given.get("tags"), _key(arguments, key))}
         if "payload" in given:
             body["payload"] = json_value("payload", given["payload"])
@@ -274,8 +275,7 @@ class StraitRunApi(
         return runs[-1] if runs else None
 
     def active_filters(self, arguments: Mapping[str, Any]) -> Row:
-        pending, running = (self.statuses.words(state) for state in (RunState.PENDING, RunState.RUNNING))
-        return {"job_id": arguments.get("job_id"), "status": [*pending, *running]}
+        return {"job_id": arguments.get("job_id"), "status": list(self.statuses.active_words())}
 
     # Asking
 

@@ -7,13 +7,15 @@ from contextlib import aclosing, closing
 from datetime import datetime
 from typing import Any
 
-from airflow_provider_runs.base.hook import FlowOf, RunHook
+from airflow_provider_runs.base.hook import FlowOf, RunHook, list_bounds
 from airflow_provider_runs.core.api import RunApi
 from airflow_provider_runs.core.http import Request
-from airflow_provider_runs.core.inputs import instant, integer
 from airflow_provider_runs.core.run import Run
 from airflow_provider_runs.core.sse import Event
 from airflow_provider_runs.strait.api import StraitRunApi
+
+COLOR = "#fdf0e0"
+"""What Airflow paints tasks in that use this hook."""
 
 Row = dict[str, Any]
 
@@ -81,9 +83,7 @@ class StraitHook(RunHook):
             "batch_key": batch_key,
             "allow_no_run_id": allow_no_run_id,
         }
-        return self.start(
-            {name: value for name, value in given.items() if value is not None}, idempotency_key
-        )
+        return self.start(given, idempotency_key)
 
     def dry_run(
         self,
@@ -873,18 +873,13 @@ def _start(
     }
 
 
-def _most(limit: int | None) -> int | None:
-    return None if limit is None else integer("limit", limit, at_least=1)
-
-
 def _listing(filters: Row, since: datetime | str | None, limit: int | None) -> FlowOf[list[Run]]:
-    moment = None if since is None else instant("since", since)
-    most = _most(limit)
+    moment, most = list_bounds(since, limit)
     return lambda api: as_strait(api).list_runs(filters, since=moment, limit=most)
 
 
 def _dead_letters(limit: int | None) -> FlowOf[list[Run]]:
-    most = _most(limit)
+    _, most = list_bounds(None, limit)
     return lambda api: as_strait(api).list_dlq_runs(limit=most)
 
 

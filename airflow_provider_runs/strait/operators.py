@@ -6,20 +6,18 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from airflow_provider_runs.base.exceptions import RequestRefused
 from airflow_provider_runs.base.operator import CancelRunOperator, RetryRunOperator, TriggerRunOperator
 from airflow_provider_runs.base.record import RECORD_KEY
-from airflow_provider_runs.core.errors import BadInput, RunsError, is_permanent
+from airflow_provider_runs.core.errors import BadInput, RunsError
 from airflow_provider_runs.core.http import one_line
 from airflow_provider_runs.core.inputs import json_object
 from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.strait.api import ARGUMENTS, StraitRunApi
-from airflow_provider_runs.strait.hooks import StraitHook, as_strait
+from airflow_provider_runs.strait.hooks import COLOR, StraitHook, as_strait
 from airflow_provider_runs.strait.logs import EventFollower
 from airflow_provider_runs.strait.results import MAX_XCOM_BYTES, PushesResults
 from airflow_provider_runs.strait.triggers import StraitRunTrigger
 
-COLOR = "#fdf0e0"
 NO_ID = "allow_no_run_id"
 
 
@@ -230,10 +228,7 @@ class StraitCancelRunOperator(CancelRunOperator):
         filters = self._checked(self._filters)
         if filters is None:
             return super().execute(context)
-        try:
-            done = self._strait.drive(lambda api: as_strait(api).bulk_cancel_all(filters))
-        except RunsError as error:
-            raise (RequestRefused(str(error)) if is_permanent(error) else error) from None
+        done = self._answered(lambda: self._strait.drive(lambda api: as_strait(api).bulk_cancel_all(filters)))
         self._tell_of(done["failed"])
         self.log.info("Strait has cancelled %s runs that had not begun", done["canceled"])
         return [str(run_id) for run_id in done["run_ids"]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_provider_runs.base.sensor import RunSensor
-from airflow_provider_runs.strait.hooks import StraitHook
+from airflow_provider_runs.strait.hooks import COLOR, StraitHook
 from airflow_provider_runs.strait.triggers import StraitRunTrigger
 
 
@@ -35,7 +35,7 @@ class StraitRunSensor(RunSensor):
         "strait_conn_id",
         "project_id",
     )
-    ui_color = "#fdf0e0"
+    ui_color = COLOR
 
     def __init__(
         self,
