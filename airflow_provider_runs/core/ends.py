@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_provider_runs.core.api import CanListActive
+from airflow_provider_runs.core.api import CanListActive, CanListRuns
 from airflow_provider_runs.core.errors import RunsError
 from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.run import Run
@@ -28,13 +30,28 @@ class Look:
     :param began: the runs that were active when the look began, by id.
     :param runs: those and the recent ones as they were seen last, by id.
     :param recent: ids of the recent ones.
-    :param mark: UTC epoch seconds at which the newest run was created; 0 where there is none.
+    :param mark: UTC epoch seconds at which the newest run was created that was seen; 0 where there is none.
     """
 
     began: Collection[str]
     runs: Mapping[str, Run]
     recent: Collection[str]
     mark: float
+
+
+class CanListRecent(CanListRuns):
+    """A service whose list goes past runs that are not asked for: they tell how far it has been read."""
+
+    @abstractmethod
+    def list_recent(self, filters: Mapping[str, Any], since: float) -> Flow[tuple[list[Run], float]]:
+        """
+        List runs, the newest first, and tell when the newest run of any was created that the list holds.
+
+        :param filters: the service's own filters, as for :meth:`list_runs`.
+        :param since: UTC epoch seconds; runs that were created before are left out. Infinity: all are, and
+            nothing is read but the newest of any.
+        :return: the runs, and UTC epoch seconds; 0 where there is no run.
+        """
 
 
 def look_at_lists(api: CanListActive, filters: Mapping[str, Any], mark: float | None) -> Flow[Look]:
@@ -46,23 +63,31 @@ def look_at_lists(api: CanListActive, filters: Mapping[str, Any], mark: float | 
     :param mark: UTC epoch seconds at which the newest run was created that is known; None: none is yet.
     """
     if mark is None:
-        mark = newest(0.0, (yield from api.list_runs(filters, limit=FEW)))
+        _, mark = yield from _recent(api, filters, math.inf)
     active = yield from api.list_runs({**filters, **api.active_filters(filters)})
     # Asked last: what it says of a run that both name is newer.
-    recent = yield from api.list_runs(filters, since=mark - LATE)
+    recent, seen = yield from _recent(api, filters, mark - LATE)
     runs = {run.id: run for run in (*active, *recent)}
     began = {run.id for run in active if not run.state.is_terminal}
-    return Look(began, runs, {run.id for run in recent}, newest(mark, recent))
+    return Look(began, runs, {run.id for run in recent}, max(mark, seen))
 
 
-def newest(mark: float, runs: Collection[Run]) -> float:
+def _recent(api: CanListActive, filters: Mapping[str, Any], since: float) -> Flow[tuple[list[Run], float]]:
+    if isinstance(api, CanListRecent):
+        return (yield from api.list_recent(filters, since))
+    if since == math.inf:
+        return [], newest((yield from api.list_runs(filters, limit=FEW)))
+    runs = yield from api.list_runs(filters, since=since)
+    return runs, newest(runs)
+
+
+def newest(runs: Collection[Run]) -> float:
     """
-    Return the moment at which the newest of several runs was created, in UTC epoch seconds.
+    Return the UTC epoch seconds at which the newest of several runs was created; 0 if none is known.
 
-    :param mark: the moment that counts where none is later.
     :param runs: the runs; those whose moment the service does not say do not count.
     """
-    return max([mark, *(run.created_at.timestamp() for run in runs if run.created_at is not None)])
+    return max((run.created_at.timestamp() for run in runs if run.created_at is not None), default=0.0)
 
 
 class Ends:
@@ -127,9 +152,10 @@ class Ends:
                 going.append(run_id)
             elif run_id in went or not (first or run_id in self._ended or self._is_old(run)):
                 ended.append(run)
-        self._ended = {run_id for run_id in look.recent if runs[run_id].state.is_terminal}
         self.going = going[-MOST_OPEN:]
         self.mark = look.mark if self.mark is None else max(self.mark, look.mark)
+        recent = (runs[run_id] for run_id in look.recent)
+        self._ended = {run.id for run in recent if run.state.is_terminal and not self._is_old(run)}
         return sorted(ended, key=lambda run: run.finished_at.timestamp() if run.finished_at else 0.0)
 
 

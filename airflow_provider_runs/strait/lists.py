@@ -9,6 +9,7 @@ just after it, and what comes twice is dropped.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,8 +17,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
-from airflow_provider_runs.core.api import CanListRuns
-from airflow_provider_runs.core.errors import ApiError, BadInput
+from airflow_provider_runs.core.ends import CanListRecent
+from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound
 from airflow_provider_runs.core.http import Flow, Request
 from airflow_provider_runs.core.inputs import json_object, one_of, required_text, unknown_names
 from airflow_provider_runs.core.run import Run, RunState, moment
@@ -44,8 +45,10 @@ FILTERS = ("job_id", "status", *TEXT_FILTERS, *LATER_FILTERS, "payload_contains"
 # Strait refuses so, too, where it has tried and does not know the outcome.
 UNSURE = "admission control"
 
+log = logging.getLogger(__name__)
 
-class StraitLists(StraitAnswers, CanListRuns):
+
+class StraitLists(StraitAnswers, CanListRecent):
     """List runs, for :class:`~airflow_provider_runs.strait.api.StraitRunApi`."""
 
     project_id: str | None
@@ -134,6 +137,26 @@ class StraitLists(StraitAnswers, CanListRuns):
     def list_runs(
         self, filters: Mapping[str, Any], *, since: float | None = None, limit: int | None = None
     ) -> Flow[list[Run]]:
+        return (yield from self._list(filters, since, limit))[0]
+
+    def list_recent(self, filters: Mapping[str, Any], since: float) -> Flow[tuple[list[Run], float]]:
+        job = filters.get("job_id")
+        if since < math.inf or job is None:
+            return (yield from self._list(filters, since, None))
+        try:
+            yield from self.get_job(required_text("job_id", job))
+        except NotFound as error:
+            # Whoever waits for its runs may have come before it.
+            log.warning("there are no runs of job %r: %s", job, error)
+        except ApiError as error:
+            if not error.permanent or error.status == 401:
+                raise
+        return (yield from self._list({**filters, "job_id": None}, since, None))
+
+    def _list(
+        self, filters: Mapping[str, Any], since: float | None, limit: int | None
+    ) -> Flow[tuple[list[Run], float]]:
+        """Return runs as :meth:`list_runs`, and when the newest run was created that the list went past."""
         params, words = self._list_filters(filters)
         what = "listing runs"
         wanted = {name: params[name] for name in LATER_FILTERS if name in params}
@@ -141,10 +164,13 @@ class StraitLists(StraitAnswers, CanListRuns):
             wanted["job_id"] = yield from self._job_id(required_text("job_id", filters["job_id"]))
             what += f" of job {filters['job_id']!r}"
         found: list[Run] = []
+        seen = 0.0
 
         def take(rows: list[Row]) -> bool:
+            nonlocal seen
             for row in rows:
                 run = self._run(row, what)
+                seen = max(seen, run.created_at.timestamp() if run.created_at else 0.0)
                 if since is not None and run.created_at and run.created_at.timestamp() < since:
                     return False
                 tagged = "tag_key" not in params or _has_tag(row, params["tag_key"], params.get("tag_value"))
@@ -157,7 +183,7 @@ class StraitLists(StraitAnswers, CanListRuns):
         yield from self._walk(
             "/v1/runs", params, what, take, size=PAGE if whole else min(limit or PAGE, PAGE)
         )
-        return found[:limit]
+        return found[:limit], seen
 
     def _list_filters(self, filters: Mapping[str, Any]) -> tuple[dict[str, Any], frozenset[str]]:
         """Return the query parameters of a list, and the status words that are wanted; none: any."""

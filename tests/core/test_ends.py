@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pendulum
 
-from airflow_provider_runs.core.ends import LATE, MOST_OPEN, Ends, Look
+from airflow_provider_runs.core.ends import FEW, LATE, MOST_OPEN, Ends, Look, look_at_lists
 from airflow_provider_runs.core.errors import ConnectionFailed, NotFound, RunsError
 from airflow_provider_runs.core.run import Run, RunState
 
@@ -101,6 +102,51 @@ def test_old_runs_in_a_look_that_is_shared_with_a_watcher_that_knows_less_are_no
     late = run("late", created=9000 - LATE)
     old = run("old", created=8999 - LATE)
     assert told(ends, look([], [run("new", created=9000), late, old], mark=9000)) == ["late"]
+
+
+class Lists:
+    """A service that has some runs."""
+
+    def __init__(self, *runs: Run) -> None:
+        self.runs = runs
+
+    def list_runs(self, filters: Mapping[str, Any], *, since: float = 0.0, limit: int | None = None) -> Any:
+        asked = yield filters, since, limit
+        assert asked is None
+        return list(self.runs)
+
+    def active_filters(self, filters: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"goes": True}
+
+
+def test_the_first_look_begins_at_the_newest_run_and_the_next_one_where_it_ended() -> None:
+    api: Any = Lists(going("a", created=9), run("b", created=7), run("undated", created=None))
+    flow = look_at_lists(api, {"job": "x"}, None)
+    first = list(flow)
+    since = DAY + 9 - LATE
+    assert first == [
+        ({"job": "x"}, 0.0, FEW),
+        ({"job": "x", "goes": True}, 0.0, None),
+        ({"job": "x"}, since, None),
+    ]
+    flow = look_at_lists(api, {}, DAY + 5)
+    seen = taken(flow)
+    assert (seen.mark, set(seen.began), list(seen.runs)) == (DAY + 9, {"a"}, ["a", "b", "undated"])
+    assert taken(look_at_lists(Lists(), {}, None)).mark == 0.0  # type: ignore[arg-type]
+
+
+def taken(flow: Any) -> Look:
+    try:
+        while True:
+            next(flow)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+def test_of_what_has_ended_only_what_the_next_look_may_list_is_remembered() -> None:
+    ends = Ends()
+    told(ends, look([], [run("new", created=9000), run("old"), run("undated", created=None)], mark=9000))
+    assert ends.record()["ended"] == ["new", "undated"]
 
 
 def test_what_is_remembered_is_bounded() -> None:
