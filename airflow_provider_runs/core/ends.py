@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from airflow_provider_runs.core.api import CanListActive, CanListRuns
 from airflow_provider_runs.core.errors import RunsError
@@ -18,8 +18,8 @@ FEW = 20
 """Runs that are looked at for the moment of the newest one."""
 LATE = 300.0
 """Seconds by which a run may turn up after a newer one: services stamp a run before they store it."""
-MOST_OPEN = 2000
-"""Runs that go and are remembered at most; beyond them the oldest are forgotten."""
+MOST_OPEN = 1500
+"""Runs that go and are remembered at most, so that a record keeps below the 64 KiB that Airflow wants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +97,16 @@ class Ends:
     A run's end is seen because the run went at an earlier look, or because it is new; its age and the order
     of the ends do not matter.
 
-    :param record: what :meth:`record` returned before; None: only runs that end from now on are told.
+    :param record: what :meth:`record` returned before; None, or anything else: only runs that end from now on
+        are told.
     """
 
-    def __init__(self, record: Mapping[str, Any] | None = None) -> None:
-        if record is not None and record.get("v") != VERSION:
-            record = None
-        self.mark: float | None = None if record is None else float(record["mark"])
-        self.going: list[str] = [] if record is None else list(record["going"])
+    def __init__(self, record: Any = None) -> None:
+        known = record if _is_record(record) else None
+        self.mark: float | None = None if known is None else float(known["mark"])
+        self.going: list[str] = [] if known is None else list(known["going"])
         """Runs that went at the last look, the oldest first."""
-        self._ended: set[str] = set() if record is None else set(record["ended"])
+        self._ended: set[str] = set() if known is None else set(known["ended"])
 
     def record(self) -> dict[str, Any]:
         """Return what must be known after a restart, as JSON values without secrets."""
@@ -140,10 +140,7 @@ class Ends:
         runs = {**look.runs, **{run_id: run for run_id, run in asked.items() if isinstance(run, Run)}}
         ended = []
         going = []
-        for run_id in [
-            *self.going,
-            *(each for each in reversed(list(look.runs)) if each not in set(self.going)),
-        ]:
+        for run_id in [*self.going, *(each for each in reversed(list(look.runs)) if each not in known)]:
             run = runs.get(run_id)
             if run is None:
                 if not _is_gone(asked.get(run_id)):
@@ -157,6 +154,17 @@ class Ends:
         recent = (runs[run_id] for run_id in look.recent)
         self._ended = {run.id for run in recent if run.state.is_terminal and not self._is_old(run)}
         return sorted(ended, key=lambda run: run.finished_at.timestamp() if run.finished_at else 0.0)
+
+
+def _is_record(found: Any) -> TypeGuard[Mapping[str, Any]]:
+    if not isinstance(found, Mapping) or found.get("v") != VERSION:
+        return False
+    mark, lists = found.get("mark"), [found.get("going"), found.get("ended")]
+    return (
+        isinstance(mark, (int, float))
+        and math.isfinite(mark)
+        and all(isinstance(each, list) and all(isinstance(run_id, str) for run_id in each) for each in lists)
+    )
 
 
 def _is_gone(answer: Run | RunsError | None) -> bool:

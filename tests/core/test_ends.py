@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+import time
+import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pendulum
+import pytest
 
 from airflow_provider_runs.core.ends import FEW, LATE, MOST_OPEN, Ends, Look, look_at_lists
 from airflow_provider_runs.core.errors import ConnectionFailed, NotFound, RunsError
@@ -158,5 +162,38 @@ def test_what_is_remembered_is_bounded() -> None:
     assert ends.record()["ended"] == []
 
 
-def test_a_record_of_another_version_counts_as_none() -> None:
-    assert Ends({"v": 99}).mark is None
+def test_a_full_record_is_no_larger_than_airflow_wants() -> None:
+    ends = Ends()
+    told(ends, look([going(str(uuid.UUID(int=number))) for number in range(MOST_OPEN)]))
+    assert len(ends.going) == MOST_OPEN and len(json.dumps(ends.record())) < 65_000
+
+
+def test_a_look_at_many_runs_does_not_hold_up_the_event_loop() -> None:
+    ends, seen = Ends(), look([going(str(number)) for number in range(MOST_OPEN)])
+    told(ends, seen)
+    began = time.process_time()
+    told(ends, seen)
+    assert time.process_time() - began < 0.05
+
+
+GOOD = {"v": 1, "mark": DAY, "going": ["a"], "ended": []}
+
+
+def test_a_good_record_is_taken_over() -> None:
+    assert Ends(GOOD).record() == GOOD
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        GOOD | {"v": 99},
+        {"v": 1},
+        GOOD | {"mark": None},
+        GOOD | {"mark": math.nan},
+        GOOD | {"going": "a"},
+        GOOD | {"ended": [1]},
+        [],
+    ],
+)
+def test_a_record_that_is_not_understood_counts_as_none(record: Any) -> None:
+    assert Ends(record).record() == Ends().record()
