@@ -92,6 +92,8 @@ class RunEventTrigger(BaseEventTrigger):
         self.ends = Ends()
         self.must_save = False
         """Whether what this watcher knows is not stored although it should be."""
+        self._told: set[str] = set()
+        """Troubles with the store that the log knows already."""
 
     @property
     def filters(self) -> dict[str, Any]:
@@ -158,7 +160,10 @@ class RunEventTrigger(BaseEventTrigger):
 
         :param shared_stream: the looks.
         """
-        self.ends = Ends(await self._stored())
+        record = await self._stored()
+        self.ends = Ends(record)
+        if record is not None and self.ends.mark is None:
+            log.warning("%s: what is stored is not understood, so this watcher begins anew", self.question)
         members = _members_of(self.shared_stream_key())
         members.join(self)
         try:
@@ -195,21 +200,36 @@ class RunEventTrigger(BaseEventTrigger):
                 await store.aset(self.state_key, dict(record))
         except Exception as error:
             self.must_save = True
-            log.warning("%s: what is known cannot be stored just now: %s", self.question, error)
+            self._warn_once(f"what is known cannot be stored just now: {error}", "storing")
         else:
             self.must_save = False
+            self._told.discard("storing")
 
-    async def _stored(self) -> Mapping[str, Any] | None:
+    async def _stored(self) -> Any:
         for store in self._stores():
             record = await store.aget(self.state_key)
-            if isinstance(record, Mapping):
+            if record is not None:
                 return record
         return None
 
     def _stores(self) -> Sequence[Any]:
         """Return the state stores of the assets that this trigger watches: equal watchers are one trigger."""
         accessors = getattr(self, "asset_state_store", None)
-        return [] if accessors is None else list(accessors._by_name.values())
+        if accessors is None:
+            return []
+        # Airflow has no public way to all of them.
+        by_name = getattr(accessors, "_by_name", None)
+        if not isinstance(by_name, Mapping):
+            self._warn_once(
+                "this Airflow shows no state store, so what is known ends with the triggerer", "none"
+            )
+            return []
+        return list(by_name.values())
+
+    def _warn_once(self, message: str, topic: str) -> None:
+        if topic not in self._told:
+            self._told.add(topic)
+            log.warning("%s: %s", self.question, message)
 
     def _payload(self, runs: Sequence[Run]) -> dict[str, Any]:
         return {

@@ -224,6 +224,65 @@ async def test_what_was_not_stored_because_another_watcher_failed_is_stored_by_t
     assert store.kept[key].keys() == record.keys()
 
 
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == events.__name__]
+
+
+@needs_streams
+async def test_a_store_that_does_not_answer_is_said_once_until_it_works_again(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Flaky(AssetStore):
+        tries, down = 0, True
+
+        async def aset(self, key: str, value: Any) -> None:
+            self.tries += 1
+            if self.down:
+                raise OSError("store down")
+            await super().aset(key, value)
+
+    triggerer, store = Triggerer(), Flaky()
+    triggerer.run(trigger(), store)
+    await until(lambda: store.tries >= 3)
+    assert len([line for line in lines(caplog) if "cannot be stored" in line]) == 1
+    store.down = False
+    await until(lambda: store.kept)
+    store.down, service.runs, tries = True, {"r1": "going"}, store.tries
+    await until(lambda: store.tries >= tries + 3)
+    await triggerer.stop()
+    assert len([line for line in lines(caplog) if "cannot be stored" in line]) == 2
+
+
+@needs_streams
+@pytest.mark.parametrize("record", [{"v": 1}, ["v", 1]])
+async def test_a_record_that_is_not_understood_is_told_and_counts_as_none(
+    service: Service, caplog: pytest.LogCaptureFixture, record: Any
+) -> None:
+    watcher, triggerer, store = trigger(), Triggerer(), AssetStore()
+    store.kept[watcher.state_key] = record
+    service.runs = {"r1": "going"}
+    triggerer.run(watcher, store)
+    await until(lambda: store.kept[watcher.state_key] != record)
+    await triggerer.stop()
+    assert store.kept[watcher.state_key]["going"] == ["r1"]
+    assert len([line for line in lines(caplog) if "not understood" in line]) == 1
+
+
+@needs_streams
+async def test_without_a_store_that_airflow_shows_watchers_go_on(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.runs = {"r1": "going"}
+    watcher, triggerer, store = trigger(), Triggerer(), AssetStore()
+    del store._by_name
+    triggerer.run(watcher, store)
+    await until(lambda: watcher.ends.going)
+    service.runs["r1"] = "done"
+    await until(lambda: triggerer.fired)
+    await triggerer.stop()
+    assert len([line for line in lines(caplog) if "shows no state store" in line]) == 1
+
+
 @needs_streams
 @pytest.mark.parametrize(
     "wrong",
