@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import time
+import traceback
 from collections.abc import AsyncIterator, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,9 +25,14 @@ from weakref import WeakKeyDictionary
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_runs.base.hook import RunHook
-from airflow_provider_runs.core.api import CanGetMany, CanListActive
+from airflow_provider_runs.core.api import CanGetMany, CanListActive, RunApi
 from airflow_provider_runs.core.ends import Ends, Look, look_at_lists
-from airflow_provider_runs.core.errors import BadInput, NotFound, RunsError
+from airflow_provider_runs.core.errors import (
+    BadInput,
+    ConnectionFailed,
+    ConnectionUnreadable,
+    RunsError,
+)
 from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.inputs import set_attributes
 from airflow_provider_runs.core.retry import NO_RETRY, backoff_seconds
@@ -51,6 +57,7 @@ LEAST_POLL_INTERVAL = 1.0
 BACKOFF_BASE = 1.0
 BACKOFF_CAP = 60.0
 REREAD_SECONDS = 600.0
+TOO_MANY_REQUESTS = 429
 
 log = logging.getLogger(__name__)
 
@@ -289,6 +296,13 @@ def _members_of(key: Hashable) -> Members:
     return _members.setdefault(asyncio.get_running_loop(), {}).setdefault(key, Members())
 
 
+def _by_question(triggers: Sequence[RunEventTrigger]) -> dict[str, list[RunEventTrigger]]:
+    questions: dict[str, list[RunEventTrigger]] = {}
+    for trigger in triggers:
+        questions.setdefault(trigger.question, []).append(trigger)
+    return questions
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """
@@ -307,7 +321,7 @@ class Answer:
 @dataclass(slots=True)
 class Shared:
     """
-    One look for all watchers.
+    What the watchers of a loop are shown at once.
 
     :param answers: the answers by question.
     :param records: filled by the watchers: what is to be stored once their events are.
@@ -343,29 +357,56 @@ class RunLists(SharedStreamProducer):
         self._named = f"{self._hook_class.api_class.service} ({self._conn_id})"
         self._hook: RunHook | None = None
         self._read_at = 0.0
+        self._api: RunApi | None = None
+        """The service's description that was used last."""
         self._requests = 0
-        """Requests of the look that is going on."""
-        self._least_pause = 0.0
-        """Seconds that keep the requests of the last look below the connection's rate."""
+        """Requests since the last pause."""
+        self._quiet_until = 0.0
+        """By the monotonic clock: nothing is asked before, for the sake of the service."""
         self._troubled: dict[str, Trouble] = {}
         """Questions that are not answered just now. They do not hold up the others."""
+        self._failures: list[Exception] = []
+        """Since the last pause."""
 
     async def open_stream(self) -> AsyncIterator[tuple[Shared, Shared]]:
-        """Yield the looks, for ever; what goes wrong is said once and ridden out."""
+        """Yield each answer as soon as it is there, for ever; what goes wrong is said once and ridden out."""
         members = _members_of(self._key)
+        due = 0.0
         while True:
             if not members.triggers:
                 await members.joined.wait()
-            await asyncio.sleep(GATHER_SECONDS)
-            members.joined.clear()
-            self._requests = 0
-            answers = await self._ask_all(members.triggers)
-            if answers:
-                shared = Shared(answers)
-                yield shared, shared
-            interval = min((each.poll_interval for each in members.triggers), default=1.0)
+            await asyncio.sleep(max(GATHER_SECONDS, self._quiet_until - time.monotonic()))
+            if members.joined.is_set():
+                members.joined.clear()
+                due = 0.0
+            questions = _by_question(members.triggers)
+            for gone in self._troubled.keys() - questions.keys():
+                del self._troubled[gone]
+            asked = self._to_ask(questions, due)
+            if (now := time.monotonic()) >= due:
+                due = now + min((each.poll_interval for each in members.triggers), default=1.0)
+            for question in asked:
+                answer = await self._answer(question, questions[question])
+                if answer is not None:
+                    shared = Shared({question: answer})
+                    yield shared, shared
+                if time.monotonic() < self._quiet_until:
+                    # Those that are left come first afterwards.
+                    due = due if question == asked[-1] else 0.0
+                    break
+            await self._settle(questions)
+            wake = min([due, *(trouble.until for trouble in self._troubled.values())])
             with suppress(TimeoutError):
-                await asyncio.wait_for(members.joined.wait(), max(interval, self._least_pause))
+                async with asyncio.timeout(max(wake - time.monotonic(), 0.0)):
+                    await members.joined.wait()
+
+    def get_advance_lane(self, broker_payload: Shared) -> Hashable:
+        """
+        Return what is stored in order: what comes of one question does not wait for the events of others.
+
+        :param broker_payload: an answer.
+        """
+        return tuple(broker_payload.answers)
 
     async def advance(self, batch: Sequence[Any]) -> None:
         """
@@ -388,44 +429,68 @@ class RunLists(SharedStreamProducer):
         if hook is not None:
             await hook.aclose()
 
-    async def _ask_all(self, triggers: Sequence[RunEventTrigger]) -> dict[str, Answer]:
-        questions: dict[str, list[RunEventTrigger]] = {}
-        for trigger in triggers:
-            questions.setdefault(trigger.question, []).append(trigger)
-        answers: dict[str, Answer] = {}
-        for question, askers in questions.items():
+    def _to_ask(self, questions: Collection[str], due: float) -> list[str]:
+        """Return the questions whose time has come, those that were answered last time first."""
+        now = time.monotonic()
+        healthy = [each for each in questions if each not in self._troubled] if now >= due else []
+        late = [each for each, trouble in self._troubled.items() if trouble.until <= now]
+        # One at a time: each may take until its timeout, and the others are not to wait for all of them.
+        return healthy + sorted(late, key=lambda each: self._troubled[each].until)[:1]
+
+    async def _answer(self, question: str, askers: Sequence[RunEventTrigger]) -> Answer | None:
+        try:
+            answer = await self._ask(askers)
+        except Exception as error:
             trouble = self._troubled.get(question)
-            if trouble is not None and time.monotonic() < trouble.until:
-                continue
-            try:
-                answers[question] = await self._ask(askers)
-            except Exception as error:
-                if trouble is None:
-                    told = error if isinstance(error, RunsError) else type(error).__name__
-                    log.warning("%s cannot be asked about runs of %s: %s", self._named, question, told)
-                times = 1 if trouble is None else trouble.times + 1
-                interval = min(each.poll_interval for each in askers)
-                pause = interval + backoff_seconds(times, BACKOFF_BASE, BACKOFF_CAP)
-                self._troubled[question] = Trouble(times, time.monotonic() + pause)
-                if not isinstance(error, (BadInput, NotFound)):
-                    # The next look reads the connection anew: it may have been the cause.
-                    await self.aclose()
-            else:
-                if self._troubled.pop(question, None):
-                    log.info("%s can be asked about runs of %s again", self._named, question)
-        for question in self._troubled.keys() - questions.keys():
-            del self._troubled[question]
-        return answers
+            if trouble is None:
+                log.warning(
+                    "%s cannot be asked about runs of %s: %s", self._named, question, self._said(error)
+                )
+            self._failures.append(error)
+            times = 1 if trouble is None else trouble.times + 1
+            backoff = backoff_seconds(times, BACKOFF_BASE, BACKOFF_CAP)
+            wish = getattr(error, "retry_after", None) or 0.0
+            now = time.monotonic()
+            interval = min(each.poll_interval for each in askers)
+            self._troubled[question] = Trouble(times, now + max(interval + backoff, wish))
+            if getattr(error, "status", None) == TOO_MANY_REQUESTS:
+                self._quiet_until = max(self._quiet_until, now + max(backoff, wish))
+            return None
+        if self._troubled.pop(question, None):
+            log.info("%s can be asked about runs of %s again", self._named, question)
+        return answer
+
+    def _said(self, error: Exception) -> str:
+        if isinstance(error, RunsError):
+            return str(error)
+        text = "".join(traceback.format_exception(error))
+        return type(error).__name__ if self._api is None else self._api.redact(text)
+
+    async def _settle(self, questions: Collection[str]) -> None:
+        """Keep to the connection's rate, and read it anew where it may be the cause of a failure."""
+        if self._api is not None:
+            pause = self._requests * 60.0 / self._api.max_requests_per_minute
+            self._quiet_until = max(self._quiet_until, time.monotonic() + pause)
+        failures, self._failures, self._requests = self._failures, [], 0
+        all_fail = self._troubled.keys() >= set(questions)
+        if failures and (all_fail or any(_is_of_connection(each) for each in failures)):
+            await self._close()
+
+    async def _close(self) -> None:
+        try:
+            await self.aclose()
+        except Exception as error:
+            log.warning("%s: closing the client session failed: %s", self._named, self._said(error))
 
     async def _ask(self, askers: Sequence[RunEventTrigger]) -> Answer:
         if self._hook is None or time.monotonic() - self._read_at > REREAD_SECONDS:
-            await self.aclose()
+            await self._close()
             self._hook = self._hook_class.for_scope(self._conn_id, self._scope)
             self._read_at = time.monotonic()
         hook = self._hook
         marks = [asker.ends.mark for asker in askers if asker.ends.mark is not None]
         driver = await hook.async_driver()
-        api = driver.api
+        api = self._api = driver.api
         if not isinstance(api, CanListActive):
             raise BadInput(f"{api.service} cannot list runs")
         flow = look_at_lists(api, askers[0].filters, min(marks, default=None))
@@ -433,7 +498,6 @@ class RunLists(SharedStreamProducer):
         unseen = list(dict.fromkeys(run_id for asker in askers for run_id in asker.ends.unseen(look)))
         asked = await hook.aget_runs(unseen, attempts=1) if unseen else {}
         self._requests += math.ceil(len(unseen) / (api.batch_size if isinstance(api, CanGetMany) else 1))
-        self._least_pause = self._requests * 60.0 / api.max_requests_per_minute
         return Answer(look, asked, tuple(askers))
 
     def _counted(self, flow: Flow[T]) -> Flow[T]:
@@ -450,3 +514,10 @@ class RunLists(SharedStreamProducer):
                     request = flow.send(answer)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
+
+
+def _is_of_connection(error: Exception) -> bool:
+    """Tell whether another connection may heal an error, whatever was asked."""
+    return (
+        isinstance(error, (ConnectionFailed, ConnectionUnreadable)) or getattr(error, "status", None) == 401
+    )

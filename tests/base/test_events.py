@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from airflow_provider_runs.base import events
 from airflow_provider_runs.base.events import HAS_SHARED_STREAMS, RunEventTrigger
-from airflow_provider_runs.core.errors import BadInput, ConnectionFailed, NotFound
+from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed, NotFound, Unauthorized
 from airflow_provider_runs.provider_info import SYSTEMS
 from tests.base.fakes import FakeHook, Service
 
@@ -224,8 +225,227 @@ async def test_what_was_not_stored_because_another_watcher_failed_is_stored_by_t
     assert store.kept[key].keys() == record.keys()
 
 
+def asks(monkeypatch: pytest.MonkeyPatch, **errors: Callable[[], Any]) -> list[tuple[str, float]]:
+    """Note which job is asked about when; what is given for a job happens instead."""
+    asked = events.RunLists._ask
+    noted: list[tuple[str, float]] = []
+
+    async def ask(lists: Any, askers: Any) -> Any:
+        job = askers[0].job
+        noted.append((job, time.monotonic()))
+        if job in errors:
+            await errors[job]()
+        return await asked(lists, askers)
+
+    monkeypatch.setattr(events.RunLists, "_ask", ask)
+    return noted
+
+
+def fails(*errors: Exception) -> Callable[[], Any]:
+    """Raise one error after the other, the last one again and again; none: never."""
+    left = list(errors)
+
+    async def fail() -> None:
+        if left:
+            raise left[0] if len(left) == 1 else left.pop(0)
+
+    return fail
+
+
+def too_many_requests(retry_after: float) -> ApiError:
+    error = ApiError("slow down", status=429)
+    error.retry_after = retry_after
+    return error
+
+
+async def hang() -> None:
+    await asyncio.sleep(3600)
+
+
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == events.__name__]
+
+
+@needs_streams
+async def test_an_answer_is_shared_while_another_question_hangs(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks(monkeypatch, hangs=hang)
+    service.runs = {"r1": "going"}
+    triggerer, store = Triggerer(), AssetStore()
+    triggerer.run(trigger(), store)
+    triggerer.run(trigger(job="hangs"), AssetStore())
+    await until(lambda: store.kept)
+    await triggerer.stop()
+
+
+@needs_streams
+def test_what_is_not_answered_is_asked_last_and_one_at_a_time() -> None:
+    lists = events.RunLists(trigger())
+    now = time.monotonic()
+    lists._troubled = {
+        "a": events.Trouble(1, now - 1),
+        "b": events.Trouble(1, now - 2),
+        "c": events.Trouble(1, now + 9),
+    }
+    assert lists._to_ask(["a", "b", "c", "d", "e"], due=now) == ["d", "e", "b"]
+    assert lists._to_ask(["a", "b", "c", "d", "e"], due=now + 9) == ["b"]
+
+
+@needs_streams
+async def test_a_question_is_asked_again_when_its_pause_is_over_and_the_others_at_their_pace(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "BACKOFF_BASE", 0.2)
+    noted = asks(monkeypatch, fails=fails(ConnectionFailed("no answer", sent=True)))
+    triggerer = Triggerer()
+    for job in ("fails", "load"):
+        triggerer.run(FakeRunEventTrigger(job=job, poll_interval=1.0), AssetStore())
+    await until(lambda: [job for job, _ in noted].count("fails") == 2)
+    await triggerer.stop()
+    first, second = (at for job, at in noted if job == "fails")
+    assert 1.0 <= second - first < 1.8
+    assert [job for job, _ in noted].count("load") == 2
+
+
+@needs_streams
+async def test_retry_after_of_a_limit_holds_for_all_questions(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "BACKOFF_BASE", 0.01)
+    noted = asks(monkeypatch, limited=fails(too_many_requests(0.5)))
+    triggerer, store = Triggerer(), AssetStore()
+    triggerer.run(trigger(job="limited"), AssetStore())
+    triggerer.run(trigger(), store)
+    await until(lambda: store.kept)
+    await triggerer.stop()
+    (_, limited), (job, next_one) = noted[:2]
+    assert job == "load" and next_one - limited >= 0.5
+
+
+@needs_streams
+async def test_any_other_retry_after_holds_for_its_question(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "BACKOFF_BASE", 0.01)
+    error = ApiError("down for maintenance", status=503)
+    error.retry_after = 3600.0
+    noted = asks(monkeypatch, down=fails(error))
+    triggerer = Triggerer()
+    triggerer.run(trigger(job="down"), AssetStore())
+    triggerer.run(trigger(), AssetStore())
+    await until(lambda: len(noted) > 6)
+    await triggerer.stop()
+    assert [job for job, _ in noted].count("down") == 1
+
+
+@needs_streams
+async def test_looks_keep_to_the_rate_of_the_connection(service: Service) -> None:
+    lists = events.RunLists(trigger())
+    lists._api = SimpleNamespace(max_requests_per_minute=60)  # type: ignore[assignment]
+    lists._requests = 5
+    began = time.monotonic()
+    await lists._settle(["a question"])
+    assert began + 5 <= lists._quiet_until < began + 6 and lists._requests == 0
+
+
+@needs_streams
+@pytest.mark.parametrize("turns", range(5))
+async def test_the_loop_ends_also_if_another_watcher_joins_in_that_moment(
+    service: Service, turns: int
+) -> None:
+    triggerer, store = Triggerer(), AssetStore()
+    triggerer.run(FakeRunEventTrigger(poll_interval=1.0), store)
+    await until(lambda: store.kept)
+    triggerer.tasks[0].cancel()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    triggerer.run(trigger(job="new"), AssetStore())
+    done, _ = await asyncio.wait(triggerer.tasks[:1], timeout=3)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    assert done
+
+
+@needs_streams
+@pytest.mark.parametrize(
+    ("error", "watchers", "again"),
+    [
+        (NotFound("no such page", status=404), 1, True),
+        (NotFound("no such job", status=404), 2, False),
+        (Unauthorized("no right to this job", status=403), 2, False),
+        (Unauthorized("the key is no longer good", status=401), 2, True),
+    ],
+)
+async def test_the_connection_is_read_again_where_it_may_be_the_cause(
+    service: Service, monkeypatch: pytest.MonkeyPatch, error: Exception, watchers: int, again: bool
+) -> None:
+    monkeypatch.setattr(events, "BACKOFF_BASE", 0.01)
+    reads = []
+    read = FakeHook.aread_api
+
+    async def counted(hook: FakeHook) -> Any:
+        reads.append(hook)
+        return await read(hook)
+
+    monkeypatch.setattr(FakeHook, "aread_api", counted)
+    service.runs = {"r1": "going"}
+    # A hook is made before the question is refused.
+    asked = events.RunLists._ask
+    refused = []
+
+    async def refuse(lists: Any, askers: Any) -> Any:
+        answer = await asked(lists, askers)
+        if askers[0].job == "refused":
+            refused.append(askers)
+            raise error
+        return answer
+
+    monkeypatch.setattr(events.RunLists, "_ask", refuse)
+    triggerer = Triggerer()
+    for job in ("refused", "load")[:watchers]:
+        triggerer.run(trigger(job=job), AssetStore())
+    await until(lambda: len(refused) == 3)
+    await triggerer.stop()
+    assert len(reads) == (3 if again else 1)
+
+
+@needs_streams
+async def test_many_refusals_close_the_session_once_per_look(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = []
+
+    async def close(hook: FakeHook) -> None:
+        closed.append(hook)
+
+    monkeypatch.setattr(FakeHook, "aclose", close)
+    monkeypatch.setattr(events, "BACKOFF_BASE", 3600.0)
+    service.list_errors = [Unauthorized("the key is not good", status=401) for _ in range(5)]
+    triggerer, stores = Triggerer(), [AssetStore() for _ in range(6)]
+    for number, store in enumerate(stores):
+        triggerer.run(trigger(job=f"j{number}"), store)
+    await until(lambda: stores[5].kept)
+    await asyncio.sleep(0.1)
+    assert len(closed) == 1
+    await triggerer.stop()
+
+
+@needs_streams
+async def test_a_session_that_cannot_be_closed_ends_no_watcher(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def close(hook: FakeHook) -> None:
+        raise RuntimeError("cannot close")
+
+    monkeypatch.setattr(FakeHook, "aclose", close)
+    monkeypatch.setattr(events, "BACKOFF_BASE", 0.01)
+    service.list_errors = [ConnectionFailed("no answer", sent=True)]
+    triggerer, store = Triggerer(), AssetStore()
+    triggerer.run(trigger(), store)
+    await until(lambda: store.kept)
+    await triggerer.stop()
+    assert any("closing the client session failed" in line for line in lines(caplog))
 
 
 @needs_streams
@@ -281,6 +501,38 @@ async def test_without_a_store_that_airflow_shows_watchers_go_on(
     await until(lambda: triggerer.fired)
     await triggerer.stop()
     assert len([line for line in lines(caplog) if "shows no state store" in line]) == 1
+
+
+@needs_streams
+async def test_an_unexpected_error_is_said_with_where_it_came_from_and_without_secrets(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = {"conn_type": "fake", "host": "fake", "password": "planted-secret"}
+    monkeypatch.setenv("AIRFLOW_CONN_FAKE_DEFAULT", json.dumps(connection))
+    service.list_errors = [KeyError("rows of planted-secret")]
+    triggerer = Triggerer()
+    triggerer.run(trigger(), AssetStore())
+    await until(lambda: lines(caplog))
+    await triggerer.stop()
+    (line,) = lines(caplog)
+    assert "KeyError: 'rows of ***'" in line and "in list_runs" in line and "planted-secret" not in line
+
+
+@needs_streams
+async def test_what_comes_of_one_question_is_stored_while_airflow_stores_the_event_of_another(
+    service: Service,
+) -> None:
+    service.runs = {"r1": "going"}
+    triggerer, stores = Triggerer(confirms=False), [AssetStore(), AssetStore()]
+    triggerer.run(trigger(), stores[0])
+    triggerer.run(trigger(job="other", outcomes="failed"), stores[1])
+    await until(lambda: all(store.kept for store in stores))
+    service.runs["r1"] = "done"
+    await until(lambda: triggerer.fired)
+    (key,) = stores[1].kept
+    await until(lambda: stores[1].kept[key]["going"] == [])
+    await triggerer.stop()
+    assert next(iter(stores[0].kept.values()))["going"] == ["r1"]
 
 
 @needs_streams
