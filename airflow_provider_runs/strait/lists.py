@@ -20,7 +20,7 @@ from urllib.parse import quote
 from airflow_provider_runs.core.ends import CanListRecent
 from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound
 from airflow_provider_runs.core.http import Flow, Request
-from airflow_provider_runs.core.inputs import json_object, one_of, required_text, unknown_names
+from airflow_provider_runs.core.inputs import json_object, one_of, required_text, unknown_names, without_none
 from airflow_provider_runs.core.run import Run, RunState, moment
 from airflow_provider_runs.strait.answers import DEAD_LETTER, Page, Row, StraitAnswers
 
@@ -188,7 +188,7 @@ class StraitLists(StraitAnswers, CanListRecent):
     def _list_filters(self, filters: Mapping[str, Any]) -> tuple[dict[str, Any], frozenset[str]]:
         """Return the query parameters of a list, and the status words that are wanted; none: any."""
         unknown_names("list of Strait runs", filters, FILTERS)
-        given = {name: value for name, value in filters.items() if value is not None}
+        given = without_none(filters)
         if "job_id" in given:
             required_text("job_id", given["job_id"])
         params: dict[str, Any] = {
@@ -324,9 +324,7 @@ class StraitLists(StraitAnswers, CanListRecent):
         found: dict[str, Run | Exception] = {}
         missing = set(run_ids)
         active = [self.statuses.words(state) for state in (RunState.PENDING, RunState.RUNNING)]
-        ended = [
-            self.statuses.words(state) for state in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
-        ]
+        ended = [self.statuses.words(state) for state in RunState if state.is_terminal]
         if not (yield from self._look_for(missing, found, active)):
             yield from self._look_for(missing, found, ended)
         return found

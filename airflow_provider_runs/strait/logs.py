@@ -108,7 +108,8 @@ class EventFollower(LogFollower):
 
         async def catch_up() -> None:
             with suppress(TimeoutError):
-                await asyncio.wait_for(first.wait(), LISTENS_AFTER)
+                async with asyncio.timeout(LISTENS_AFTER):
+                    await first.wait()
             await self._list(driver)
             await asyncio.sleep(LISTENS_AFTER)
             self._events.settle()
