@@ -233,8 +233,10 @@ def main() -> int:
     parser.add_argument("--dags", type=Path, default=ROOT / "example_dags", help="folder with the DAGs")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    for number in (signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
-        signal.signal(number, lambda received, _: sys.exit(128 + received))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # SIGHUP: the terminal was closed; nohup has it ignored.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda received, _: sys.exit(128 + received))
 
     scratch = ROOT / ".demo"
     scratch.mkdir(exist_ok=True)

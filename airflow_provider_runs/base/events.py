@@ -26,7 +26,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.core.api import CanGetMany, CanListActive, RunApi
-from airflow_provider_runs.core.ends import Ends, Look, look_at_lists
+from airflow_provider_runs.core.ends import Ends, Look, is_gone, look_at_lists
 from airflow_provider_runs.core.errors import (
     BadInput,
     ConnectionFailed,
@@ -213,11 +213,11 @@ class RunEventTrigger(BaseEventTrigger):
             self._told.discard("storing")
 
     async def _stored(self) -> Any:
-        for store in self._stores():
-            record = await store.aget(self.state_key)
-            if record is not None:
-                return record
-        return None
+        records = [
+            record for store in self._stores() if (record := await store.aget(self.state_key)) is not None
+        ]
+        understood = (record for record in records if Ends(record).mark is not None)
+        return next(understood, records[0] if records else None)
 
     def _stores(self) -> Sequence[Any]:
         """Return the state stores of the assets that this trigger watches: equal watchers are one trigger."""
@@ -270,6 +270,8 @@ class Members:
     def __init__(self) -> None:
         self.triggers: list[RunEventTrigger] = []
         self.joined = asyncio.Event()
+        self.asked_anew: set[str] = set()
+        """The questions of those who have joined since the last look."""
 
     def join(self, trigger: RunEventTrigger) -> None:
         """
@@ -278,6 +280,7 @@ class Members:
         :param trigger: the watcher.
         """
         self.triggers.append(trigger)
+        self.asked_anew.add(trigger.question)
         self.joined.set()
 
     def leave(self, trigger: RunEventTrigger) -> None:
@@ -337,11 +340,11 @@ class Trouble:
     A question that is not answered just now.
 
     :param times: failures in a row.
-    :param until: when it is asked again, by the monotonic clock in seconds.
+    :param is_limited: whether only the service's limit of requests is the cause.
     """
 
     times: int
-    until: float
+    is_limited: bool
 
 
 class RunLists(SharedStreamProducer):
@@ -363,39 +366,45 @@ class RunLists(SharedStreamProducer):
         """Requests since the last pause."""
         self._quiet_until = 0.0
         """By the monotonic clock: nothing is asked before, for the sake of the service."""
+        self._next: dict[str, float] = {}
+        """When each question is asked next, by the monotonic clock; at once where it is not in here."""
+        self._asked_at: dict[str, float] = {}
+        """When each question was asked last, by the monotonic clock."""
         self._troubled: dict[str, Trouble] = {}
-        """Questions that are not answered just now. They do not hold up the others."""
+        """Questions that are not answered just now: they come after the others."""
+        self._limits = 0
+        """How often in a row the service said that there were too many requests."""
+        self._partly: set[str] = set()
+        """Questions of which some runs cannot be asked about, which was said."""
         self._failures: list[Exception] = []
         """Since the last pause."""
 
     async def open_stream(self) -> AsyncIterator[tuple[Shared, Shared]]:
         """Yield each answer as soon as it is there, for ever; what goes wrong is said once and ridden out."""
         members = _members_of(self._key)
-        due = 0.0
         while True:
             if not members.triggers:
                 await members.joined.wait()
             await asyncio.sleep(max(GATHER_SECONDS, self._quiet_until - time.monotonic()))
-            if members.joined.is_set():
-                members.joined.clear()
-                due = 0.0
+            members.joined.clear()
             questions = _by_question(members.triggers)
-            for gone in self._troubled.keys() - questions.keys():
-                del self._troubled[gone]
-            asked = self._to_ask(questions, due)
-            if (now := time.monotonic()) >= due:
-                due = now + min((each.poll_interval for each in members.triggers), default=1.0)
-            for question in asked:
-                answer = await self._answer(question, questions[question])
+            interval = min((each.poll_interval for each in members.triggers), default=LEAST_POLL_INTERVAL)
+            self._forget_all_but(questions)
+            for question in members.asked_anew - self._troubled.keys():
+                self._next.pop(question, None)
+            members.asked_anew.clear()
+            for question in self._to_ask(questions):
+                was_troubled = question in self._troubled
+                answer = await self._answer(question, questions[question], interval)
                 if answer is not None:
                     shared = Shared({question: answer})
                     yield shared, shared
-                if time.monotonic() < self._quiet_until:
-                    # Those that are left come first afterwards.
-                    due = due if question == asked[-1] else 0.0
-                    break
+                elif was_troubled:
+                    break  # Each may take until its timeout, and the others are not to wait for all of them.
+                if self._must_pause():
+                    break  # Those that are left come first afterwards.
             await self._settle(questions)
-            wake = min([due, *(trouble.until for trouble in self._troubled.values())])
+            wake = min((self._next.get(each, 0.0) for each in questions), default=0.0)
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(wake - time.monotonic(), 0.0)):
                     await members.joined.wait()
@@ -429,15 +438,30 @@ class RunLists(SharedStreamProducer):
         if hook is not None:
             await hook.aclose()
 
-    def _to_ask(self, questions: Collection[str], due: float) -> list[str]:
-        """Return the questions whose time has come, those that were answered last time first."""
-        now = time.monotonic()
-        healthy = [each for each in questions if each not in self._troubled] if now >= due else []
-        late = [each for each, trouble in self._troubled.items() if trouble.until <= now]
-        # One at a time: each may take until its timeout, and the others are not to wait for all of them.
-        return healthy + sorted(late, key=lambda each: self._troubled[each].until)[:1]
+    def _forget_all_but(self, questions: Collection[str]) -> None:
+        for kept in (self._next, self._asked_at, self._troubled):
+            for gone in kept.keys() - set(questions):
+                del kept[gone]
+        self._partly &= set(questions)
 
-    async def _answer(self, question: str, askers: Sequence[RunEventTrigger]) -> Answer | None:
+    def _to_ask(self, questions: Collection[str]) -> list[str]:
+        """Return the questions whose time has come, by when they were asked last; the troubled come last."""
+
+        def order(question: str) -> tuple[bool, float]:
+            trouble = self._troubled.get(question)
+            return trouble is not None and not trouble.is_limited, self._asked_at.get(question, 0.0)
+
+        now = time.monotonic()
+        return sorted((each for each in questions if self._next.get(each, 0.0) <= now), key=order)
+
+    def _must_pause(self) -> bool:
+        spent = self._api is not None and self._requests >= self._api.max_requests_per_minute
+        return spent or time.monotonic() < self._quiet_until
+
+    async def _answer(
+        self, question: str, askers: Sequence[RunEventTrigger], interval: float
+    ) -> Answer | None:
+        began = self._asked_at[question] = time.monotonic()
         try:
             answer = await self._ask(askers)
         except Exception as error:
@@ -447,18 +471,28 @@ class RunLists(SharedStreamProducer):
                     "%s cannot be asked about runs of %s: %s", self._named, question, self._said(error)
                 )
             self._failures.append(error)
-            times = 1 if trouble is None else trouble.times + 1
-            backoff = backoff_seconds(times, BACKOFF_BASE, BACKOFF_CAP)
-            wish = getattr(error, "retry_after", None) or 0.0
-            now = time.monotonic()
-            interval = min(each.poll_interval for each in askers)
-            self._troubled[question] = Trouble(times, now + max(interval + backoff, wish))
-            if getattr(error, "status", None) == TOO_MANY_REQUESTS:
-                self._quiet_until = max(self._quiet_until, now + max(backoff, wish))
+            times = 0 if trouble is None else trouble.times
+            if is_limited := _is_limit(error):
+                pause = self._hold(error)
+            else:
+                times += 1
+                backoff = backoff_seconds(times, BACKOFF_BASE, BACKOFF_CAP)
+                pause = max(interval + backoff, getattr(error, "retry_after", None) or 0.0)
+            self._troubled[question] = Trouble(times, is_limited)
+            self._next[question] = time.monotonic() + pause
             return None
+        self._next[question] = began + interval
         if self._troubled.pop(question, None):
             log.info("%s can be asked about runs of %s again", self._named, question)
         return answer
+
+    def _hold(self, error: object) -> float:
+        """Ask nothing for some seconds, which are returned, since the service has said so."""
+        self._limits += 1
+        backoff = backoff_seconds(self._limits, BACKOFF_BASE, BACKOFF_CAP)
+        pause = max(backoff, getattr(error, "retry_after", None) or 0.0)
+        self._quiet_until = max(self._quiet_until, time.monotonic() + pause)
+        return pause
 
     def _said(self, error: Exception) -> str:
         if isinstance(error, RunsError):
@@ -495,10 +529,27 @@ class RunLists(SharedStreamProducer):
             raise BadInput(f"{api.service} cannot list runs")
         flow = look_at_lists(api, askers[0].filters, min(marks, default=None))
         look = await driver.drive(self._counted(flow), NO_RETRY)
+        self._limits = 0
         unseen = list(dict.fromkeys(run_id for asker in askers for run_id in asker.ends.unseen(look)))
         asked = await hook.aget_runs(unseen, attempts=1) if unseen else {}
         self._requests += math.ceil(len(unseen) / (api.batch_size if isinstance(api, CanGetMany) else 1))
+        self._tell_of_unasked(askers[0].question, asked)
         return Answer(look, asked, tuple(askers))
+
+    def _tell_of_unasked(self, question: str, asked: Mapping[str, Run | RunsError]) -> None:
+        """Say once that some runs cannot be asked about; the next look asks about them again."""
+        errors = [each for each in asked.values() if isinstance(each, RunsError) and not is_gone(each)]
+        for error in errors:
+            if _is_limit(error):
+                self._hold(error)
+                break
+        if errors and question not in self._partly:
+            log.warning(
+                "%s: %s runs of %s cannot be asked about: %s", self._named, len(errors), question, errors[0]
+            )
+            self._partly.add(question)
+        elif not errors:
+            self._partly.discard(question)
 
     def _counted(self, flow: Flow[T]) -> Flow[T]:
         """Run a flow and count its requests."""
@@ -514,6 +565,10 @@ class RunLists(SharedStreamProducer):
                     request = flow.send(answer)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
+
+
+def _is_limit(error: object) -> bool:
+    return getattr(error, "status", None) == TOO_MANY_REQUESTS
 
 
 def _is_of_connection(error: Exception) -> bool:

@@ -242,7 +242,7 @@ class RunTask(ServiceTask):
         given = self.skip_on_states
         words = {str(word).casefold() for word in ((given,) if isinstance(given, str) else given or ())}
         ends = self.hook_class.api_class.statuses.ended_words()
-        if unknown := sorted(words - ends):
+        if unknown := sorted(words.difference(ends)):
             raise BadInput(
                 f"skip_on_states: {', '.join(unknown)} ends no {self.service} run; these do: "
                 + ", ".join(sorted(ends))

@@ -18,8 +18,10 @@ FEW = 20
 """Runs that are looked at for the moment of the newest one."""
 LATE = 300.0
 """Seconds by which a run may turn up after a newer one: services stamp a run before they store it."""
-MOST_OPEN = 1500
-"""Runs that go and are remembered at most, so that a record keeps below the 64 KiB that Airflow wants."""
+MOST_OPEN = 1000
+"""Runs that go and are remembered at most."""
+MOST_KNOWN = 1600
+"""Runs of a record at most, so that it keeps below the 64 KiB that Airflow wants: a UUID takes 40 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,10 @@ class Ends:
 
     def record(self) -> dict[str, Any]:
         """Return what must be known after a restart, as JSON values without secrets."""
-        return {"v": VERSION, "mark": self.mark, "going": self.going, "ended": sorted(self._ended)}
+        # An end that is forgotten is told twice: rather the oldest that go are left out.
+        room = max(MOST_KNOWN - len(self._ended), 0)
+        going = self.going[max(len(self.going) - room, 0) :]
+        return {"v": VERSION, "mark": self.mark, "going": going, "ended": sorted(self._ended)}
 
     def _is_old(self, run: Run) -> bool:
         """Tell whether a run is listed only because another watcher, which shares the look, knows less."""
@@ -143,7 +148,7 @@ class Ends:
         for run_id in [*self.going, *(each for each in reversed(list(look.runs)) if each not in known)]:
             run = runs.get(run_id)
             if run is None:
-                if not _is_gone(asked.get(run_id)):
+                if not is_gone(asked.get(run_id)):
                     going.append(run_id)
             elif not run.state.is_terminal:
                 going.append(run_id)
@@ -167,5 +172,10 @@ def _is_record(found: Any) -> TypeGuard[Mapping[str, Any]]:
     )
 
 
-def _is_gone(answer: Run | RunsError | None) -> bool:
+def is_gone(answer: Run | RunsError | None) -> bool:
+    """
+    Tell whether the service does not know a run any more.
+
+    :param answer: what it said about the run.
+    """
     return getattr(answer, "status", None) == 404

@@ -120,9 +120,9 @@ class StatusTable:
         """Return the words for runs that have not ended."""
         return (*self.words(RunState.PENDING), *self.words(RunState.RUNNING))
 
-    def ended_words(self) -> frozenset[str]:
+    def ended_words(self) -> tuple[str, ...]:
         """Return the words for runs that have ended, well or badly."""
-        return frozenset(word for word, state in self._states.items() if state.is_terminal)
+        return tuple(word for word, state in self._states.items() if state.is_terminal)
 
     def words(self, state: RunState) -> tuple[str, ...]:
         """

@@ -271,7 +271,7 @@ class ParadimeRunApi(ParadimeLookups, CanCancel, CanFindUnmarked, CanRetry):
             run = self._run(row["id"], row.get("state"), row)
             # The id tells. Were a run of our own taken for an older one, another would be started.
             older = row["id"] <= latest or is_before(run, since, ZONE_SLACK)
-            if not older and _is_as_call_or_older(row, snapshot):
+            if not older and _is_as_asked(row, snapshot):
                 possible.append(run)
         proven: list[Run] = []
         wanted, shared = snapshot.get("commands") or [], snapshot.get("shared", 0)
@@ -458,7 +458,7 @@ def _same_commit(asked: str, commit: str) -> bool:
     return bool(commit) and (commit.startswith(asked) or asked.startswith(commit))
 
 
-def _is_as_call_or_older(row: Row, snapshot: Mapping[str, Any]) -> bool:
+def _is_as_asked(row: Row, snapshot: Mapping[str, Any]) -> bool:
     """Tell whether a run may be one that was started with the branch and pull request of a snapshot."""
     git = row.get("gitInfo")
     known = {name: str(value) for name, value in git.items() if value} if isinstance(git, dict) else {}

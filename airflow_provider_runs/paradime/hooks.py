@@ -500,12 +500,11 @@ def as_paradime(api: RunApi) -> ParadimeRunApi:
 
 
 def _schedule(slug: str | None, schedule_name: str | None) -> dict[str, Any]:
-    given = {"slug": slug, "schedule_name": schedule_name}
-    return without_none(given)
+    return without_none({"slug": slug, "schedule_name": schedule_name})
 
 
 def _schedules(show_inactive: bool, limit: int | None) -> FlowOf[list[dict[str, Any]]]:
-    most = None if limit is None else integer("limit", limit, at_least=1)
+    _, most = list_bounds(None, limit)
     return lambda api: as_paradime(api).list_schedules(show_inactive=show_inactive, limit=most)
 
 

@@ -328,8 +328,8 @@ class StraitRunApi(
         :param level: those of this level (``error``, ...).
         :param type: those of this type: ``log``, ``state_change``, ``error`` or ``progress``.
         """
-        given = {"level": level, "type": type}
-        params = {name: required_text(name, value) for name, value in given.items() if value is not None}
+        given = without_none({"level": level, "type": type})
+        params = {name: required_text(name, value) for name, value in given.items()}
         return (yield from self._rows_of(run_id, "events", "the events", params))
 
     def list_checkpoints(self, run_id: str) -> Flow[list[Row]]:

@@ -21,7 +21,7 @@ from airflow_provider_runs.core.ends import CanListRecent
 from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound
 from airflow_provider_runs.core.http import Flow, Request
 from airflow_provider_runs.core.inputs import json_object, one_of, required_text, unknown_names, without_none
-from airflow_provider_runs.core.run import Run, RunState, moment
+from airflow_provider_runs.core.run import Run, moment
 from airflow_provider_runs.strait.answers import DEAD_LETTER, Page, Row, StraitAnswers
 
 TAG = "airflow_provider_runs"
@@ -323,14 +323,12 @@ class StraitLists(StraitAnswers, CanListRecent):
         self._page_size = min(PAGE, 2 * self._page_size)
         found: dict[str, Run | Exception] = {}
         missing = set(run_ids)
-        active = [self.statuses.words(state) for state in (RunState.PENDING, RunState.RUNNING)]
-        ended = [self.statuses.words(state) for state in RunState if state.is_terminal]
-        if not (yield from self._look_for(missing, found, active)):
-            yield from self._look_for(missing, found, ended)
+        if not (yield from self._look_for(missing, found, self.statuses.active_words())):
+            yield from self._look_for(missing, found, self.statuses.ended_words())
         return found
 
     def _look_for(
-        self, missing: set[str], found: dict[str, Run | Exception], words: Iterable[Sequence[str]]
+        self, missing: set[str], found: dict[str, Run | Exception], words: Sequence[str]
     ) -> Flow[bool]:
         """Move runs from those that are missing to those that were found; tell whether one list holds all."""
         if len(missing) <= FEW:
@@ -339,7 +337,7 @@ class StraitLists(StraitAnswers, CanListRecent):
         params = {
             "tag_key": TAG,
             "tag_value": self.tag_value(),
-            "statuses": [word for group in words for word in group],
+            "statuses": list(words),
         }
         start, oldest = _created_within(missing)
         vain = 0

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -280,16 +281,91 @@ async def test_an_answer_is_shared_while_another_question_hangs(
 
 
 @needs_streams
-def test_what_is_not_answered_is_asked_last_and_one_at_a_time() -> None:
+def test_what_was_asked_longest_ago_is_asked_first_and_what_is_not_answered_last() -> None:
     lists = events.RunLists(trigger())
     now = time.monotonic()
+    lists._asked_at = {"a": now - 1, "b": now - 2, "c": now - 5, "d": now - 4, "f": now - 3}
     lists._troubled = {
-        "a": events.Trouble(1, now - 1),
-        "b": events.Trouble(1, now - 2),
-        "c": events.Trouble(1, now + 9),
+        "b": events.Trouble(1, False),
+        "d": events.Trouble(0, True),
+        "c": events.Trouble(2, False),
     }
-    assert lists._to_ask(["a", "b", "c", "d", "e"], due=now) == ["d", "e", "b"]
-    assert lists._to_ask(["a", "b", "c", "d", "e"], due=now + 9) == ["b"]
+    lists._next = {"a": now, "b": now, "c": now + 9, "d": now, "f": now + 9}
+    assert lists._to_ask(["a", "b", "c", "d", "e", "f"]) == ["e", "d", "a", "b"]
+
+
+@needs_streams
+async def test_between_two_that_take_until_their_timeouts_the_others_have_their_turn(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "BACKOFF_BASE", 0.01)
+    monkeypatch.setattr(events, "LEAST_POLL_INTERVAL", 0.05)
+
+    async def hangs() -> None:
+        await asyncio.sleep(0.3)
+        raise ConnectionFailed("no answer", sent=True)
+
+    noted = asks(monkeypatch, one=hangs, other=hangs)
+    triggerer = Triggerer()
+    for job in ("one", "load", "other"):
+        triggerer.run(FakeRunEventTrigger(job=job, poll_interval=0.05), AssetStore())
+    await until(lambda: len(noted) > 12)
+    await triggerer.stop()
+    again = list(pairwise(job for job, _ in noted[3:]))
+    assert {("one", "load"), ("load", "other")} <= set(again)
+    assert not {("one", "other"), ("other", "one")} & set(again)
+
+
+@needs_streams
+async def test_under_a_limit_of_requests_every_question_gets_its_turn(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "BACKOFF_BASE", 0.01)
+    monkeypatch.setattr(events, "LEAST_POLL_INTERVAL", 0.05)
+    window = {"began": 0.0, "left": 0}
+    answered: list[str] = []
+    asked = events.RunLists._ask
+
+    async def ask(lists: Any, askers: Any) -> Any:
+        if time.monotonic() - window["began"] > 0.2:
+            window.update(began=time.monotonic(), left=3)
+        if not window["left"]:
+            raise too_many_requests(0.2)
+        window["left"] -= 1
+        answered.append(askers[0].job)
+        return await asked(lists, askers)
+
+    monkeypatch.setattr(events.RunLists, "_ask", ask)
+    triggerer = Triggerer()
+    jobs = [f"j{number}" for number in range(6)]
+    for job in jobs:
+        triggerer.run(FakeRunEventTrigger(job=job, poll_interval=0.05), AssetStore())
+    await until(lambda: len(answered) > 24)
+    await triggerer.stop()
+    assert min(answered.count(job) for job in jobs) >= 3
+
+
+@needs_streams
+async def test_a_limit_that_a_look_at_single_runs_meets_holds_for_all(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(events, "BACKOFF_BASE", 0.01)
+    looked: list[float] = []
+
+    async def look(hook: Any, run_ids: Any, attempts: int = 3) -> dict[str, Any]:
+        looked.append(time.monotonic())
+        return dict.fromkeys(run_ids, too_many_requests(0.5))
+
+    monkeypatch.setattr(FakeHook, "aget_runs", look)
+    triggerer, store = Triggerer(), AssetStore()
+    watcher = trigger()
+    store.kept[watcher.state_key] = {"v": 1, "mark": 1.0, "going": ["old"], "ended": []}
+    triggerer.run(watcher, store)
+    await until(lambda: len(looked) > 3)
+    await triggerer.stop()
+    assert min(later - sooner for sooner, later in pairwise(looked)) >= 0.5
+    (said,) = [line for line in lines(caplog) if "1 runs of" in line]
+    assert "slow down" in said
 
 
 @needs_streams

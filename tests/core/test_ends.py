@@ -12,7 +12,7 @@ from typing import Any
 import pendulum
 import pytest
 
-from airflow_provider_runs.core.ends import FEW, LATE, MOST_OPEN, Ends, Look, look_at_lists
+from airflow_provider_runs.core.ends import FEW, LATE, MOST_KNOWN, MOST_OPEN, Ends, Look, look_at_lists
 from airflow_provider_runs.core.errors import ConnectionFailed, NotFound, RunsError
 from airflow_provider_runs.core.run import Run, RunState
 
@@ -162,10 +162,16 @@ def test_what_is_remembered_is_bounded() -> None:
     assert ends.record()["ended"] == []
 
 
-def test_a_full_record_is_no_larger_than_airflow_wants() -> None:
+@pytest.mark.parametrize("count", [0, 200, MOST_KNOWN - 1, MOST_KNOWN])
+def test_a_full_record_is_no_larger_than_airflow_wants(count: int) -> None:
     ends = Ends()
-    told(ends, look([going(str(uuid.UUID(int=number))) for number in range(MOST_OPEN)]))
-    assert len(ends.going) == MOST_OPEN and len(json.dumps(ends.record())) < 65_000
+    ids = [str(uuid.UUID(int=number)) for number in range(MOST_OPEN + count)]
+    told(ends, look([going(run_id) for run_id in ids[count:]], [run(run_id) for run_id in ids[:count]]))
+    record = ends.record()
+    assert len(json.dumps(record)) < 65_000
+    assert record["ended"] == ids[:count]
+    left = min(MOST_OPEN, MOST_KNOWN - count)
+    assert record["going"] == ends.going[MOST_OPEN - left :]
 
 
 def test_a_look_at_many_runs_does_not_hold_up_the_event_loop() -> None:

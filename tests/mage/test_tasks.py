@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowSkipException, TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from airflow_provider_runs.base.exceptions import RequestRefused, RunFailed, RunTimedOut, RunUnreachable
 from airflow_provider_runs.core.run import Run, RunState
@@ -20,8 +19,9 @@ from airflow_provider_runs.mage.operators import (
 )
 from airflow_provider_runs.mage.sensors import MageRunSensor
 from tests.base.conftest import callable_operators, later  # noqa: F401
-from tests.base.fakes import FakeTaskInstance, Store, fire
+from tests.base.fakes import FakeTaskInstance, Store
 from tests.real.target import Mage, simulated_mage
+from tests.tasks import run
 
 PACE = {"min_poll_interval": 0.1}
 deferrable = pytest.mark.parametrize("deferrable", [False, True], ids=["on the worker", "deferred"])
@@ -41,17 +41,6 @@ def connection(mage: Mage, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def context() -> dict[str, Any]:
     return {"ti": FakeTaskInstance(max_tries=1), "task_state_store": Store()}
-
-
-def run(task: Any, context: dict[str, Any]) -> Any:
-    """Run one try of a task, in its mode."""
-    try:
-        return task.execute(context)
-    except TaskDeferred as pause:
-        path, arguments = pause.trigger.serialize()
-        assert path == "airflow_provider_runs.mage.triggers.MageRunTrigger"
-        trigger = type(pause.trigger)(**json.loads(json.dumps(arguments)))
-        return task.execute_complete(context, fire(trigger))
 
 
 def starts(mage: Mage, pipeline: str) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowSkipException, TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from airflow_provider_runs.base import start as start_module
 from airflow_provider_runs.base.exceptions import (
@@ -29,22 +28,12 @@ from airflow_provider_runs.paradime.operators import (
 from airflow_provider_runs.paradime.sensors import ParadimeRunSensor
 from airflow_provider_runs.simulator import Simulator
 from tests.base.conftest import callable_operators, later, told  # noqa: F401
-from tests.base.fakes import FakeTaskInstance, Store, fire
+from tests.base.fakes import FakeTaskInstance, Store
 from tests.paradime.conftest import connect
+from tests.tasks import run
 
 PACE = {"min_poll_interval": 0.1}
 deferrable = pytest.mark.parametrize("deferrable", [False, True], ids=["on the worker", "deferred"])
-
-
-def run(task: Any, context: dict[str, Any]) -> Any:
-    """Run one try of a task, in its mode."""
-    try:
-        return task.execute(context)
-    except TaskDeferred as pause:
-        path, arguments = pause.trigger.serialize()
-        assert path == "airflow_provider_runs.paradime.triggers.ParadimeRunTrigger"
-        trigger = type(pause.trigger)(**json.loads(json.dumps(arguments)))
-        return task.execute_complete(context, fire(trigger))
 
 
 def task(slug: str = "daily", **arguments: Any) -> ParadimeTriggerRunOperator:

@@ -8,12 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import TaskDeferred
 
 from airflow_provider_runs.simulator import Simulator
 from airflow_provider_runs.strait.hooks import StraitHook
 from airflow_provider_runs.strait.operators import StraitReplayRunOperator, StraitTriggerRunOperator
-from tests.base.fakes import FakeTaskInstance, Store, fire
 
 PACE = {"min_poll_interval": 0.1}
 KEY = "strait_simulator"
@@ -29,22 +27,6 @@ def connect(monkeypatch: pytest.MonkeyPatch, sim: Simulator, **extra: Any) -> No
         "extra": {"max_requests_per_minute": 60_000, "project_id": "project-simulator", **extra},
     }
     monkeypatch.setenv("AIRFLOW_CONN_STRAIT_DEFAULT", json.dumps(fields))
-
-
-def new_context() -> dict[str, Any]:
-    """Return the context of a first try."""
-    return {"ti": FakeTaskInstance(max_tries=1), "task_state_store": Store()}
-
-
-def run(task: Any, context: dict[str, Any]) -> Any:
-    """Run one try of a task, in its mode."""
-    try:
-        return task.execute(context)
-    except TaskDeferred as pause:
-        path, arguments = pause.trigger.serialize()
-        assert path == "airflow_provider_runs.strait.triggers.StraitRunTrigger"
-        trigger = type(pause.trigger)(**json.loads(json.dumps(arguments)))
-        return task.execute_complete(context, fire(trigger))
 
 
 def task(job_id: str = "daily", **arguments: Any) -> StraitTriggerRunOperator:

@@ -15,7 +15,8 @@ from airflow_provider_runs.simulator import Simulator
 from airflow_provider_runs.strait.hooks import StraitHook
 from airflow_provider_runs.strait.operators import StraitCancelRunOperator
 from tests.base.conftest import callable_operators, told  # noqa: F401
-from tests.strait.tasks import connect, ended, new_context, statuses
+from tests.strait.tasks import connect, ended, statuses
+from tests.tasks import new_context
 
 TOMORROW = datetime.now(UTC) + timedelta(days=1)
 UNKNOWN = "0195ffff-0000-7000-8000-000000000000"

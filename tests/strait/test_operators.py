@@ -20,7 +20,8 @@ from airflow_provider_runs.simulator import Simulator
 from airflow_provider_runs.strait.api import RUN_KEY_TAG
 from airflow_provider_runs.strait.hooks import StraitHook
 from tests.base.conftest import callable_operators, later, told  # noqa: F401
-from tests.strait.tasks import connect, deferrable, new_context, replay, run, statuses, task, until
+from tests.strait.tasks import connect, deferrable, replay, statuses, task, until
+from tests.tasks import new_context, run
 
 DAILY = "01900000-0000-7000-8000-000000000001"
 

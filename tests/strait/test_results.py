@@ -14,7 +14,8 @@ from airflow_provider_runs.strait.hooks import StraitHook
 from airflow_provider_runs.strait.lists import PAGE
 from airflow_provider_runs.strait.simulator import Job
 from tests.base.conftest import callable_operators, told  # noqa: F401
-from tests.strait.tasks import KEY, connect, deferrable, new_context, replay, run, task
+from tests.strait.tasks import KEY, connect, deferrable, replay, task
+from tests.tasks import new_context, run
 
 OUTPUTS = tuple((f"output-{number:03}", number) for number in range(PAGE + 5))
 JOBS = (Job("echo"), Job("many", outputs=OUTPUTS), Job("mended"), Job("silent", result="", progress=0))

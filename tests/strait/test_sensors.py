@@ -16,7 +16,8 @@ from airflow_provider_runs.simulator import Simulator
 from airflow_provider_runs.strait.hooks import StraitHook
 from airflow_provider_runs.strait.sensors import StraitRunSensor
 from tests.base.conftest import callable_operators, later, told  # noqa: F401
-from tests.strait.tasks import PACE, connect, deferrable, ended, new_context, run, statuses, until
+from tests.strait.tasks import PACE, connect, deferrable, ended, statuses, until
+from tests.tasks import new_context, run
 
 MODES = [{"deferrable": True}, {"mode": "poke"}, {"mode": "reschedule"}]
 modes = pytest.mark.parametrize("mode", MODES, ids=["deferred", "poke", "reschedule"])

@@ -25,19 +25,8 @@ from airflow_provider_runs.strait.sensors import StraitRunSensor
 from airflow_provider_runs.strait.triggers import StraitRunTrigger
 from tests.base.conftest import callable_operators, later, told  # noqa: F401
 from tests.base.fakes import run_here
-from tests.strait.tasks import (
-    KEY,
-    PACE,
-    connect,
-    deferrable,
-    ended,
-    new_context,
-    replay,
-    run,
-    statuses,
-    task,
-    until,
-)
+from tests.strait.tasks import KEY, PACE, connect, deferrable, ended, replay, statuses, task, until
+from tests.tasks import new_context, run
 
 
 @pytest.fixture(params=["streams", "no streams"])

@@ -18,7 +18,8 @@ from airflow_provider_runs.strait.lists import TAG
 from airflow_provider_runs.strait.operators import StraitCancelRunOperator
 from airflow_provider_runs.strait.sensors import StraitRunSensor
 from tests.base.conftest import callable_operators, later, told  # noqa: F401
-from tests.strait.tasks import PACE, connect, deferrable, new_context, replay, run, task, until
+from tests.strait.tasks import PACE, connect, deferrable, replay, task, until
+from tests.tasks import new_context, run
 
 
 @pytest.fixture
