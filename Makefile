@@ -7,6 +7,8 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 UV_VERSION := 0.13.9
 # Processes that share tests which mostly wait.
 JOBS ?= 4
+# How `make test` calls pytest, and `make steady` too.
+SUITE := --numprocesses $(JOBS)
 
 AIRFLOW := .venv
 COMPAT := .env/airflow-2.11
@@ -16,7 +18,7 @@ STRAIT := .env/strait
 MAGE_AI := .env/mage
 BENCH := .env/bench
 PUBLISH := .env/publish
-# Beside `make test` and `make compat`: other versions of Airflow, then every Python with Airflow 3.3. A Python
+# Beside `make test` and Airflow 2.11: other versions of Airflow, then every Python with Airflow 3.3. A Python
 # that is neither in the path nor one of pyenv's is named and passed by.
 VERSIONS := airflow-3.0 airflow-3.1 airflow-3.2 lowest
 PYTHONS := python3.11 python3.12 python3.13
@@ -35,15 +37,26 @@ export UV_PYTHON_DOWNLOADS := never
 PURE := */core/*,*/api.py,*/mage/answers.py,*/mage/lookups.py,*/mage/reasons.py,*/paradime/answers.py,*/paradime/artifacts.py,*/paradime/lookups.py,*/paradime/operations.py,*/paradime/reasons.py,*/strait/answers.py,*/strait/lists.py,*/strait/reasons.py,*/strait/streams.py
 
 .DEFAULT_GOAL := help
-.PHONY: help test check vendor mage compat matrix system browser crash bench demo dist tables clean
+.PHONY: help environments test steady check vendor mage compat matrix matrix-airflow-2.11 system browser crash \
+	bench demo dist all tables clean
 
 help:
-	@sed -n 's/^## //p' Makefile
+	@sed -n 's/^## \{0,1\}//p' Makefile
+
+## While you work: make test, and the target of what you change. Before a change lands: bash .ci/run, which has
+## a sample of the crash bench. After a change to tests or to what waits: make steady, and with LOAD=4. Before a
+## release, or after a change to how runs are started, kept or cancelled: make all.
+##
 
 ## make test     the unit tests on Airflow 3.3
 test: $(AIRFLOW)/.installed
-	$(AIRFLOW)/bin/python -m pytest --numprocesses $(JOBS) --cov
+	$(AIRFLOW)/bin/python -m pytest $(SUITE) --cov
 	$(AIRFLOW)/bin/coverage report --include='$(PURE)' --fail-under=100
+
+## make steady   the unit tests RUNS=5 times in random order; LOAD=4 busy processes beside them; HALF_CORE=1: half a core
+steady: $(AIRFLOW)/.installed
+	$(AIRFLOW)/bin/python -m tools.steady $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(LOAD),--load $(LOAD)) $(if $(HALF_CORE),--half-core) -- $(SUITE)
 
 ## make check    lint, format, types
 check: $(AIRFLOW)/.installed
@@ -51,13 +64,17 @@ check: $(AIRFLOW)/.installed
 	$(AIRFLOW)/bin/ruff format --check
 	$(AIRFLOW)/bin/mypy
 
-## make compat   the unit tests on Airflow 2.11
+## make compat   what differs most on Airflow 2.11: the contract, the base classes and the core
 compat: $(COMPAT)/.installed
-	$(COMPAT)/bin/python -m pytest --numprocesses $(JOBS)
+	$(COMPAT)/bin/python -m pytest $(SUITE) tests/test_contract.py tests/base tests/core
 
 ## make matrix   the unit tests on every Airflow from 2.11 to 3.3, on the oldest dependencies, and on Python 3.12, 3.13
-matrix: test compat $(addprefix matrix-,$(VERSIONS) $(PYTHONS))
+matrix: test matrix-airflow-2.11 $(addprefix matrix-,$(VERSIONS) $(PYTHONS))
 	@echo "== not on this machine: $(or $(strip $(foreach python,$(PYTHONS),$(if $(call found,$(python)),,$(python)))),none)"
+
+matrix-airflow-2.11: $(COMPAT)/.installed
+	@echo "== airflow-2.11"
+	$(COMPAT)/bin/python -m pytest --quiet $(SUITE)
 
 matrix-%:
 	@if [ -z "$(if $(filter $*,$(PYTHONS)),$(call found,$*),$*)" ]; then \
@@ -65,7 +82,7 @@ matrix-%:
 	else \
 		echo "== $*" && $(MAKE) --no-print-directory .env/matrix/$*/.installed && \
 		.env/matrix/$*/bin/python --version && \
-		.env/matrix/$*/bin/python -m pytest --quiet --numprocesses $(JOBS); \
+		.env/matrix/$*/bin/python -m pytest --quiet $(SUITE); \
 	fi
 
 ## make vendor   the simulators against the vendors' own, unmodified clients
@@ -107,6 +124,9 @@ dist: $(AIRFLOW)/.installed $(PUBLISH)/.installed
 	$(PUBLISH)/bin/twine check --strict dist/*
 	$(AIRFLOW)/bin/python -m pytest tests/published
 
+## make all      all of the above that .ci/run does not run, or not in full: hours
+all: crash matrix bench
+
 ## make tables   writes the status words in README.rst from the code
 tables: $(AIRFLOW)/.installed
 	$(AIRFLOW)/bin/python -m tools.status_tables
@@ -114,6 +134,10 @@ tables: $(AIRFLOW)/.installed
 ## make clean    removes the environments and everything that was built
 clean:
 	rm -rf .venv .env .demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+
+# What bash .ci/run needs.
+environments: $(AIRFLOW)/.installed $(COMPAT)/.installed $(CHALKPY)/.installed $(PARADIME)/.installed \
+	$(STRAIT)/.installed $(MAGE_AI)/.installed $(BENCH)/.installed $(PUBLISH)/.installed
 
 # $(call build,folder,arguments of uv pip install)
 define build
