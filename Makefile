@@ -37,8 +37,7 @@ export UV_PYTHON_DOWNLOADS := never
 PURE := */core/*,*/api.py,*/mage/answers.py,*/mage/lookups.py,*/mage/reasons.py,*/paradime/answers.py,*/paradime/artifacts.py,*/paradime/lookups.py,*/paradime/operations.py,*/paradime/reasons.py,*/strait/answers.py,*/strait/lists.py,*/strait/reasons.py,*/strait/streams.py
 
 .DEFAULT_GOAL := help
-.PHONY: help environments test steady check vendor mage compat matrix matrix-airflow-2.11 system browser crash \
-	bench demo dist all tables clean
+.PHONY: help test check vendor mage compat matrix system browser crash bench demo dist tables clean
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -148,7 +147,7 @@ define build
 endef
 
 $(AIRFLOW)/.installed: pyproject.toml constraints/airflow-3.3.txt
-	$(call build,$(AIRFLOW),-c constraints/airflow-3.3.txt $(PROJECT) --group crash --group browser)
+	$(call build,$(AIRFLOW),-c constraints/airflow-3.3.txt $(PROJECT) --group steady --group crash --group browser)
 
 $(COMPAT)/.installed: pyproject.toml constraints/airflow-2.11.txt
 	$(call build,$(COMPAT),-c constraints/airflow-2.11.txt $(PROJECT))
