@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import given, note
 from hypothesis import strategies as st
 
 from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound, RunsError, Unauthorized
 from airflow_provider_runs.core.run import Run, RunState
 from tests.answers import answer, broken_answers, complains, exhaust, fuzzed, sample, says
+from tests.covering import brief, covering
 from tests.mage.conftest import NOW, SECRETS, SESSION_TOKEN, make_api, session
 from tests.play import play
 
@@ -70,50 +72,47 @@ def uncaught(exception, status=200):
     return answer(body, status)
 
 
-@pytest.mark.parametrize("call", GENERIC)
-@pytest.mark.parametrize(
-    ("response", "kind", "status", "permanent", "said"),
-    [
-        (
-            handled(401, "Invalid API key.", "invalid_api_key", 401),
-            Unauthorized,
-            401,
-            True,
-            "Invalid API key.",
-        ),
-        (
-            handled(401, "Invalid OAuth token.", "invalid_oauth_token", 401),
-            Unauthorized,
-            401,
-            True,
-            "Invalid OAuth",
-        ),
-        (
-            handled(401, "Expired OAuth token.", "expired_oauth_token", 401),
-            Unauthorized,
-            401,
-            True,
-            "Expired OAuth",
-        ),
-        (answer(sample("mage/error_handled")), Unauthorized, 403, True, "Private access for list only"),
-        (answer(sample("mage/error_handled"), 403), Unauthorized, 403, True, "Private access for list only"),
-        (handled(404, "Record not found.", "record_not_found"), NotFound, 404, True, "404, not found"),
-        (handled(404, "Record not found.", "record_not_found", 404), NotFound, 404, True, "404, not found"),
-        (handled(404, "Email/username and/or password invalid.", "x"), NotFound, 404, True, "404, not found"),
-        (handled(500, "odd", "record_not_found"), NotFound, 404, True, "404, not found"),
-        (handled(400, "Timestamp is no number.", "record_invalid"), ApiError, 400, True, "is no number"),
-        (handled(429, "Slow down.", "x"), ApiError, 429, False, "Slow down."),
-        (handled(None, "Odd.", None), ApiError, 500, False, "Odd."),
-        (handled("404", "Odd.", None), ApiError, 500, False, "Odd."),
-        (handled(True, "Odd.", None), ApiError, 500, False, "Odd."),
-        (handled(200, "Odd.", None), ApiError, 500, False, "Odd."),
-        (handled(10**30, "Odd.", None), ApiError, 500, False, "Odd."),
-        (handled(None, "Odd.", None, 403), Unauthorized, 403, True, "Odd."),
-        (answer({"error": {}}), ApiError, 500, False, "no reason given"),
-    ],
-    ids=str,
-)
-def test_a_handled_error_is_judged_by_code_and_type(call, response, kind, status, permanent, said):
+REFUSED = handled(401, "Invalid API key.", "invalid_api_key", 401)
+GONE = handled(404, "Record not found.", "record_not_found")
+TURNED_DOWN = handled(400, "Timestamp is no number.", "record_invalid")
+SLOW_DOWN = handled(429, "Slow down.", "x")
+HANDLED = [
+    (REFUSED, Unauthorized, 401, True, "Invalid API key."),
+    (
+        handled(401, "Invalid OAuth token.", "invalid_oauth_token", 401),
+        Unauthorized,
+        401,
+        True,
+        "Invalid OAuth",
+    ),
+    (
+        handled(401, "Expired OAuth token.", "expired_oauth_token", 401),
+        Unauthorized,
+        401,
+        True,
+        "Expired OAuth",
+    ),
+    (answer(sample("mage/error_handled")), Unauthorized, 403, True, "Private access for list only"),
+    (answer(sample("mage/error_handled"), 403), Unauthorized, 403, True, "Private access for list only"),
+    (GONE, NotFound, 404, True, "404, not found"),
+    (handled(404, "Record not found.", "record_not_found", 404), NotFound, 404, True, "404, not found"),
+    (handled(404, "Email/username and/or password invalid.", "x"), NotFound, 404, True, "404, not found"),
+    (handled(500, "odd", "record_not_found"), NotFound, 404, True, "404, not found"),
+    (TURNED_DOWN, ApiError, 400, True, "is no number"),
+    (SLOW_DOWN, ApiError, 429, False, "Slow down."),
+    (handled(None, "Odd.", None), ApiError, 500, False, "Odd."),
+    (handled("404", "Odd.", None), ApiError, 500, False, "Odd."),
+    (handled(True, "Odd.", None), ApiError, 500, False, "Odd."),
+    (handled(200, "Odd.", None), ApiError, 500, False, "Odd."),
+    (handled(10**30, "Odd.", None), ApiError, 500, False, "Odd."),
+    (handled(None, "Odd.", None, 403), Unauthorized, 403, True, "Odd."),
+    (answer({"error": {}}), ApiError, 500, False, "no reason given"),
+]
+
+
+@pytest.mark.parametrize(("call", "case"), covering(GENERIC, HANDLED), ids=brief)
+def test_a_handled_error_is_judged_by_code_and_type(call, case):
+    response, kind, status, permanent, said = case
     error = refused(call, response)
     assert type(error) is kind
     assert (error.status, error.permanent) == (status, permanent)
@@ -122,34 +121,46 @@ def test_a_handled_error_is_judged_by_code_and_type(call, response, kind, status
         assert "check the" in str(error) and "'mage_default'" in str(error)
 
 
+@pytest.mark.parametrize("call", GENERIC)
+def test_no_call_keeps_a_handled_error_to_itself(call):
+    for response, kind, status, permanent in (
+        (REFUSED, Unauthorized, 401, True),
+        (GONE, NotFound, 404, True),
+        (TURNED_DOWN, ApiError, 400, True),
+        (SLOW_DOWN, ApiError, 429, False),
+    ):
+        error = refused(call, response)
+        assert (type(error), error.status, error.permanent) == (kind, status, permanent)
+
+
 def test_the_text_of_a_not_found_is_not_shown_because_it_lies():
     error = refused("get", handled(404, "Email/username and/or password invalid.", "record_not_found"))
     assert "password" not in str(error)
     assert "run 5" in str(error)
 
 
-@pytest.mark.parametrize("status", [200, 500])
-@pytest.mark.parametrize(
-    ("exception", "kind", "permanent"),
-    [
-        ("Invalid token for pipeline schedule ID 1.", Unauthorized, True),
-        (NOT_FOUND, NotFound, True),
-        ("This endpoint is only supported for API trigger.", ApiError, True),
-        ("invalid literal for int() with base 10: 'abc'", ApiError, True),
-        ("Expecting property name enclosed in double quotes: line 1 column 2 (char 1)", ApiError, True),
-        ("Expecting value: line 1 column 1 (char 0)", ApiError, True),
-        ("'list' object has no attribute 'get'", ApiError, True),
-        ("argument of type 'NoneType' is not iterable", ApiError, True),
-        ("Pipeline three does not exist in repo_path /project/demo.", ApiError, True),
-        ("'foo' is an invalid keyword argument for PipelineRun", ApiError, True),
-        ("'NoneType' object has no attribute 'to_dict'", ApiError, False),
-        ("(sqlite3.OperationalError) no such column: pipeline_schedule.token", ApiError, False),
-        ("(psycopg2.OperationalError) server closed the connection unexpectedly", ApiError, False),
-        ("list index out of range", ApiError, False),
-        ("something new", ApiError, False),
-    ],
-)
-def test_an_uncaught_error_is_judged_by_its_text(exception, kind, permanent, status):
+UNCAUGHT = [
+    ("Invalid token for pipeline schedule ID 1.", Unauthorized, True),
+    (NOT_FOUND, NotFound, True),
+    ("This endpoint is only supported for API trigger.", ApiError, True),
+    ("invalid literal for int() with base 10: 'abc'", ApiError, True),
+    ("Expecting property name enclosed in double quotes: line 1 column 2 (char 1)", ApiError, True),
+    ("Expecting value: line 1 column 1 (char 0)", ApiError, True),
+    ("'list' object has no attribute 'get'", ApiError, True),
+    ("argument of type 'NoneType' is not iterable", ApiError, True),
+    ("Pipeline three does not exist in repo_path /project/demo.", ApiError, True),
+    ("'foo' is an invalid keyword argument for PipelineRun", ApiError, True),
+    ("'NoneType' object has no attribute 'to_dict'", ApiError, False),
+    ("(sqlite3.OperationalError) no such column: pipeline_schedule.token", ApiError, False),
+    ("(psycopg2.OperationalError) server closed the connection unexpectedly", ApiError, False),
+    ("list index out of range", ApiError, False),
+    ("something new", ApiError, False),
+]
+
+
+@pytest.mark.parametrize(("case", "status"), covering(UNCAUGHT, [200, 500]), ids=brief)
+def test_an_uncaught_error_is_judged_by_its_text(case, status):
+    exception, kind, permanent = case
     error = refused("trigger", uncaught(exception, status))
     assert type(error) is kind
     assert error.permanent is permanent
@@ -182,38 +193,36 @@ def test_an_error_without_exception_shows_its_message_without_what_was_to_be_sto
     assert "INSERT" not in str(refused("trigger", answer(body)))
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize(
-    ("status", "kind", "permanent"),
-    [
-        (301, ApiError, False),
-        (400, ApiError, True),
-        (401, Unauthorized, True),
-        (403, Unauthorized, True),
-        (404, ApiError, True),
-        (405, ApiError, True),
-        (408, ApiError, False),
-        (429, ApiError, False),
-        (500, ApiError, False),
-        (502, ApiError, False),
-        (503, ApiError, False),
-        (504, ApiError, False),
-    ],
-)
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
-        (b"", "(empty)"),
-        ("<html>\n<title>404: Not Found</title></html>", "<html> <title>404: Not Found"),
-        ("plain text", "plain text"),
-        ({"detail": "of a proxy"}, "of a proxy"),
-        ({"error": "of a proxy"}, "of a proxy"),
-        ({"pipeline_run": {"id": 5, "status": "completed"}}, "completed"),
-        ([], "[]"),
-    ],
-    ids=str,
-)
-def test_what_is_not_mages_own_error_is_judged_by_its_status(call, status, kind, permanent, body, said):
+STATUSES = [
+    (301, ApiError, False),
+    (400, ApiError, True),
+    (401, Unauthorized, True),
+    (403, Unauthorized, True),
+    (404, ApiError, True),
+    (405, ApiError, True),
+    (408, ApiError, False),
+    (429, ApiError, False),
+    (500, ApiError, False),
+    (502, ApiError, False),
+    (503, ApiError, False),
+    (504, ApiError, False),
+]
+OTHERS = [
+    (b"", "(empty)"),
+    ("<html>\n<title>404: Not Found</title></html>", "<html> <title>404: Not Found"),
+    ("plain text", "plain text"),
+    ({"detail": "of a proxy"}, "of a proxy"),
+    ({"error": "of a proxy"}, "of a proxy"),
+    ({"pipeline_run": {"id": 5, "status": "completed"}}, "completed"),
+    ([], "[]"),
+]
+
+
+# Each call meets statuses of every kind, and bodies of almost every one.
+@pytest.mark.parametrize(("call", "case", "other"), covering(CALLS, STATUSES, OTHERS, turns=5), ids=brief)
+def test_what_is_not_mages_own_error_is_judged_by_its_status(call, case, other):
+    status, kind, permanent = case
+    body, said = other
     error = refused(call, answer(body, status))
     # A 404 of a web server says nothing about a run: the host or its path prefix is wrong.
     assert type(error) is kind
@@ -223,28 +232,30 @@ def test_what_is_not_mages_own_error_is_judged_by_its_status(call, status, kind,
     assert ("path prefix" in str(error)) is (status < 500)
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"null",
-        b"[]",
-        b"{}",
-        b"{",
-        b'"completed"',
-        b"\xff\xfe{\x00}\x00",
-        b"[" * 9000,
-        "<html>completed</html>",
-        {"status": "completed"},
-        {"id": 5, "status": "completed"},
-        {"pipeline_run": None, "pipeline_runs": None, "session": None, "statuses": None},
-        {"error": "odd", "pipeline_run": {"id": 5, "status": "completed"}},
-        {"error": ["odd"], "pipeline_run": {"id": 5, "status": "completed"}},
-        {"error": False, "pipeline_run": {"id": 5, "status": "completed"}},
-    ],
-    ids=str,
-)
+# No object, or one whose error is no error of Mage: no call gets to see it.
+SENSELESS = [
+    b"",
+    b"null",
+    b"[]",
+    b"{",
+    b'"completed"',
+    b"\xff\xfe{\x00}\x00",
+    b"[" * 9000,
+    "<html>completed</html>",
+    {"error": "odd", "pipeline_run": {"id": 5, "status": "completed"}},
+    {"error": ["odd"], "pipeline_run": {"id": 5, "status": "completed"}},
+    {"error": False, "pipeline_run": {"id": 5, "status": "completed"}},
+]
+# Each call looks for its own part in them.
+USELESS = [
+    b"{}",
+    {"status": "completed"},
+    {"id": 5, "status": "completed"},
+    {"pipeline_run": None, "pipeline_runs": None, "session": None, "statuses": None},
+]
+
+
+@pytest.mark.parametrize(("call", "body"), [*covering(CALLS, SENSELESS), *product(CALLS, USELESS)], ids=brief)
 def test_a_good_status_proves_nothing(call, body):
     error = refused(call, answer(body))
     assert type(error) is ApiError
@@ -281,10 +292,12 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("status", [200, 401, 404, 405, 500])
-@pytest.mark.parametrize("body", PLANTED, ids=str)
-def test_no_message_shows_a_secret(call, status, body):
+# What a message shows depends on body and status together.
+@pytest.mark.parametrize(
+    ("call", "shown"), covering(CALLS, product(PLANTED, [200, 401, 404, 405, 500])), ids=brief
+)
+def test_no_message_shows_a_secret(call, shown):
+    body, status = shown
     refused(call, answer(body, status))
 
 
@@ -330,10 +343,17 @@ MARKED["metadata"]["next"] = True
 WORDS = ["completed", "COMPLETED", "running", "failed", "record_not_found", "key-1", NOT_FOUND]
 
 
-@pytest.mark.parametrize("call", CALLS)
 @fuzzed
 @given(responses=st.lists(broken_answers([*FUZZ_BODIES, MARKED], WORDS), min_size=1, max_size=3))
-def test_only_our_errors_come_out_and_success_only_where_it_is_said(call, responses):
+def test_only_our_errors_come_out_and_success_only_where_it_is_said(responses):
+    # Making the answers takes most of the time: each call gets the same ones.
+    for call in CALLS:
+        note(call)
+        takes(call, responses)
+
+
+def takes(call, responses):
+    """Hold what a call makes of answers against what they say."""
     api = make_api()
     # The trigger's token is secret by its name: damage may leave it a value like any other.
     named = [r.body.replace(b'"token": "planted-url-token"', b"") for r in responses]
