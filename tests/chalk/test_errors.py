@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
-from hypothesis import given
+from hypothesis import given, note
 
 from airflow_provider_runs.core.errors import ApiError, NotFound, RunsError, Unauthorized
 from airflow_provider_runs.core.run import Run, RunState
 from tests.answers import answer, broken_answers, complains, exhaust, fuzzed, sample, says
 from tests.chalk.conftest import BEARER, SECRET, make_api
+from tests.covering import brief, covering
 from tests.play import play
 
 RESOLVER = {"resolver_fqn": "my.module.fn"}
@@ -28,29 +31,29 @@ def refused(call, response, **kwargs):
     return error.value
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize(
-    ("status", "kind", "permanent"),
-    [
-        (300, ApiError, False),
-        (302, ApiError, False),
-        (400, ApiError, True),
-        (401, Unauthorized, True),
-        (403, Unauthorized, True),
-        (404, NotFound, True),
-        (405, ApiError, True),
-        (408, ApiError, False),
-        (409, ApiError, True),
-        (422, ApiError, True),
-        (425, ApiError, False),
-        (429, ApiError, False),
-        (500, ApiError, False),
-        (502, ApiError, False),
-        (503, ApiError, False),
-        (504, ApiError, False),
-    ],
-)
-def test_the_status_says_the_class_and_whether_it_may_heal(call, status, kind, permanent):
+STATUSES = [
+    (300, ApiError, False),
+    (302, ApiError, False),
+    (400, ApiError, True),
+    (401, Unauthorized, True),
+    (403, Unauthorized, True),
+    (404, NotFound, True),
+    (405, ApiError, True),
+    (408, ApiError, False),
+    (409, ApiError, True),
+    (422, ApiError, True),
+    (425, ApiError, False),
+    (429, ApiError, False),
+    (500, ApiError, False),
+    (502, ApiError, False),
+    (503, ApiError, False),
+    (504, ApiError, False),
+]
+
+
+@pytest.mark.parametrize(("call", "case"), covering(CALLS, STATUSES, turns=2), ids=brief)
+def test_the_status_says_the_class_and_whether_it_may_heal(call, case):
+    status, kind, permanent = case
     error = refused(call, answer({"detail": "because of this"}, status))
     assert type(error) is kind
     assert (error.status, error.permanent) == (status, permanent)
@@ -58,35 +61,34 @@ def test_the_status_says_the_class_and_whether_it_may_heal(call, status, kind, p
     assert "because of this" in str(error)
 
 
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
-        ({"detail": "No such thing"}, "No such thing"),
-        ({"detail": "two\n  lines"}, "two lines"),
-        ({"message": "Forbidden for you"}, "Forbidden for you"),
-        ({"detail": None, "message": "m"}, ": m"),
-        (
-            sample("chalk/error"),
-            "No such resolver; RESOLVER_NOT_FOUND: resolver 'a.b' was not found (trace trace-1)",
-        ),
-        ({"errors": [{"code": "NEW_CODE", "message": "what"}]}, ": NEW_CODE: what"),
-        ({"errors": [{"message": "what"}]}, ": None: what"),
-        ({"errors": ["odd", {}, {"code": "C", "message": "m"}]}, ": C: m"),
-        ({"errors": "odd"}, '{"errors": "odd"}'),
-        (sample("chalk/error_list"), "field required"),
-        ({"detail": {"reason": "deep"}}, '"reason": "deep"'),
-        ({"detail": {"reason": "deep"}, "errors": [{"code": "C", "message": "m"}]}, "; C: m"),
-        ({}, "{}"),
-        ([1, 2], "[1, 2]"),
-        ("plain text", "plain text"),
-        ("<html>\n<h1>Bad Gateway</h1></html>", "<html> <h1>Bad Gateway</h1></html>"),
-        (b"", "(empty)"),
-        (b"\xff\x00\x1b[31m", "\ufffd[31m"),
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("status", [400, 404, 500])
-def test_whatever_chalk_says_is_in_the_message(body, said, status):
+SAID = [
+    ({"detail": "No such thing"}, "No such thing"),
+    ({"detail": "two\n  lines"}, "two lines"),
+    ({"message": "Forbidden for you"}, "Forbidden for you"),
+    ({"detail": None, "message": "m"}, ": m"),
+    (
+        sample("chalk/error"),
+        "No such resolver; RESOLVER_NOT_FOUND: resolver 'a.b' was not found (trace trace-1)",
+    ),
+    ({"errors": [{"code": "NEW_CODE", "message": "what"}]}, ": NEW_CODE: what"),
+    ({"errors": [{"message": "what"}]}, ": None: what"),
+    ({"errors": ["odd", {}, {"code": "C", "message": "m"}]}, ": C: m"),
+    ({"errors": "odd"}, '{"errors": "odd"}'),
+    (sample("chalk/error_list"), "field required"),
+    ({"detail": {"reason": "deep"}}, '"reason": "deep"'),
+    ({"detail": {"reason": "deep"}, "errors": [{"code": "C", "message": "m"}]}, "; C: m"),
+    ({}, "{}"),
+    ([1, 2], "[1, 2]"),
+    ("plain text", "plain text"),
+    ("<html>\n<h1>Bad Gateway</h1></html>", "<html> <h1>Bad Gateway</h1></html>"),
+    (b"", "(empty)"),
+    (b"\xff\x00\x1b[31m", "\ufffd[31m"),
+]
+
+
+@pytest.mark.parametrize(("case", "status"), covering(SAID, [400, 404, 500]), ids=brief)
+def test_whatever_chalk_says_is_in_the_message(case, status):
+    body, said = case
     assert said in str(refused("trigger", answer(body, status)))
 
 
@@ -128,27 +130,28 @@ def test_a_long_complaint_is_cut():
     assert len(str(refused("trigger", answer(body, 500)))) < 4000
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("status", [200, 400, 401, 404, 500])
+PLANTED = [
+    {"detail": f"secret {SECRET}, token {BEARER}"},
+    {"detail": {"client_secret": SECRET}, "trace": BEARER},
+    {"detail": "x" * 490 + SECRET},
+    {"errors": [{"code": SECRET, "message": BEARER}]},
+    {"token_type": SECRET, "refresh_token": "planted-unknown"},
+    {"nested": {"access_token": "planted-unknown", "refresh_token": "planted-too"}},
+    {"x" * 185: SECRET},
+    [{"access_token": "planted-\\unknown"}],
+    f"got {SECRET} and {BEARER}",
+    "x" * 190 + SECRET,
+    b'{"access_token": "planted-unk',
+    {"id": SECRET, "status": ""},
+]
+
+
+# What a message shows depends on body and status together.
 @pytest.mark.parametrize(
-    "body",
-    [
-        {"detail": f"secret {SECRET}, token {BEARER}"},
-        {"detail": {"client_secret": SECRET}, "trace": BEARER},
-        {"detail": "x" * 490 + SECRET},
-        {"errors": [{"code": SECRET, "message": BEARER}]},
-        {"token_type": SECRET, "refresh_token": "planted-unknown"},
-        {"nested": {"access_token": "planted-unknown", "refresh_token": "planted-too"}},
-        {"x" * 185: SECRET},
-        [{"access_token": "planted-\\unknown"}],
-        f"got {SECRET} and {BEARER}",
-        "x" * 190 + SECRET,
-        b'{"access_token": "planted-unk',
-        {"id": SECRET, "status": ""},
-    ],
-    ids=str,
+    ("call", "shown"), covering(CALLS, product(PLANTED, [200, 400, 401, 404, 500])), ids=brief
 )
-def test_no_message_shows_a_secret(call, status, body):
+def test_no_message_shows_a_secret(call, shown):
+    body, status = shown
     refused(call, answer(body, status))
 
 
@@ -174,10 +177,17 @@ FUZZ_BODIES = [
 WORDS = ["succeeded", "SUCCEEDED", "received", "failed", "canceled", "j-2qtwuxpskm2pbg"]
 
 
-@pytest.mark.parametrize("call", CALLS)
 @fuzzed
 @given(response=broken_answers(FUZZ_BODIES, WORDS))
-def test_only_our_errors_come_out_and_success_only_where_it_is_said(call, response):
+def test_only_our_errors_come_out_and_success_only_where_it_is_said(response):
+    # Making the answer takes most of the time: each call gets the same one.
+    for call in CALLS:
+        note(call)
+        takes(call, response)
+
+
+def takes(call, response):
+    """Hold what a call makes of an answer against what it says."""
     api = make_api()
     got = complains(lambda: exhaust(CALLS[call](api), [response]), SECRET, BEARER)
     if isinstance(got, RunsError):
