@@ -7,6 +7,8 @@ each in a session of its own, on SQLite unless told otherwise, in a folder that 
         run_id = stack.trigger_dag("my_dag")
         stack.wait_for_task("my_dag", run_id, "start", "deferred")
         assert stack.wait_for_dag_run("my_dag", run_id) == "success"
+
+Time limits are those of a quiet machine; :func:`tools.speed.scaled` stretches them on a slow one.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from typing import Any, Self
 import psutil  # type: ignore[import-untyped]
 import requests
 
+from tools.speed import scaled
+
 log = logging.getLogger("airflow_stack")
 
 HOST = "127.0.0.1"
@@ -45,6 +49,23 @@ COMMANDS = {
 
 class StackError(Exception):
     """The stack did not start, did not stop, or an expectation about it was not met in time."""
+
+
+class ReservedPort:
+    """A free port of the loopback address, which the kernel gives to nobody else until it is released.
+
+    It is bound, but nobody listens. A server that may reuse addresses, as servers do, can bind and listen.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind((HOST, 0))
+        self.number = int(self._socket.getsockname()[1])
+
+    def release(self) -> None:
+        """Give the port back."""
+        self._socket.close()
 
 
 class Component:
@@ -93,7 +114,7 @@ class Component:
                 self.process.wait(grace)
             except subprocess.TimeoutExpired:
                 log.debug("%s did not stop within %.0f s: killed", self.name, grace)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + scaled(10)
         while self.members():
             if time.monotonic() > deadline:
                 raise StackError(f"{self.name}: processes {self.members()} survived SIGKILL")
@@ -127,7 +148,8 @@ class AirflowStack:
     ) -> None:
         self.home = home.resolve()
         self.connections = dict(connections or {})
-        self.url = f"http://{HOST}:{_free_port()}"
+        self._port = ReservedPort()
+        self.url = f"http://{HOST}:{self._port.number}"
         self.components: dict[str, Component] = {}
         self._python = python
         self._environment = self._make_environment(dags_folder.resolve(), env or {})
@@ -180,6 +202,7 @@ class AirflowStack:
             component.end(max(0.1, deadline - time.monotonic()))
         self.components.clear()
         self._session.close()
+        self._port.release()
 
     def restart(self, name: str) -> None:
         """Start one component, after ending what is left of it: ``stack.restart("triggerer")``."""
@@ -205,10 +228,11 @@ class AirflowStack:
 
     def wait_for(self, condition: Callable[[], Any], timeout: float = 60, what: str = "it") -> Any:
         """Return the condition's first true value; raise StackError when time is up or a process ended."""
-        deadline = time.monotonic() + timeout
+        limit = scaled(timeout)
+        deadline = time.monotonic() + limit
         while not (value := condition()):
             if time.monotonic() > deadline:
-                raise StackError(f"waited {timeout:.0f} s for {what} in vain; logs in {self.home}")
+                raise StackError(f"waited {limit:.0f} s for {what} in vain; logs in {self.home}")
             time.sleep(0.25)
         return value
 
@@ -222,12 +246,12 @@ class AirflowStack:
         holds the database and needs that loop to let go. After 5 s it gives up and has written nothing.
         """
         if "Authorization" not in self._session.headers:
-            token = self._session.get(f"{self.url}/auth/token", timeout=ANSWER_SECONDS)
+            token = self._session.get(f"{self.url}/auth/token", timeout=scaled(ANSWER_SECONDS))
             token.raise_for_status()
             self._session.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
         for _ in range(TRIES_WHILE_LOCKED):
             response = self._session.request(
-                method, f"{self.url}/api/v2/{path}", timeout=ANSWER_SECONDS, **arguments
+                method, f"{self.url}/api/v2/{path}", timeout=scaled(ANSWER_SECONDS), **arguments
             )
             if response.status_code != 500 or '"Database error"' not in response.text:
                 break
@@ -419,12 +443,6 @@ class AirflowStack:
         except requests.RequestException:
             return False
         return all(part["status"] == "healthy" for part in parts)
-
-
-def _free_port() -> int:
-    with socket.socket() as server:
-        server.bind((HOST, 0))
-        return int(server.getsockname()[1])
 
 
 def _task_path(dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> str:

@@ -15,6 +15,7 @@ from tests.browser.pages import Browsed
 from tests.crash.postgres import postgres
 from tools.airflow_stack import AirflowStack
 from tools.demo import ROOT, find_dags
+from tools.speed import scaled
 
 SECONDS = 8
 """How long a remote run takes: long enough to see its task deferred in a page that looks each second."""
@@ -84,9 +85,9 @@ def context(stack: AirflowStack) -> Iterator[BrowserContext]:
         browser = playwright.chromium.launch(
             executable_path=chromium, args=ARGUMENTS, chromium_sandbox=os.geteuid() != 0
         )
-        expect.set_options(timeout=PATIENCE)
+        expect.set_options(timeout=scaled(PATIENCE))
         context = browser.new_context(base_url=stack.url, viewport=VIEW)
-        context.set_default_timeout(PATIENCE)
+        context.set_default_timeout(scaled(PATIENCE))
         yield context
         browser.close()
 

@@ -12,6 +12,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from airflow_provider_runs.provider_info import SYSTEMS, get_provider_info
 from airflow_provider_runs.simulator import Simulator
 from tests.browser.pages import Browsed, Form, listed, log_of, new_connection, press_test, spec_of, state_of
+from tools.speed import scaled
 
 STANDARD = {
     "description": "Description",
@@ -189,7 +190,7 @@ def test_the_example_dag_succeeds(
     page: Page, system: str, browsed: Browsed, screenshots: Path | None
 ) -> None:
     page.goto(browsed.run(page, system))
-    expect(state_of(page)).to_have_text("Success", timeout=90_000)
+    expect(state_of(page)).to_have_text("Success", timeout=scaled(90_000))
     if screenshots and system == "strait":
         page.set_viewport_size({"width": 1440, "height": 620})
         expect(page.get_by_role("cell", name="wait_for_any_run")).to_be_visible()

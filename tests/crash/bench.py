@@ -30,6 +30,7 @@ from tests.crash.cases import (
 from tests.crash.points import go_path, mark_path, thaw
 from tests.crash.systems import TARGETS
 from tools.airflow_stack import AirflowStack, StackError
+from tools.speed import scaled
 
 log = logging.getLogger("crash_bench")
 Script = Generator[None, None, None]
@@ -328,7 +329,7 @@ class Bench:
     def _kill_triggerer(self, cases: list[Case], number: signal.Signals) -> None:
         """End the triggerer that has all triggers; another one takes them over. Start it again."""
         self.stack.kill("triggerer", number, children=number == signal.SIGKILL)
-        self.stack.components["triggerer"].process.wait(60)
+        self.stack.components["triggerer"].process.wait(scaled(60))
         self._let_go(cases)
         time.sleep(15)
         self.stack.restart("triggerer")
@@ -338,7 +339,7 @@ class Bench:
         self._ended = {"triggerer", "triggerer-2"}
         for name in self._ended:
             self.stack.kill(name)
-            self.stack.components[name].process.wait(30)
+            self.stack.components[name].process.wait(scaled(30))
         self._go(cases, self._placed)
         self._go(cases, self._act)
         for name in self._ended:
@@ -380,7 +381,7 @@ class Bench:
 
     def _outage_of_api_server(self, cases: list[Case]) -> None:
         self.stack.kill("api-server")
-        self.stack.components["api-server"].process.wait(30)
+        self.stack.components["api-server"].process.wait(scaled(30))
         self._let_go(cases)
         time.sleep(API_OUTAGE_SECONDS)
         self.stack.restart("api-server")
@@ -459,10 +460,11 @@ class Bench:
         self._tasks |= {task["dag_run_id"]: task for task in found}
 
     def _until(self, what: str, condition: Callable[[], bool], seconds: float = POSITION_SECONDS) -> Script:
-        until = time.monotonic() + seconds
+        limit = scaled(seconds)
+        until = time.monotonic() + limit
         while not condition():
             if time.monotonic() > until:
-                raise CaseError(f"waited {seconds:.0f} s for {what}")
+                raise CaseError(f"waited {limit:.0f} s for {what}")
             yield
 
     def _pause(self, seconds: float) -> Script:

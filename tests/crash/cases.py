@@ -67,6 +67,47 @@ STAGES = ("alone", "lost", *TRIGGERER, NO_TRIGGERER, *OUTAGES)
 """Cases of one stage are under way at the same time: what happens strikes all of them, or only one task."""
 
 
+FIXED = (
+    # Each point, on the worker and deferred, and each way to die.
+    "chalk-worker-before_record-SIGKILL",
+    "mage-worker-before_request-SIGKILL",
+    "paradime-worker-sent-SIGKILL-adopting",
+    "strait-worker-answered-SIGKILL",
+    "mage-worker-unrecorded-eviction",
+    "chalk-worker-recorded-worker_SIGKILL",
+    "strait-worker-waiting-zombie",
+    "mage-worker-before_request-zombie_late",
+    "strait-deferred-before_record-eviction",
+    "chalk-deferred-before_request-SIGKILL",
+    "mage-deferred-sent-worker_SIGKILL",
+    "paradime-deferred-answered-SIGKILL",
+    "strait-deferred-unrecorded-SIGKILL",
+    "mage-deferred-recorded-SIGKILL",
+    "paradime-deferred-before_defer-zombie",
+    "chalk-deferred-resumed-eviction",
+    # Each thing that a person does.
+    "mage-worker-waiting-mark_failed",
+    "strait-deferred-deferred-mark_success",
+    "paradime-deferred-deferred-clear",
+    "strait-worker-sent-clear",
+    "chalk-worker-waiting-fail_DAG_run",
+    "mage-deferred-deferred-dagrun_timeout",
+    "paradime-worker-waiting-clear_up_for_retry",
+    # A start whose answer is lost, or that lands late.
+    "chalk-worker-before_request-reset_before",
+    "strait-deferred-before_request-reset_after",
+    "paradime-worker-before_request-504_run_started-unmarked",
+    "mage-worker-sent-lands_5_s_late",
+    # What strikes all tasks at once.
+    "chalk-deferred-deferred-triggerer_SIGKILL",
+    "strait-deferred-before_defer-triggerer_SIGKILL",
+    "mage-deferred-run_ends_meanwhile-triggerer_SIGKILL",
+    "paradime-worker-unrecorded-API_server_outage",
+    "strait-deferred-deferred-API_server_outage",
+)
+"""The names of the cases that stand for all of them, for a run that must be short."""
+
+
 @dataclass(frozen=True)
 class Expected:
     """How a case must end.

@@ -14,7 +14,7 @@ import pytest
 from airflow_provider_runs.provider_info import SYSTEMS
 from airflow_provider_runs.simulator import Simulator
 from tests.crash.bench import WIDTH, Bench, Result, table
-from tests.crash.cases import Case, all_cases, sample
+from tests.crash.cases import FIXED, Case, all_cases, sample
 from tests.crash.points import FOLDER
 from tests.crash.postgres import postgres
 from tests.crash.systems import TARGETS
@@ -28,6 +28,7 @@ TOLD = pytest.StashKey[list[str]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("crash bench")
+    group.addoption("--fixed", action="store_true", help="run the cases that stand for all, and the sample")
     group.addoption("--sample", type=int, help="run this many random cases only")
     group.addoption("--seed", type=int, help="choose the same random cases again")
     group.addoption(
@@ -41,11 +42,15 @@ def pytest_configure(config: pytest.Config) -> None:
     told = config.stash[TOLD] = []
     if words := config.getoption("--case"):
         cases = [case for case in cases if any(word in case.id for word in words)]
+    fixed = [case for case in cases if case.id in FIXED] if config.getoption("--fixed") else []
     if (size := config.getoption("--sample")) is not None:
         seed = config.getoption("--seed")
         seed = random.randrange(10**6) if seed is None else seed
-        cases = sample(cases, size, seed)
-        told.append(f"{len(cases)} of {len(all_cases())} cases, seed {seed}")
+        drawn = sample([case for case in cases if case not in fixed], size, seed)
+        cases = [case for case in cases if case in fixed or case in drawn]
+        told.append(f"{len(cases)} of {len(all_cases())} cases, {len(drawn)} of them random with seed {seed}")
+    elif fixed:
+        cases = fixed
     config.stash[CHOSEN] = cases
 
 

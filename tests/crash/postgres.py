@@ -7,7 +7,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,7 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-HOST = "127.0.0.1"
+from tools.airflow_stack import HOST, ReservedPort
+from tools.speed import scaled
+
 DEBIAN = Path("/usr/lib/postgresql")
 """Debian keeps the server's programs out of the path."""
 
@@ -56,14 +57,13 @@ def postgres() -> Iterator[str]:
                 *("-U", "airflow", "-A", "scram-sha-256", f"--pwfile={home / 'password'}"),
             ],
             check=True,
-            timeout=120,
+            timeout=scaled(120),
             cwd=home,
             stdout=subprocess.DEVNULL,
             **rights,
         )
-        with socket.socket() as free:
-            free.bind((HOST, 0))
-            port = free.getsockname()[1]
+        reserved = ReservedPort()
+        port = reserved.number
         settings = {"fsync": "off", "max_connections": "300", "unix_socket_directories": str(home)}
         with (home / "postgres.log").open("wb") as output:
             server = subprocess.Popen(
@@ -81,18 +81,19 @@ def postgres() -> Iterator[str]:
         finally:
             server.send_signal(signal.SIGINT)  # ends the clients' sessions, too
             try:
-                server.wait(20)
+                server.wait(scaled(20))
             except subprocess.TimeoutExpired:
                 server.send_signal(signal.SIGQUIT)
-                server.wait(20)
+                server.wait(scaled(20))
+            reserved.release()
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
 def _wait_until_ready(folder: Path, port: int, server: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + scaled(60)
     command = [folder / "pg_isready", "-h", HOST, "-p", str(port), "-q"]
-    while subprocess.run(command, check=False, timeout=30).returncode != 0:
+    while subprocess.run(command, check=False, timeout=scaled(30)).returncode != 0:
         if server.poll() is not None or time.monotonic() > until:
             raise RuntimeError("PostgreSQL did not start")
         time.sleep(0.2)

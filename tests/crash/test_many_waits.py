@@ -44,6 +44,7 @@ from tests.crash.outages import (
 )
 from tests.crash.simulated import SimulatorProcess
 from tools.airflow_stack import AirflowStack
+from tools.speed import scaled
 from tools.trigger_runner import Triggerer
 
 EACH = {
@@ -123,17 +124,17 @@ def test_a_thousand_waits_in_airflows_own_trigger_runner(
     waits |= {triggerer.add(mage_trigger(run_id)): ("mage", run_id) for run_id in mage_runs}
     waits |= {triggerer.add(paradime_trigger(run_id)): ("paradime", run_id) for run_id in bolt_runs}
     lag = triggerer.add(LoopLag())
-    triggerer.work_until(lambda: bool(triggerer.fired[lag]), 60)
+    triggerer.work_until(lambda: bool(triggerer.fired[lag]), scaled(60))
     triggerer.work_until(lambda: False, 5)
 
     began, began_at = time.monotonic(), time.time()
     weather = threading.Thread(target=ten_minutes, args=(simulator,))
     weather.start()
-    triggerer.work_until(lambda: not weather.is_alive(), 60 + 900 / SCALE)
+    triggerer.work_until(lambda: not weather.is_alive(), scaled(60 + 900 / SCALE))
     assert not weather.is_alive()
     ended_in_bad_weather = len(triggerer.fired) - 1
     triggerer.work_until(
-        lambda: len(triggerer.fired) - 1 >= len(waits) - 3 * EACH[Kind("stuck")], 90 + 900 / SCALE
+        lambda: len(triggerer.fired) - 1 >= len(waits) - 3 * EACH[Kind("stuck")], scaled(90 + 900 / SCALE)
     )
     triggerer.work_until(lambda: False, 10)
     seconds = time.monotonic() - began

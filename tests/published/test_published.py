@@ -18,6 +18,7 @@ import pytest
 
 from airflow_provider_runs import __version__
 from airflow_provider_runs.provider_info import SYSTEMS, get_provider_info
+from tools.speed import scaled
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "airflow_provider_runs"
@@ -166,5 +167,5 @@ def test_the_example_dags_run_from_the_wheel(bare: Bare, sdist: Path, tmp_path: 
         archive.extractall(tmp_path)
     (unpacked,) = tmp_path.iterdir()
     shutil.rmtree(unpacked / PACKAGE)
-    shown = bare.run("-m", "tools.demo", cwd=unpacked, timeout=300)
+    shown = bare.run("-m", "tools.demo", cwd=unpacked, timeout=scaled(300))
     assert "DAGs ended as they should." in shown

@@ -22,6 +22,7 @@ from airflow_provider_runs.mage.simulator import Pipeline
 from airflow_provider_runs.mage.simulator import Schedule as SimulatedSchedule
 from airflow_provider_runs.simulator import Simulator
 from tools.mage_server import MageServer, Schedule
+from tools.speed import scaled
 
 USERNAME = "admin"
 
@@ -102,7 +103,8 @@ class Mage:
     def watch(self, run: Run, seconds: float = 45.0) -> Iterator[Run]:
         """Yield what Mage says about a run, again and again until it has ended."""
         driver = self.driver()
-        end = time.monotonic() + seconds
+        limit = scaled(seconds)
+        end = time.monotonic() + limit
         while time.monotonic() < end:
             seen = driver.drive(driver.api.get(run.id))
             yield seen
@@ -110,7 +112,7 @@ class Mage:
                 driver.close()
                 return
             time.sleep(self.loop / 10)
-        raise AssertionError(f"run {run.id} is still {seen.status} after {seconds} s")
+        raise AssertionError(f"run {run.id} is still {seen.status} after {limit:.0f} s")
 
     def wait(self, run: Run, *statuses: str) -> Run:
         """Return a run as it is once it has one of these statuses, or has ended."""
@@ -123,7 +125,7 @@ class Mage:
         """Return Mage's answer to a plain request with the shared session."""
         headers = self.driver().api.auth_headers()
         return requests.request(
-            method, self.url + path, params=params, json=body, headers=headers, timeout=30
+            method, self.url + path, params=params, json=body, headers=headers, timeout=scaled(30)
         )
 
     def row(self, run: Run) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from airflow_provider_runs.mage import lookups
 from airflow_provider_runs.mage.api import MageRunApi
 from airflow_provider_runs.mage.hooks import MageHook
 from tests.real.target import Mage
+from tools.speed import scaled
 
 UNKNOWN = 987654
 ROW = {
@@ -181,7 +182,7 @@ def test_scheme_of_the_trigger_token_is_read_in_any_case(mage: Mage) -> None:
     schedule = mage.schedules["empty"]
     headers = {"Authorization": f"bearer {schedule.token}"}
     path = f"/api/pipeline_schedules/{schedule.id}/api_trigger"
-    assert requests.post(mage.url + path, headers=headers, timeout=30).json()["pipeline_run"]
+    assert requests.post(mage.url + path, headers=headers, timeout=scaled(30)).json()["pipeline_run"]
 
 
 def test_unknown_trigger_is_not_found_and_starts_nothing(mage: Mage) -> None:
@@ -303,7 +304,7 @@ def test_run_is_cancelled_while_it_works(mage: Mage) -> None:
     run = mage.start("slow")
     assert mage.wait(run, "running").state is RunState.RUNNING
     # The run goes before its block does; a block that is just about to go would still do so.
-    end = time.monotonic() + 30
+    end = time.monotonic() + scaled(30)
     while mage.row(run)["block_runs"][0]["status"] != "running" and time.monotonic() < end:
         time.sleep(mage.loop / 10)
     driver.drive(driver.api.cancel(run.id))
@@ -428,7 +429,7 @@ def test_wrong_password_is_refused_and_leaves_other_errors_what_they_are(mage: M
 def test_email_and_username_do_not_stand_for_each_other(mage: Mage, name: str) -> None:
     other = {"email": mage.username, "username": mage.email}[name]
     body = {"api_key": mage_api.API_KEY, "session": {name: other, "password": mage.password}}
-    answer = requests.post(f"{mage.url}/api/sessions", json=body, timeout=30)
+    answer = requests.post(f"{mage.url}/api/sessions", json=body, timeout=scaled(30))
     assert answer.json()["error"]["code"] == 404
 
 

@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from tests.real.target import Mage, real_mage, simulated_mage
+from tools.speed import scaled
 
 KEY = "zkWlN0PkIKSN0C11CfUHUj84OT5XOJ6tDZ6bDRO2"
 DATE = "2001-02-03T04:05:06.789012"  # dates of that time are compared, later ones are not
@@ -357,7 +358,7 @@ class Probe:
         if isinstance(ask.body, bytes):
             body = {"data": ask.body}
             headers.setdefault("Content-Type", "application/json")
-        answer = requests.request(method, self.mage.url + path, headers=headers, timeout=60, **body)
+        answer = requests.request(method, self.mage.url + path, headers=headers, timeout=scaled(60), **body)
         name = name or ask.name + note
         assert name not in self.answers, f"asked twice: {name}"
         kind = answer.headers.get("Content-Type")
@@ -470,7 +471,7 @@ class Probe:
 
     def wait(self, name: str, until: Any = None) -> None:
         """Return once a run is as asked for, or has ended."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + scaled(60)
         while time.monotonic() < end:
             row = self.mage.call("GET", f"/api/pipeline_runs/{self.names[name]}").json()["pipeline_run"]
             # A run has ended a moment before its blocks are cancelled.

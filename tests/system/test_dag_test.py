@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.test_readme import PYTHON, ROOT
+from tools.speed import scaled
 
 
 def test_the_readmes_test_of_a_dag_passes(tmp_path: Path) -> None:
@@ -21,7 +22,12 @@ def test_the_readmes_test_of_a_dag_passes(tmp_path: Path) -> None:
         ["-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "test_mine.py"],
     ):
         shown = subprocess.run(
-            [sys.executable, *command], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=180
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=scaled(180),
         )
         assert shown.returncode == 0, shown.stdout + shown.stderr
     assert "1 passed" in shown.stdout

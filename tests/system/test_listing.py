@@ -17,6 +17,7 @@ from airflow_provider_runs.paradime.api import CONNECTION as PARADIME
 from airflow_provider_runs.strait.api import CONNECTION as STRAIT
 from tests.system.conftest import SECRETS
 from tools.airflow_stack import AirflowStack
+from tools.speed import scaled
 
 
 def test_the_command_line_lists_every_part(stack: AirflowStack) -> None:
@@ -27,7 +28,7 @@ def test_the_command_line_lists_every_part(stack: AirflowStack) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=scaled(60),
         check=True,
     )
     (provider,) = json.loads(done.stdout[done.stdout.index("[") :])
@@ -51,9 +52,11 @@ def test_the_command_line_lists_every_part(stack: AirflowStack) -> None:
 def test_the_connection_form_has_every_field(stack: AirflowStack, spec: ConnectionSpec) -> None:
     with requests.Session() as session:
         session.trust_env = False
-        token = session.get(f"{stack.url}/auth/token", timeout=30).json()["access_token"]
+        token = session.get(f"{stack.url}/auth/token", timeout=scaled(30)).json()["access_token"]
         answer = session.get(
-            f"{stack.url}/ui/connections/hook_meta", headers={"Authorization": f"Bearer {token}"}, timeout=60
+            f"{stack.url}/ui/connections/hook_meta",
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=scaled(60),
         )
     answer.raise_for_status()
     (form,) = (one for one in answer.json() if one["connection_type"] == spec.conn_type)
