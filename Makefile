@@ -102,11 +102,12 @@ system: $(AIRFLOW)/.installed
 browser: $(AIRFLOW)/.installed
 	$(AIRFLOW)/bin/python -m pytest tests/browser $(if $(SCREENSHOTS),--screenshots $(SCREENSHOTS))
 
-## make crash    the crash bench; SAMPLE=20 takes random cases, SEED=7 the same again; DATABASE=sqlite is slower
+## make crash    the crash bench; FIXED=1 takes few cases that stand for all, SAMPLE=20 random ones (both together: both),
+##               SEED=7 the same again; DATABASE=sqlite is slower
 crash: $(AIRFLOW)/.installed
 	$(AIRFLOW)/bin/python -m pytest tests/crash/test_outages.py -q --numprocesses $(JOBS)
-	$(AIRFLOW)/bin/python -m pytest tests/crash --ignore=tests/crash/test_outages.py -q --tb=line $(if $(SAMPLE),--sample $(SAMPLE)) \
-		$(if $(SEED),--seed $(SEED)) $(if $(DATABASE),--database $(DATABASE))
+	$(AIRFLOW)/bin/python -m pytest tests/crash --ignore=tests/crash/test_outages.py -q --tb=line $(if $(FIXED),--fixed) \
+		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(if $(DATABASE),--database $(DATABASE))
 
 ## make bench    what waiting costs, beside other providers; BENCH_ARGUMENTS="--runs 1000 --scenario equal"
 bench: $(BENCH)/.installed

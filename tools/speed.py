@@ -1,7 +1,7 @@
 """How slow this machine is at the moment, for the time limits of tests that need real servers.
 
-A server that starts in 20 s on a quiet machine may take minutes where others compute, or in a container with a
-share of a core. A limit is there to end a test that hangs: it grows with the measured factor and never shrinks::
+A server that starts in 20 s on a quiet machine may take minutes beside other work, or in a container with a
+share of a core. A limit ends a test that hangs: it grows with the measured factor and never shrinks::
 
     deadline = time.monotonic() + scaled(60)
 """
