@@ -102,8 +102,8 @@ system: $(AIRFLOW)/.installed
 browser: $(AIRFLOW)/.installed
 	$(AIRFLOW)/bin/python -m pytest tests/browser $(if $(SCREENSHOTS),--screenshots $(SCREENSHOTS))
 
-## make crash    the crash bench; FIXED=1 takes few cases that stand for all, SAMPLE=20 random ones (both together: both),
-##               SEED=7 the same again; DATABASE=sqlite is slower
+## make crash    the crash bench; FIXED=1: few cases that stand for all, SAMPLE=20: random ones, or besides the fixed,
+##               SEED=7: the same again; DATABASE=sqlite is slower
 crash: $(AIRFLOW)/.installed
 	$(AIRFLOW)/bin/python -m pytest tests/crash/test_outages.py -q --numprocesses $(JOBS)
 	$(AIRFLOW)/bin/python -m pytest tests/crash --ignore=tests/crash/test_outages.py -q --tb=line $(if $(FIXED),--fixed) \
