@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from types import FunctionType
@@ -54,33 +54,46 @@ def told(one: Any, owner: Any) -> str:
     return one.__doc__ or ""
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_every_function_describes_itself_and_its_arguments(name: str) -> None:
-    module = import_module(name)
-    assert module.__doc__
-    for called, one, owner in functions(module):
-        text = told(one, owner)
-        assert text.strip(), called
-        if owner is not None and not vars(one).get("__doc__") and one.__doc__ is None:
-            continue  # what it overrides is described there, perhaps by Airflow
-        arguments = set(inspect.signature(one).parameters) - {"self", "cls"}
-        assert [each for each in sorted(arguments) if f":param {each}:" not in text] == [], called
+def undescribed(arguments: Iterable[str], text: str) -> list[str]:
+    """Return the arguments that a description leaves out."""
+    return [each for each in sorted(arguments) if f":param {each}:" not in text]
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_every_class_describes_itself_and_what_it_is_made_of(name: str) -> None:
-    module = import_module(name)
-    for called, kind in vars(module).items():
-        if called.startswith("_") or not inspect.isclass(kind) or kind.__module__ != name:
-            continue
-        assert kind.__doc__ and kind.__doc__.strip(), called
-        if "__init__" not in vars(kind) or issubclass(kind, tuple):
-            continue
-        texts = "".join(
-            each.__doc__ or "" for each in kind.__mro__ if each.__module__.startswith(PACKAGE.name)
-        )
-        arguments = set(inspect.signature(kind.__init__).parameters) - {"self", "args", "kwargs"}
-        assert [each for each in sorted(arguments) if f":param {each}:" not in texts] == [], called
+def test_every_module_describes_itself() -> None:
+    assert [name for name in MODULES if not import_module(name).__doc__] == []
+
+
+def test_every_function_describes_itself_and_its_arguments() -> None:
+    faults: dict[str, Any] = {}
+    for name in MODULES:
+        for called, one, owner in functions(import_module(name)):
+            text = told(one, owner)
+            if not text.strip():
+                faults[f"{name}.{called}"] = "no description"
+            if owner is not None and not vars(one).get("__doc__") and one.__doc__ is None:
+                continue  # what it overrides is described there, perhaps by Airflow
+            if missing := undescribed(set(inspect.signature(one).parameters) - {"self", "cls"}, text):
+                faults[f"{name}.{called}"] = missing
+    assert faults == {}
+
+
+def test_every_class_describes_itself_and_what_it_is_made_of() -> None:
+    faults: dict[str, Any] = {}
+    for name in MODULES:
+        for called, kind in vars(import_module(name)).items():
+            if called.startswith("_") or not inspect.isclass(kind) or kind.__module__ != name:
+                continue
+            if not (kind.__doc__ and kind.__doc__.strip()):
+                faults[f"{name}.{called}"] = "no description"
+            if "__init__" not in vars(kind) or issubclass(kind, tuple):
+                continue
+            texts = "".join(
+                each.__doc__ or "" for each in kind.__mro__ if each.__module__.startswith(PACKAGE.name)
+            )
+            arguments = set(inspect.signature(kind.__init__).parameters) - {"self", "args", "kwargs"}
+            if missing := undescribed(arguments, texts):
+                faults[f"{name}.{called}"] = missing
+    assert faults == {}
 
 
 def methods(kind: type) -> Iterator[tuple[str, Any, str]]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound, RunsError, Unauthorized
 from airflow_provider_runs.core.run import Run, RunState
-from tests.answers import answer, broken_answers, complains, exhaust, fuzzed, sample, says
+from tests.answers import answer, broken_answers, complains, exhaust, fuzzed_for_all_calls, sample, says
 from tests.covering import brief, covering
 from tests.mage.conftest import NOW, SECRETS, SESSION_TOKEN, make_api, session
 from tests.play import play
@@ -343,10 +343,9 @@ MARKED["metadata"]["next"] = True
 WORDS = ["completed", "COMPLETED", "running", "failed", "record_not_found", "key-1", NOT_FOUND]
 
 
-@fuzzed
+@fuzzed_for_all_calls
 @given(responses=st.lists(broken_answers([*FUZZ_BODIES, MARKED], WORDS), min_size=1, max_size=3))
 def test_only_our_errors_come_out_and_success_only_where_it_is_said(responses):
-    # Making the answers takes most of the time: each call gets the same ones.
     for call in CALLS:
         note(call)
         takes(call, responses)

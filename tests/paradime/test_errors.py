@@ -18,7 +18,7 @@ from airflow_provider_runs.core.errors import (
 )
 from airflow_provider_runs.core.http import Response
 from airflow_provider_runs.paradime.answers import BadAnswer, DocumentRefused, FieldFailed, Rejected
-from tests.answers import answer, broken_answers, complains, exhaust, fuzzed
+from tests.answers import answer, broken_answers, complains, exhaust, fuzzed_for_all_calls
 from tests.paradime.conftest import KEY, SECRET, SECRETS, TOKEN, data, errors, make_api
 from tests.play import play
 
@@ -190,10 +190,9 @@ GOOD = [
 WORDS = ["SUCCESS", "FAILED", "null", "path", "errors", "data", "r0", "not found", "already running"]
 
 
-@fuzzed
+@fuzzed_for_all_calls
 @given(supply=st.lists(broken_answers(GOOD, WORDS), min_size=1, max_size=4))
 def test_whatever_comes_back_ends_in_a_result_or_in_one_of_our_errors(supply: list[Response]) -> None:
-    # Making the answers takes most of the time: each call gets the same ones.
     for name, call in FLOWS.items():
         note(name)
         complains(partial(exhaust, call(make_api()), supply), *SECRETS)
