@@ -10,6 +10,7 @@ from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFail
 from airflow_provider_runs.core.run import RunState
 from tests.answers import answer, sample
 from tests.chalk.conftest import BEARER, NOW, SECRET, make_api
+from tests.covering import brief, covering
 from tests.play import play
 
 RESOLVER = {"resolver_fqn": "my.module.fn"}
@@ -64,8 +65,10 @@ class TestConnection:
             for path in ("runs/trigger", "runs/j-2qtwuxpskm2pbg", "who-am-i", "oauth/token")
         ]
 
-    @pytest.mark.parametrize("name", ["environment", "preview_deployment_id", "deployment_tag"])
-    @pytest.mark.parametrize("value", ["a\nb", "ä", "", " "])
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        covering(["environment", "preview_deployment_id", "deployment_tag"], ["a\nb", "ä", "", " "]),
+    )
     def test_a_scope_that_cannot_be_a_header_is_refused_by_name(self, name, value):
         with pytest.raises(BadInput, match=name):
             make_api(scope={name: value})
@@ -402,28 +405,30 @@ class TestGet:
         assert (run.message, run.started_at, run.finished_at) == (None, None, None)
 
     @pytest.mark.parametrize(
-        "body",
-        [
-            {},
-            {"id": "j-1"},
-            {"status": "succeeded"},
-            {"id": "", "status": "succeeded"},
-            {"id": " ", "status": "succeeded"},
-            {"id": None, "status": "succeeded"},
-            {"id": True, "status": "succeeded"},
-            {"id": 1.0, "status": "succeeded"},
-            {"id": ["j-1"], "status": "succeeded"},
-            {"id": "j\n1", "status": "succeeded"},
-            {"id": "j-1", "status": ""},
-            {"id": "j-1", "status": " "},
-            {"id": "j-1", "status": None},
-            {"id": "j-1", "status": True},
-            {"id": "j-1", "status": ["succeeded"]},
-            {"detail": "Internal Server Error"},
-        ],
-        ids=str,
+        ("call", "body"),
+        covering(
+            ["trigger", "get"],
+            [
+                {},
+                {"id": "j-1"},
+                {"status": "succeeded"},
+                {"id": "", "status": "succeeded"},
+                {"id": " ", "status": "succeeded"},
+                {"id": None, "status": "succeeded"},
+                {"id": True, "status": "succeeded"},
+                {"id": 1.0, "status": "succeeded"},
+                {"id": ["j-1"], "status": "succeeded"},
+                {"id": "j\n1", "status": "succeeded"},
+                {"id": "j-1", "status": ""},
+                {"id": "j-1", "status": " "},
+                {"id": "j-1", "status": None},
+                {"id": "j-1", "status": True},
+                {"id": "j-1", "status": ["succeeded"]},
+                {"detail": "Internal Server Error"},
+            ],
+        ),
+        ids=brief,
     )
-    @pytest.mark.parametrize("call", ["trigger", "get"])
     def test_an_answer_without_id_and_status_is_no_run(self, api, call, body):
         flow = api.trigger(RESOLVER) if call == "trigger" else api.get("j-1")
         with pytest.raises(ApiError, match=r"without id and status: \{") as error:

@@ -9,6 +9,7 @@ from airflow_provider_runs.core.connection import Settings
 from airflow_provider_runs.core.errors import BadInput
 from airflow_provider_runs.core.http import Response
 from tests.core.conftest import Service, TokenService
+from tests.covering import brief, covering
 from tests.play import play
 
 BASE = "http://host"
@@ -87,8 +88,11 @@ def test_limits_come_from_the_connection(extra: dict[str, object], timeout: floa
     assert (api.request_timeout, api.max_requests_per_minute) == (timeout, cap)
 
 
-@pytest.mark.parametrize("value", [0, -1, "soon", True, "nan", "inf", 10**400])
-@pytest.mark.parametrize("name", ["request_timeout", "max_requests_per_minute"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    covering(["request_timeout", "max_requests_per_minute"], [0, -1, "soon", True, "nan", "inf", 10**400]),
+    ids=brief,
+)
 def test_a_limit_must_be_a_number_above_0(name: str, value: object) -> None:
     with pytest.raises(BadInput, match=f"'testing_default': field '{name}' must be a number above 0"):
         service(extra={name: value})

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from airflow_provider_runs.core.connection import Certificates, Settings, read_settings
 from airflow_provider_runs.core.errors import BadInput
 from tests.core.conftest import SPEC
+from tests.covering import covering
 
 values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
@@ -66,8 +67,7 @@ def test_an_address_is_put_together(fields: dict[str, Any], base_url: str) -> No
     assert read(**fields).base_url == base_url
 
 
-@pytest.mark.parametrize("port", [None, "", " ", 0, "0", "00"])
-@pytest.mark.parametrize("schema", [None, "", " "])
+@pytest.mark.parametrize(("port", "schema"), covering([None, "", " ", 0, "0", "00"], [None, "", " "]))
 def test_an_empty_field_is_not_set(port: object, schema: object) -> None:
     empty = read(host="host", port=port, schema=schema, login="", password=" ", extra="")
     assert empty == Settings("testing_default", "http://host", None, None, {})

@@ -11,6 +11,7 @@ from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFail
 from airflow_provider_runs.core.run import RunState
 from airflow_provider_runs.mage.api import RESERVED_VARIABLES
 from tests.answers import answer, sample
+from tests.covering import brief, covering
 from tests.mage.conftest import (
     API_KEY,
     HOST,
@@ -168,8 +169,14 @@ class TestTrigger:
         )
         assert request.url.endswith(f"/pipeline_schedules/{used}/api_trigger")
 
-    @pytest.mark.parametrize("wrong", [None, "", "None", "abc", "1/2", "1_0", -1, 1.5, True, [1], "9" * 5000])
-    @pytest.mark.parametrize("call", ["prepare", "trigger", "find_started"])
+    @pytest.mark.parametrize(
+        ("call", "wrong"),
+        covering(
+            ["prepare", "trigger", "find_started"],
+            [None, "", "None", "abc", "1/2", "1_0", -1, 1.5, True, [1], "9" * 5000],
+        ),
+        ids=brief,
+    )
     def test_anything_else_is_refused_by_name(self, api, call, wrong):
         arguments = {"pipeline_schedule_id": wrong}
         calls = {
@@ -206,31 +213,33 @@ class TestTrigger:
     def test_none_means_no_variables(self, api, name):
         assert body_of(api, **{name: None}) == body_of(api) == {"pipeline_run": {"variables": {}}}
 
-    @pytest.mark.parametrize("name", ["variables", "event_variables"])
     @pytest.mark.parametrize(
-        "wrong",
-        [
-            "",
-            "None",
-            "{",
-            "[1]",
-            "1",
-            '"text"',
-            "{'a': 1}",
-            [1],
-            7,
-            True,
-            {1: "a"},
-            {"a": float("nan")},
-            {"a": [float("inf")]},
-            '{"a": NaN}',
-            '{"a": -Infinity}',
-            {"a": Ellipsis},
-            {"a": {1, 2}},
-            {"a": pendulum.datetime(2024, 1, 1)},
-            '{"a": ' * 9000,
-        ],
-        ids=lambda value: repr(value)[:40],
+        ("name", "wrong"),
+        covering(
+            ["variables", "event_variables"],
+            [
+                "",
+                "None",
+                "{",
+                "[1]",
+                "1",
+                '"text"',
+                "{'a': 1}",
+                [1],
+                7,
+                True,
+                {1: "a"},
+                {"a": float("nan")},
+                {"a": [float("inf")]},
+                '{"a": NaN}',
+                '{"a": -Infinity}',
+                {"a": Ellipsis},
+                {"a": {1, 2}},
+                {"a": pendulum.datetime(2024, 1, 1)},
+                '{"a": ' * 9000,
+            ],
+        ),
+        ids=brief,
     )
     def test_what_mage_could_not_keep_is_refused_by_name(self, api, name, wrong):
         with pytest.raises(BadInput, match=f"^{name} "):
@@ -397,8 +406,10 @@ class TestGet:
         assert request.authenticated and request.safe_to_repeat
         assert (request.json, request.timeout) == (None, None)
 
-    @pytest.mark.parametrize("run_id", ["", "None", "abc", "../5", "5?x", "-1", "1_0", None, 1.5])
-    @pytest.mark.parametrize("call", ["get", "cancel", "explain"])
+    @pytest.mark.parametrize(
+        ("call", "run_id"),
+        covering(["get", "cancel", "explain"], ["", "None", "abc", "../5", "5?x", "-1", "1_0", None, 1.5]),
+    )
     def test_an_id_that_is_no_number_is_refused_before_anything_is_sent(self, api, call, run_id):
         with pytest.raises(BadInput, match="run_id"):
             next(getattr(api, call)(run_id))

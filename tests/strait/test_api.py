@@ -14,6 +14,7 @@ from airflow_provider_runs.core.sse import Event
 from airflow_provider_runs.strait import api as module
 from airflow_provider_runs.strait.api import CONNECTION, StraitRunApi
 from tests.answers import answer
+from tests.covering import covering
 from tests.play import play
 from tests.strait.conftest import HOST, JOB, KEY, make_api, page, row
 
@@ -194,8 +195,7 @@ class TestStart:
         with pytest.raises(BadInput, match=said):
             api.prepare({"job_id": JOB, **arguments})
 
-    @pytest.mark.parametrize("status", [200, 201])
-    @pytest.mark.parametrize("word", ["queued", "delayed", "waiting"])
+    @pytest.mark.parametrize(("status", "word"), covering([200, 201], ["queued", "delayed", "waiting"]))
     def test_a_fresh_start(self, api: StraitRunApi, status: int, word: str) -> None:
         _, run = play(api.trigger({"job_id": JOB}, "k"), answer({**STARTED, "status": word}, status))
         assert (run.state, run.status) == (RunState.PENDING, word)
