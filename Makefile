@@ -37,7 +37,7 @@ export UV_PYTHON_DOWNLOADS := never
 PURE := */core/*,*/api.py,*/mage/answers.py,*/mage/lookups.py,*/mage/reasons.py,*/paradime/answers.py,*/paradime/artifacts.py,*/paradime/lookups.py,*/paradime/operations.py,*/paradime/reasons.py,*/strait/answers.py,*/strait/lists.py,*/strait/reasons.py,*/strait/streams.py
 
 .DEFAULT_GOAL := help
-.PHONY: help test check vendor mage compat matrix system browser crash bench demo dist tables clean
+.PHONY: help test mutants check vendor mage compat matrix system browser crash bench demo dist tables clean
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -56,6 +56,10 @@ test: $(AIRFLOW)/.installed
 steady: $(AIRFLOW)/.installed
 	$(AIRFLOW)/bin/python -m tools.steady $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(LOAD),--load $(LOAD)) $(if $(HALF_CORE),--half-core) -- $(SUITE)
+
+## make mutants  how many of COUNT=300 small faults in the modules that judge the tests see; SEED=8: others
+mutants: $(AIRFLOW)/.installed
+	$(AIRFLOW)/bin/python -m tools.mutants $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT))
 
 ## make check    lint, format, types
 check: $(AIRFLOW)/.installed
@@ -148,7 +152,7 @@ define build
 endef
 
 $(AIRFLOW)/.installed: pyproject.toml constraints/airflow-3.3.txt
-	$(call build,$(AIRFLOW),-c constraints/airflow-3.3.txt $(PROJECT) --group steady --group crash --group browser)
+	$(call build,$(AIRFLOW),-c constraints/airflow-3.3.txt $(PROJECT) --group steady --group mutants --group crash --group browser)
 
 $(COMPAT)/.installed: pyproject.toml constraints/airflow-2.11.txt
 	$(call build,$(COMPAT),-c constraints/airflow-2.11.txt $(PROJECT))
