@@ -108,10 +108,16 @@ browser: $(AIRFLOW)/.installed
 
 ## make crash    the crash bench; FIXED=1: few cases that stand for all, SAMPLE=20: random ones, or besides the fixed,
 ##               SEED=7: the same again; DATABASE=sqlite is slower
-crash: $(AIRFLOW)/.installed
-	$(AIRFLOW)/bin/python -m pytest tests/crash/test_outages.py -q --numprocesses $(JOBS)
-	$(AIRFLOW)/bin/python -m pytest tests/crash --ignore=tests/crash/test_outages.py -q --tb=line $(if $(FIXED),--fixed) \
+crash: crash-cases crash-others
+
+crash-cases: $(AIRFLOW)/.installed
+	$(AIRFLOW)/bin/python -m pytest tests/crash/test_crash.py -q --tb=line $(if $(FIXED),--fixed) \
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(if $(DATABASE),--database $(DATABASE))
+
+# Outages, many waits and secrets, whole in .ci/run too.
+crash-others: $(AIRFLOW)/.installed
+	$(AIRFLOW)/bin/python -m pytest tests/crash --ignore=tests/crash/test_crash.py -q --numprocesses 3 --dist loadgroup \
+		$(if $(DATABASE),--database $(DATABASE))
 
 ## make bench    what waiting costs, beside other providers; BENCH_ARGUMENTS="--runs 1000 --scenario equal"
 bench: $(BENCH)/.installed

@@ -108,6 +108,7 @@ def paradime_trigger(run_id: str) -> ParadimeRunTrigger:
     )
 
 
+@pytest.mark.xdist_group("a thousand waits")
 def test_a_thousand_waits_in_airflows_own_trigger_runner(
     simulator: SimulatorProcess, triggerer: Triggerer
 ) -> None:
@@ -205,6 +206,7 @@ def stack(few_runs: SimulatorProcess, database: dict[str, str], tmp_path: Path) 
         yield stack
 
 
+@pytest.mark.xdist_group("thirty waits")
 def test_thirty_waits_in_a_real_airflow(few_runs: SimulatorProcess, stack: AirflowStack) -> None:
     began = time.monotonic()
     dag_run = stack.trigger_dag("waits")

@@ -31,6 +31,7 @@ from airflow_provider_runs.simulator import Simulator
 from tests.system.test_secrets import database_texts, findings
 from tools.airflow_stack import AirflowStack
 
+pytestmark = pytest.mark.xdist_group("secrets")  # all look at one DAG run
 DAGS = Path(__file__).parent / "secret_dags"
 PLANTED = {
     "Chalk's client secret": "canary-chalk-client-secret",
