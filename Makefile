@@ -135,7 +135,7 @@ dist: $(AIRFLOW)/.installed $(PUBLISH)/.installed
 	$(AIRFLOW)/bin/python -m pytest tests/published
 
 ## make all      all of the above that .ci/run does not run, or not in full: hours
-all: crash matrix bench
+all: crash matrix mutants bench
 
 ## make tables   writes the status words in README.rst from the code
 tables: $(AIRFLOW)/.installed
