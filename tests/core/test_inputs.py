@@ -10,7 +10,7 @@ from typing import Any
 
 import pendulum
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, note, settings
 from hypothesis import strategies as st
 
 from airflow_provider_runs.core.errors import BadInput
@@ -61,7 +61,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("check", CHECKS)
+@settings(max_examples=200)
 @given(value=values)
 @example(value=10**5000)
 @example(value=-(10**5000))
@@ -75,9 +75,11 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
 @example(value="2026-01-01/2026-01-02")
 @example(value="2026-01-01/P1Y")
 @example(value="2026-13-45")
-def test_nothing_but_bad_input_comes_out(check: str, value: Any) -> None:
-    with contextlib.suppress(BadInput):
-        CHECKS[check](value)
+def test_nothing_but_bad_input_comes_out(value: Any) -> None:
+    for name, check in CHECKS.items():
+        note(name)
+        with contextlib.suppress(BadInput):
+            check(value)
 
 
 # Names
