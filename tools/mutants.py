@@ -37,8 +37,13 @@ from mutmut.mutation.mutators import mutation_operators
 
 PACKAGE = "airflow_provider_runs"
 TESTS: Mapping[str, tuple[str, ...]] = {
-    "chalk/api.py": ("tests/chalk",),
-    "mage/answers.py": ("tests/mage/test_api.py", "tests/mage/test_errors.py", "tests/mage/test_seed.py"),
+    "chalk/api.py": (
+        "tests/chalk/test_api.py",
+        "tests/chalk/test_times.py",
+        "tests/chalk/test_seed.py",
+        "tests/chalk/test_errors.py",
+    ),
+    "mage/answers.py": ("tests/mage/test_api.py", "tests/mage/test_seed.py", "tests/mage/test_errors.py"),
     "paradime/answers.py": (
         "tests/paradime/test_api.py",
         "tests/paradime/test_reasons.py",
@@ -190,10 +195,9 @@ class Copy:
         sys.path[:] = [str(self.folder), *(path for path in sys.path if not Path(path, PACKAGE).is_dir())]
         del sys.modules["tools"]
         code = pytest.main([*OPTIONS, *TESTS[module]])
-        if code == 0:
-            name = f"{PACKAGE}.{module.removesuffix('.py').replace('/', '.')}"
-            if sys.modules[name].__file__ != str(self.folder / PACKAGE / module):
-                code = FOREIGN
+        loaded = sys.modules.get(f"{PACKAGE}.{module.removesuffix('.py').replace('/', '.')}")
+        if code == 0 and getattr(loaded, "__file__", None) != str(self.folder / PACKAGE / module):
+            code = FOREIGN
         sys.stdout.flush()
         os._exit(int(code))
 
