@@ -18,12 +18,15 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -420,6 +423,25 @@ class AirflowStack:
         }
 
     def _migrate(self) -> None:
+        """Create the database's tables, or copy a file that has them already."""
+        file = self.home / "airflow.db"
+        prefix = self._python.parent.parent
+        template = prefix / "airflow-tables.db"
+        installed = [path.stat().st_mtime for path in prefix.glob("lib/python3*/site-packages")]
+        is_own = self.database == f"sqlite:///{file}" and not file.exists()
+        if not is_own or not installed or not os.access(prefix, os.W_OK):
+            self._create_tables()
+        elif template.exists() and template.stat().st_mtime > max(installed):
+            shutil.copyfile(template, file)
+        else:
+            self._create_tables()
+            # Other stacks may start at the same time.
+            made = template.with_suffix(f".{os.getpid()}")
+            with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(made)) as copy:
+                source.backup(copy)
+            made.replace(template)
+
+    def _create_tables(self) -> None:
         command = [str(self._python), "-m", "airflow", "db", "migrate"]
         log_file = self.home / "migrate.log"
         with log_file.open("wb") as output:
