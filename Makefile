@@ -112,7 +112,8 @@ crash: crash-cases crash-others
 
 crash-cases: $(AIRFLOW)/.installed
 	$(AIRFLOW)/bin/python -m pytest tests/crash/test_crash.py -q --tb=line $(if $(FIXED),--fixed) \
-		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(if $(DATABASE),--database $(DATABASE))
+		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(if $(DATABASE),--database $(DATABASE)) \
+		$(if $(WIDTH),--width $(WIDTH))
 
 # Outages, many waits and secrets, whole in .ci/run too.
 crash-others: $(AIRFLOW)/.installed

@@ -102,8 +102,6 @@ FIXED = (
     "chalk-deferred-deferred-triggerer_SIGKILL",
     "strait-deferred-before_defer-triggerer_SIGKILL",
     "mage-deferred-run_ends_meanwhile-triggerer_SIGKILL",
-    "paradime-worker-unrecorded-API_server_outage",
-    "strait-deferred-deferred-API_server_outage",
 )
 """The names of the cases that stand for all of them, for a run that must be short."""
 

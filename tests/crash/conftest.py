@@ -19,9 +19,13 @@ from tests.crash.points import FOLDER
 from tests.crash.postgres import postgres
 from tests.crash.systems import TARGETS
 from tools.airflow_stack import AirflowStack
+from tools.speed import scaled, speed_factor
 
 ROOT = Path(__file__).parents[2]
 DAGS = Path(__file__).parent / "dags"
+HEARTBEAT_SECONDS = 15.0
+"""After which Airflow takes a task that is silent for dead."""
+NARROWEST = 4
 CHOSEN = pytest.StashKey[list[Case]]()
 TOLD = pytest.StashKey[list[str]]()
 
@@ -30,6 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("crash bench")
     group.addoption("--fixed", action="store_true", help="run the cases that stand for all, and the sample")
     group.addoption("--sample", type=int, help="run this many random cases only")
+    group.addoption("--width", type=int, help="have at most this many cases under way at the same time")
     group.addoption("--seed", type=int, help="choose the same random cases again")
     group.addoption(
         "--database", choices=tuple(WIDTH), default="postgres", help="where Airflow keeps its data"
@@ -109,10 +114,11 @@ def stack(
         **database,
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         FOLDER: str(folder),
+        "CRASH_SLOWNESS": str(speed_factor()),
         # A worker that was killed or stands still keeps its place.
         "AIRFLOW__CORE__PARALLELISM": str(max(WIDTH.values()) + 16),
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(round(scaled(HEARTBEAT_SECONDS))),
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
         # On a busy small machine the usual 5 s become, now and then, more than the 10 s after which the stack
         # takes a triggerer for dead.
@@ -138,8 +144,8 @@ def results(
 ) -> dict[str, Result]:
     """What came out of every case. All are run before the first is judged."""
     logging.getLogger("crash_bench").setLevel(logging.INFO)
-    width = WIDTH[request.config.getoption("--database")]
-    bench = Bench(stack, simulator, folder, width)
+    width = request.config.getoption("--width") or WIDTH[request.config.getoption("--database")]
+    bench = Bench(stack, simulator, folder, max(NARROWEST, round(width / speed_factor())))
     found = bench.run(request.config.stash[CHOSEN])
     text = table(found)
     file = tmp_path_factory.mktemp("table") / "crash.md"

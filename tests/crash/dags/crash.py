@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import Any
 
@@ -13,14 +14,16 @@ from tests.crash.systems import TARGETS
 
 points.install(tuple(target.start_path for target in TARGETS.values()))
 
+SLOWNESS = float(os.environ.get("CRASH_SLOWNESS", "1"))
+"""The bench's speed factor: runs and limits keep their proportion."""
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "plain": ({}, {}),
     "kept": ({}, {"cancel_on_kill": False}),
-    "limited": ({"dagrun_timeout": timedelta(seconds=40)}, {}),
+    "limited": ({"dagrun_timeout": timedelta(seconds=40 * SLOWNESS)}, {}),
     "pausing": ({}, {"retry_delay": timedelta(minutes=10)}),
-    "impatient": ({}, {"timeout": 15, "retries": 0}),
-    "brief": ({}, {"timeout": 15, "retries": 1}),
-    "alarmed": ({}, {"execution_timeout": timedelta(seconds=20)}),
+    "impatient": ({}, {"timeout": 15 * SLOWNESS, "retries": 0}),
+    "brief": ({}, {"timeout": 15 * SLOWNESS, "retries": 1}),
+    "alarmed": ({}, {"execution_timeout": timedelta(seconds=20 * SLOWNESS)}),
     # An outage of the API server costs a try for every process that cannot be started.
     "patient": ({}, {"retries": 30}),
 }
