@@ -8,6 +8,12 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import virtual as times
 
 # Before anything imports Airflow, which reads them once.
 _home = tempfile.mkdtemp(prefix="airflow-provider-runs-")
@@ -29,3 +35,25 @@ with contextlib.suppress(ImportError):  # the environments of the vendors' clien
 for name in tuple(os.environ):
     if name.startswith(("AIRFLOW_CONN_", "AIRFLOW_VAR_")):
         del os.environ[name]
+
+
+times.install()
+ROOT = Path(__file__).parent
+
+REAL_TIME = frozenset({"browser", "core", "crash", "published", "real", "system", "vendor"})
+"""Folders whose tests wait for real sockets and processes; so does a test that is marked ``real_time``."""
+
+
+@pytest.fixture
+def virtual() -> Iterator[times.VirtualClock]:
+    """Virtual time: it jumps to the next moment that somebody waits for, once everybody waits."""
+    with times.virtual_time() as clock:
+        yield clock
+
+
+@pytest.fixture(autouse=True)
+def time_is_virtual(request: pytest.FixtureRequest) -> None:
+    """Keep virtual time in every test, except where it must be real."""
+    folder = request.path.relative_to(ROOT).parts[0]
+    if folder not in REAL_TIME and request.node.get_closest_marker("real_time") is None:
+        request.getfixturevalue("virtual")

@@ -14,7 +14,6 @@ import hashlib
 import json
 import logging
 import math
-import time
 import traceback
 from collections.abc import AsyncIterator, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
@@ -25,6 +24,7 @@ from weakref import WeakKeyDictionary
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_runs.base.hook import RunHook
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanGetMany, CanListActive, RunApi
 from airflow_provider_runs.core.ends import Ends, Look, is_gone, look_at_lists
 from airflow_provider_runs.core.errors import (
@@ -385,7 +385,7 @@ class RunLists(SharedStreamProducer):
         while True:
             if not members.triggers:
                 await members.joined.wait()
-            await asyncio.sleep(max(GATHER_SECONDS, self._quiet_until - time.monotonic()))
+            await asyncio.sleep(max(GATHER_SECONDS, self._quiet_until - clock.monotonic()))
             members.joined.clear()
             questions = _by_question(members.triggers)
             interval = min((each.poll_interval for each in members.triggers), default=LEAST_POLL_INTERVAL)
@@ -406,7 +406,7 @@ class RunLists(SharedStreamProducer):
             await self._settle(questions)
             wake = min((self._next.get(each, 0.0) for each in questions), default=0.0)
             with suppress(TimeoutError):
-                async with asyncio.timeout(max(wake - time.monotonic(), 0.0)):
+                async with asyncio.timeout(max(wake - clock.monotonic(), 0.0)):
                     await members.joined.wait()
 
     def get_advance_lane(self, broker_payload: Shared) -> Hashable:
@@ -451,17 +451,17 @@ class RunLists(SharedStreamProducer):
             trouble = self._troubled.get(question)
             return trouble is not None and not trouble.is_limited, self._asked_at.get(question, 0.0)
 
-        now = time.monotonic()
+        now = clock.monotonic()
         return sorted((each for each in questions if self._next.get(each, 0.0) <= now), key=order)
 
     def _must_pause(self) -> bool:
         spent = self._api is not None and self._requests >= self._api.max_requests_per_minute
-        return spent or time.monotonic() < self._quiet_until
+        return spent or clock.monotonic() < self._quiet_until
 
     async def _answer(
         self, question: str, askers: Sequence[RunEventTrigger], interval: float
     ) -> Answer | None:
-        began = self._asked_at[question] = time.monotonic()
+        began = self._asked_at[question] = clock.monotonic()
         try:
             answer = await self._ask(askers)
         except Exception as error:
@@ -479,7 +479,7 @@ class RunLists(SharedStreamProducer):
                 backoff = backoff_seconds(times, BACKOFF_BASE, BACKOFF_CAP)
                 pause = max(interval + backoff, getattr(error, "retry_after", None) or 0.0)
             self._troubled[question] = Trouble(times, is_limited)
-            self._next[question] = time.monotonic() + pause
+            self._next[question] = clock.monotonic() + pause
             return None
         self._next[question] = began + interval
         if self._troubled.pop(question, None):
@@ -491,7 +491,7 @@ class RunLists(SharedStreamProducer):
         self._limits += 1
         backoff = backoff_seconds(self._limits, BACKOFF_BASE, BACKOFF_CAP)
         pause = max(backoff, getattr(error, "retry_after", None) or 0.0)
-        self._quiet_until = max(self._quiet_until, time.monotonic() + pause)
+        self._quiet_until = max(self._quiet_until, clock.monotonic() + pause)
         return pause
 
     def _said(self, error: Exception) -> str:
@@ -504,7 +504,7 @@ class RunLists(SharedStreamProducer):
         """Keep to the connection's rate, and read it anew where it may be the cause of a failure."""
         if self._api is not None:
             pause = self._requests * 60.0 / self._api.max_requests_per_minute
-            self._quiet_until = max(self._quiet_until, time.monotonic() + pause)
+            self._quiet_until = max(self._quiet_until, clock.monotonic() + pause)
         failures, self._failures, self._requests = self._failures, [], 0
         all_fail = self._troubled.keys() >= set(questions)
         if failures and (all_fail or any(_is_of_connection(each) for each in failures)):
@@ -517,10 +517,10 @@ class RunLists(SharedStreamProducer):
             log.warning("%s: closing the client session failed: %s", self._named, self._said(error))
 
     async def _ask(self, askers: Sequence[RunEventTrigger]) -> Answer:
-        if self._hook is None or time.monotonic() - self._read_at > REREAD_SECONDS:
+        if self._hook is None or clock.monotonic() - self._read_at > REREAD_SECONDS:
             await self._close()
             self._hook = self._hook_class.for_scope(self._conn_id, self._scope)
-            self._read_at = time.monotonic()
+            self._read_at = clock.monotonic()
         hook = self._hook
         marks = [asker.ends.mark for asker in askers if asker.ends.mark is not None]
         driver = await hook.async_driver()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from datetime import datetime
 from functools import cached_property
@@ -16,6 +15,7 @@ from airflow_provider_runs.base.forms import add_form_methods
 from airflow_provider_runs.base.group import look_at_runs
 from airflow_provider_runs.base.watch import Connect
 from airflow_provider_runs.base.worker import Attended
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import (
     CanCancel,
     CanExplain,
@@ -198,7 +198,7 @@ class RunHook(BaseHook):
         :raises CannotCancel: if the service has no such call.
         :raises RunsError: if the service refuses or cannot be asked.
         """
-        until = time.monotonic() + seconds
+        until = clock.monotonic() + seconds
         self.cancel_run(run_id)
         return self.wait_until_ended(run_id, until)
 
@@ -211,8 +211,8 @@ class RunHook(BaseHook):
         :return: the run as it was seen last; it may not have ended.
         :raises RunsError: if the service cannot be asked.
         """
-        while not (run := self.get_run(run_id)).state.is_terminal and time.monotonic() < until:
-            time.sleep(CONFIRM_INTERVAL)
+        while not (run := self.get_run(run_id)).state.is_terminal and clock.monotonic() < until:
+            clock.sleep(CONFIRM_INTERVAL)
         return run
 
     async def acancel_and_confirm(self, run_id: str, seconds: float) -> Run:
@@ -222,9 +222,9 @@ class RunHook(BaseHook):
         :param run_id: the service's id.
         :param seconds: how long to read back.
         """
-        until = time.monotonic() + seconds
+        until = clock.monotonic() + seconds
         await self.acancel_run(run_id)
-        while not (run := await self.aget_run(run_id)).state.is_terminal and time.monotonic() < until:
+        while not (run := await self.aget_run(run_id)).state.is_terminal and clock.monotonic() < until:
             await asyncio.sleep(CONFIRM_INTERVAL)
         return run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -18,6 +17,7 @@ from airflow_provider_runs.base.record import RECORD_KEY, StartRecord, fingerpri
 from airflow_provider_runs.base.start import IF_RUNNING, ON_UNKNOWN_START, DurableStart
 from airflow_provider_runs.base.task import RunTask, ServiceTask
 from airflow_provider_runs.base.worker import Attended, Killed
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanCancel, CanListActive
 from airflow_provider_runs.core.errors import BadInput, RunsError, is_permanent
 from airflow_provider_runs.core.inputs import id_text, one_of, seconds, set_attributes
@@ -358,7 +358,7 @@ class TriggerRunOperator(RunTask):
         :param cleared: whether no newer try can have taken the run over.
         """
         start.stopped = True
-        until = time.monotonic() + KILL_SECONDS
+        until = clock.monotonic() + KILL_SECONDS
         if start.run is None:
             attended.linger(KILL_SECONDS / 2)
         run_id = start.run.id if start.run else None
@@ -375,10 +375,10 @@ class TriggerRunOperator(RunTask):
                 self.log.info("%s; %s run %s has ended: %s", why, self.service, run.id, run.status)
             else:
                 wanted = self.cancel_on_kill and not start.attached
-                self._cancel(run.id, why, wanted, confirm=until - time.monotonic() - 1.0)
+                self._cancel(run.id, why, wanted, confirm=until - clock.monotonic() - 1.0)
 
         try:
-            if not attended.finish(cancel, until - time.monotonic()):
+            if not attended.finish(cancel, until - clock.monotonic()):
                 self.log.warning(
                     "%s, but %s run %s may go on: no end seen in time", why, self.service, run_id or ""
                 )
@@ -514,7 +514,7 @@ class CancelRunOperator(ServiceTask):
         :raises RunsError: if the service cannot be asked.
         """
         run_ids, limit = self._checked(self._wanted)
-        until = time.monotonic() + limit
+        until = clock.monotonic() + limit
         self.log.info("Cancelling %s run %s", self.service, ", ".join(run_ids))
         open_ends, errors = self._cancel_runs(run_ids)
         for run_id in open_ends:

@@ -26,7 +26,6 @@ back to the same ``max_tries``; then the DAG run's count of clears tells.
 from __future__ import annotations
 
 import threading
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -38,6 +37,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 from airflow_provider_runs.base.exceptions import RequestRefused, RunInProgress, StartUncertain
 from airflow_provider_runs.base.hook import RunHook, retrying
 from airflow_provider_runs.base.record import RECORD_KEY, StartRecord, Store
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanCancel, CanFindStarted, CanFindUnmarked, Unsure
 from airflow_provider_runs.core.errors import (
     AlreadyRunning,
@@ -89,8 +89,6 @@ class DurableStart:
     :param is_final: whether the bad end of the recorded run of an earlier try is the task's verdict, so that
         no other run is started; told the run, the record, and whether the task may have been cleared since.
     :param log: the task's logger.
-    :param clock: UTC epoch seconds.
-    :param sleep: waits for some seconds.
     """
 
     def __init__(
@@ -110,8 +108,6 @@ class DurableStart:
         cancel_superseded: bool,
         is_final: Callable[[Run, StartRecord, bool], bool] = lambda run, record, cleared: False,
         log: Any,
-        clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.hook = hook
         self.arguments = arguments
@@ -127,8 +123,6 @@ class DurableStart:
         self.cancel_superseded = cancel_superseded
         self.is_final = is_final
         self.log = log
-        self.clock = clock
-        self.sleep = sleep
         self.stopped = False
         """Set from outside: nothing may be started any more."""
         self.run: Run | None = None
@@ -206,7 +200,7 @@ class DurableStart:
             self.log.warning("This Airflow keeps no task state (3.3 and later do): starting another run")
         if self.is_retry and self.resumes is not None:
             # Only a run that goes, or that nothing but a retry can have ended well, was surely retried.
-            found = self.hook.find_retried(self.resumes, self.arguments, self.clock())
+            found = self.hook.find_retried(self.resumes, self.arguments, clock.time())
             if found is not None:
                 self.log.info("Attaching to run %s, which an earlier try has retried", found.id)
                 return found
@@ -292,7 +286,7 @@ class DurableStart:
             key=str(uuid.uuid4()),
             fingerprint=self.fingerprint,
             run_id=None,
-            started_at=self.clock(),
+            started_at=clock.time(),
             resumes=resumes,
             clears=self.clears,
         )
@@ -372,7 +366,7 @@ class DurableStart:
                 self._attach(record.attempt, other)
                 return other
             snapshot = self._ready()
-        repeated = replace(record, repeated_at=self.clock(), snapshot=snapshot)
+        repeated = replace(record, repeated_at=clock.time(), snapshot=snapshot)
         self._keep(repeated)
         return self._send(repeated, first=False)
 
@@ -398,24 +392,24 @@ class DurableStart:
         timeout = self.hook.api.request_timeout
         settled_at = (record.repeated_at or record.started_at) + timeout
         # Another worker's clock wrote the record: its lead must not become a wait.
-        wait = min(settled_at - self.clock(), timeout)
+        wait = min(settled_at - clock.time(), timeout)
         if found is None and wait > 0:
             self.log.info("An earlier try may have started a run; looking for it again in %.0f s", wait)
-            self.sleep(wait)
+            clock.sleep(wait)
             found = self._find_patiently(record)
         return found
 
     def _find_patiently(self, record: StartRecord) -> Run | None:
         """Look for a run, for some minutes where a later look may tell more."""
         if self._looks_until is None:
-            self._looks_until = time.monotonic() + LOOK_SECONDS
+            self._looks_until = clock.monotonic() + LOOK_SECONDS
         waited = 0.0
         while True:
             try:
                 return self._find(record)
             except RunsError as error:
                 may_tell = error.may_tell if isinstance(error, Unsure) else not is_permanent(error)
-                left = min(self._looks_until - time.monotonic(), LOOK_SECONDS - waited)
+                left = min(self._looks_until - clock.monotonic(), LOOK_SECONDS - waited)
                 if not may_tell or self.stopped or left <= 0:
                     raise
                 if not waited:
@@ -423,7 +417,7 @@ class DurableStart:
                 again = waited + (error.retry_after or LOOK_INTERVAL)
             # In short pauses: a task that is told to stop has little time for its last look.
             while waited < again and not self.stopped:
-                self.sleep(LOOK_INTERVAL)
+                clock.sleep(LOOK_INTERVAL)
                 waited += LOOK_INTERVAL
 
     def _send(self, record: StartRecord, *, first: bool = True) -> Run:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -23,6 +22,7 @@ from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.link import RUN_URL, RunLink
 from airflow_provider_runs.base.trigger import RunTrigger
 from airflow_provider_runs.base.worker import Attended
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.errors import BadInput, RunsError, is_permanent
 from airflow_provider_runs.core.http import one_line
 from airflow_provider_runs.core.inputs import seconds, set_attributes
@@ -167,7 +167,7 @@ class RunTask(ServiceTask):
 
         On a worker Airflow's own alarm keeps ``execution_timeout``; two of them would disturb each other.
         """
-        now = time.time()
+        now = clock.time()
         execution_deadline = None
         if deferrable and self.execution_timeout is not None:
             begun = context["ti"].start_date

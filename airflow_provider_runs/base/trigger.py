@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -14,6 +13,7 @@ from airflow_provider_runs.base.group import wait_for_runs
 from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.own_state import aown_state, ended_by_person, left_going
 from airflow_provider_runs.base.watch import Connect, wait_for_run
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanCancel
 from airflow_provider_runs.core.errors import RunsError
 from airflow_provider_runs.core.outcome import Outcome, Verdict
@@ -111,10 +111,10 @@ class RunTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, telling the task's log what happens, and yield the event."""
-        began = time.monotonic()
+        began = clock.monotonic()
         outcome = await self.wait(self._hook().aread_api)
         if self.task_instance is not None:
-            await asyncio.sleep(max(0.0, began + SETTLE_SECONDS - time.monotonic()))
+            await asyncio.sleep(max(0.0, began + SETTLE_SECONDS - clock.monotonic()))
         yield TriggerEvent(outcome.event())  # type: ignore[no-untyped-call]
 
     async def wait(self, connect: Connect) -> Outcome:

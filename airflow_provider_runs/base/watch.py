@@ -16,7 +16,6 @@ import heapq
 import itertools
 import math
 import random
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -25,6 +24,7 @@ from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from airflow_provider_runs.base.streams import Streams
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanGetMany, CanListRuns, CanStream, RunApi
 from airflow_provider_runs.core.drive import AsyncDriver, load_libraries
 from airflow_provider_runs.core.errors import BadInput, ConnectionFailed, RunsError, is_permanent
@@ -149,7 +149,7 @@ class Watcher:
     def __init__(self, connect: Connect, on_close: Callable[[Watcher], None] = lambda watcher: None) -> None:
         self._connect = connect
         self._on_close = on_close
-        self._epoch = time.time() - time.monotonic()
+        self._epoch = clock.time() - clock.monotonic()
         self._runs: dict[str, Watched] = {}
         self._dues: list[tuple[float, int, Watched]] = []
         self._limits: list[tuple[float, int, Waiter]] = []
@@ -238,11 +238,11 @@ class Watcher:
 
     def _clock(self) -> float:
         """Return UTC epoch seconds that never go back: a clock set back must not stop the looks."""
-        return self._epoch + time.monotonic()
+        return self._epoch + clock.monotonic()
 
     def _on_own_clock(self, watch: Watch) -> Watch:
         """Return the watch with its moments, which the wall clock of today gave, on this watcher's clock."""
-        ahead = self._clock() - time.time()
+        ahead = self._clock() - clock.time()
         moments = {
             name: moment + ahead
             for name in ("started_at", "execution_deadline", "wait_deadline")

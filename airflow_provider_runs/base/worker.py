@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextvars
 import threading
-import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
+
+from airflow_provider_runs.core import clock
 
 T = TypeVar("T")
 _KILL = object()
@@ -55,7 +56,7 @@ class Attended:
         :raises Killed: as soon as :meth:`kill` is called; the work goes on, see :meth:`linger`.
         """
         self._start(work)
-        word = self._words.get()
+        word = clock.get(self._words)
         if word is _KILL:
             raise Killed
         result: T = word.unwrap()
@@ -98,10 +99,10 @@ class Attended:
         threading.Thread(target=context.run, args=(run,), daemon=True, name="run-task-helper").start()
 
     def _wait(self, seconds: float) -> _Result | None:
-        until = time.monotonic() + seconds
+        until = clock.monotonic() + seconds
         while True:
             try:
-                word = self._words.get(timeout=max(0.0, until - time.monotonic()))
+                word = clock.get(self._words, max(0.0, until - clock.monotonic()))
             except Empty:
                 return None
             if isinstance(word, _Result):

@@ -10,7 +10,6 @@ import asyncio
 import json
 import secrets
 import string
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +17,7 @@ from typing import Any
 
 from aiohttp import web
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.simulator.world import Json, Plan, Route, System, TimeLine, run_entry
 
 ID_LETTERS = string.ascii_lowercase + string.digits
@@ -111,7 +111,7 @@ class ChalkSimulator(System):
 
     def runs(self) -> list[dict[str, Json]]:
         """Return all runs in the form of the control ``/_runs``."""
-        now = time.time()
+        now = clock.time()
         return [
             run_entry(
                 system=self.name,
@@ -159,7 +159,7 @@ class ChalkSimulator(System):
         if given != (self.options.client_id, self.options.client_secret):
             raise Refused(401, "Invalid client credentials", "UNAUTHENTICATED", "NETWORK")
         token = secrets.token_urlsafe(32)
-        self._tokens[token] = time.time() + self.options.expires_in
+        self._tokens[token] = clock.time() + self.options.expires_in
         return web.json_response(
             {
                 "access_token": token,
@@ -226,7 +226,7 @@ class ChalkSimulator(System):
             if not given:
                 raise Refused(400, "X-Chalk-Env-Id is required with a user token", "INVALID_QUERY")
             allowed = {options.primary_environment, options.other_environment}
-        elif time.time() < self._tokens.get(self._bearer(request), 0):
+        elif clock.time() < self._tokens.get(self._bearer(request), 0):
             allowed = {options.primary_environment}
         else:
             raise Refused(401, "Invalid or expired token", "UNAUTHENTICATED", "NETWORK")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.connection import ConnectionSpec, Settings
 from airflow_provider_runs.core.errors import BadInput, RunsError
 from airflow_provider_runs.core.http import Flow, Request
@@ -73,7 +73,7 @@ class RunApi(ABC):
         settings: Settings,
         scope: Scope | None = None,
         *,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] = clock.time,
         keep_secret: Callable[[str], None] = lambda secret: None,
     ) -> None:
         self.settings = settings

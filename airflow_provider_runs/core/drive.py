@@ -16,7 +16,6 @@ import asyncio
 import hashlib
 import logging
 import threading
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 from airflow_provider_runs import __version__
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import RunApi, Token
 from airflow_provider_runs.core.connection import Certificates
 from airflow_provider_runs.core.errors import (
@@ -321,7 +321,9 @@ class Driver:
             backoff = backoff_seconds(state.attempt_number, retry.base, retry.cap)
             return max(backoff, (error.retry_after if error is not None else None) or 0.0)
 
-        attempts = Retrying(stop=stop_after_attempt(retry.attempts), retry=again, wait=wait, reraise=True)
+        attempts = Retrying(
+            sleep=clock.sleep, stop=stop_after_attempt(retry.attempts), retry=again, wait=wait, reraise=True
+        )
         return attempts(lambda: self._fetch(what, url_of(), target, max_bytes))
 
     def stream_events(
@@ -462,10 +464,10 @@ class Driver:
         from tenacity import Retrying
 
         exchange = _Exchange(self.api, request, retry)
-        time.sleep(request.delay)
+        clock.sleep(request.delay)
         while True:
             self._authenticate(exchange, retry)
-            response = Retrying(**_judge(request, retry))(self._send, exchange)
+            response = Retrying(sleep=clock.sleep, **_judge(request, retry))(self._send, exchange)
             if not exchange.refused(response):
                 return response
 

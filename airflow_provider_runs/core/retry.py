@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.errors import ConnectionFailed
 from airflow_provider_runs.core.http import Request, Response
 
@@ -96,7 +97,7 @@ def retry_after(response: Response, now: datetime | None = None) -> float | None
             return None
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
-        seconds = (moment - (now or datetime.now(UTC))).total_seconds()
+        seconds = (moment - (now or datetime.fromtimestamp(clock.time(), UTC))).total_seconds()
     if math.isnan(seconds):
         return None
     return min(max(seconds, 0.0), RETRY_AFTER_CAP)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.mage.simulated import (
     REPO_PATH,
     BlockRun,
@@ -114,7 +115,9 @@ class Rows:
         """Return a trigger."""
         started = self.time(self._started, whole=True)
         daily = schedule.type == "time"
-        tomorrow = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+        tomorrow = datetime.fromtimestamp(clock.time(), UTC).replace(
+            hour=0, minute=0, second=0, microsecond=0
+        ) + timedelta(days=1)
         return {
             "id": schedule.id,
             "created_at": started,

@@ -8,10 +8,10 @@ idle simulator does nothing.
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.mage.simulated import (
     BLOCK_ACTIVE,
     MACHINE,
@@ -68,7 +68,7 @@ class Scheduler:
 
     def catch_up(self) -> None:
         """Work off the scheduler loops since the last request."""
-        now = time.time()
+        now = clock.time()
         while self._next_loop <= now:
             active = [run for run in self._runs.values() if run.status in ACTIVE]
             if not active:

@@ -26,7 +26,6 @@ import json
 import math
 import re
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -34,6 +33,7 @@ from typing import Any
 
 from aiohttp import web
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.mage.simulated import (
     PIPELINES,
     REPO_PATH,
@@ -118,7 +118,7 @@ class MageSimulator(System):
         self._deleted: list[dict[str, Json]] = []
         self._sessions: dict[str, float] = {}
         self._not_found = NOT_FOUND
-        self._started = time.time()
+        self._started = clock.time()
         self._rows = Rows(self.options.database, self._started)
         loop_seconds = self.world.scaled(self.options.loop_interval)
         self._scheduler = Scheduler(self.world, self._runs, loop_seconds, self._started)
@@ -229,7 +229,7 @@ class MageSimulator(System):
             raise LookupError(text)
         if unknown := next((key for key in given if key not in CREATE_KEYS), None):
             raise TypeError(f"{unknown!r} is an invalid keyword argument for PipelineRun")
-        now = time.time()
+        now = clock.time()
         execution_date = read_date(given.get("execution_date"), now, self.options.database)
         if given.get("prevent_duplicates") and any(
             run.schedule is schedule and run.execution_date == execution_date for run in self._runs.values()
@@ -327,7 +327,7 @@ class MageSimulator(System):
             run.cancels += 1
             if run.status in ACTIVE:
                 run.cancelled = True
-                self._scheduler.stop(run, time.time())
+                self._scheduler.stop(run, clock.time())
         return {"pipeline_run": self._rows.row(self._worked(run)), "metadata": None}
 
     def _retry_blocks(self, run: MageRun, from_block: str | None) -> None:
@@ -339,7 +339,7 @@ class MageSimulator(System):
             again = []
         else:
             again = [block for block in run.blocks if block.status != "completed"]
-        now = time.time()
+        now = clock.time()
         self._scheduler.work(run, now)
         for block in again:
             block.set("initial", now)
@@ -397,7 +397,7 @@ class MageSimulator(System):
         if wanted := request.query.get("pipeline_run_id[]"):
             runs = [run for run in runs if str(run.id) in wanted.split(",")]
         for run in runs:
-            self._scheduler.work(run, time.time())
+            self._scheduler.work(run, clock.time())
         blocks = [(run, block) for run in runs for block in run.blocks]
         blocks.sort(key=lambda pair: (pair[1].started is None, -(pair[1].started or 0.0)))
         whole = [log_file(run, f"{name}.log") for run in runs[:limit] for name in ("pipeline", "scheduler")]
@@ -425,7 +425,7 @@ class MageSimulator(System):
         if not known or password != options.password:
             raise self._missing()
         inner = secrets.token_urlsafe(32)
-        expires = time.time() + options.session_seconds
+        expires = clock.time() + options.session_seconds
         self._sessions[inner] = expires
         made = self._rows.time(self._started, whole=True)
         role = {"id": 1, "name": "Owner", "created_at": made, "updated_at": made, "user_id": None}
@@ -517,7 +517,7 @@ class MageSimulator(System):
         expires = self._sessions.get(token)
         if expires is None:
             raise ApiError(401, "Invalid OAuth token.", "invalid_oauth_token", 401)
-        if time.time() >= expires:
+        if clock.time() >= expires:
             raise ApiError(401, "Expired OAuth token.", "expired_oauth_token", 401)
         if action == "login":
             text = "Public access for create only, invalid scope."
@@ -570,7 +570,7 @@ class MageSimulator(System):
 
     def _worked(self, run: MageRun) -> MageRun:
         """Return a run after its blocks have worked until now."""
-        self._scheduler.work(run, time.time())
+        self._scheduler.work(run, clock.time())
         return run
 
     def _plan_for(self, schedule: Schedule) -> Plan:

@@ -31,7 +31,6 @@ import asyncio
 import hashlib
 import hmac
 import secrets
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -61,6 +60,7 @@ from graphql import (
 from graphql.language import FieldDefinitionNode, InputValueDefinitionNode, NameNode, visit
 from graphql.language.visitor import REMOVE, Visitor
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.paradime.simulated import (
     MESSAGE,
     SCHEDULES,
@@ -242,7 +242,7 @@ class ParadimeSimulator(System):
 
     def runs(self) -> list[dict[str, Json]]:
         """Return the runs that callers started in the form of the control ``/_runs``."""
-        now = time.time()
+        now = clock.time()
         return [
             run_entry(
                 system=self.name,
@@ -394,7 +394,7 @@ class ParadimeSimulator(System):
             raise self._error("Pass at most one of commands and commandConfigs.", "BAD_REQUEST")
         if (configs is not None or goes_on is not None) and not self.options.continue_on_error:
             raise self._error("Continue on error is not enabled for this workspace.", "FORBIDDEN")
-        if time.time() < schedule.accepted_from:
+        if clock.time() < schedule.accepted_from:
             raise self._missing("Schedule", schedule.slug)
         given = {"branch": branch, "prNumber": prNumber, **asked}
         body = {"mutation": "triggerBoltRun", **{k: v for k, v in given.items() if v is not None}}
@@ -424,7 +424,7 @@ class ParadimeSimulator(System):
         return self._retry(call, "retryBoltRunFromFailure", newest)
 
     def _retry(self, call: Call, mutation: str, old: BoltRun) -> Json:
-        now = time.time()
+        now = clock.time()
         whole = mutation == "retryAllBoltRun"
         planned = list(old.planned) if whole else old.unfinished
         if not old.has_ended(now):
@@ -439,7 +439,7 @@ class ParadimeSimulator(System):
 
     def _cancelBoltRun(self, call: Call, *, scheduleRunId: int) -> Json:
         run = self._run(call, scheduleRunId)
-        now = time.time()
+        now = clock.time()
         run.cancels += 1
         if run.has_ended(now) and not self.options.cancel_ended:
             raise self._error(f"Run {run.id} has already ended.", "BAD_REQUEST")
@@ -447,7 +447,7 @@ class ParadimeSimulator(System):
         return {"ok": True}
 
     def _boltRunStatus(self, call: Call, *, runId: int) -> Json:
-        run, now = self._run(call, runId), time.time()
+        run, now = self._run(call, runId), clock.time()
         # Nothing says that the real service sorts the commands.
         commands = [command for command in reversed(run.commands) if command.has_begun(now)]
         return {
@@ -457,7 +457,7 @@ class ParadimeSimulator(System):
         }
 
     def _boltCommand(self, call: Call, *, commandId: int) -> Json:
-        command, now = self._command(call, commandId), time.time()
+        command, now = self._command(call, commandId), clock.time()
         found = command.resource_ids if command.has_ended(now) else {}
         return {
             "ok": True,
@@ -467,7 +467,7 @@ class ParadimeSimulator(System):
         }
 
     def _boltCommandLogs(self, call: Call, *, commandId: int, cursor: str | None = None) -> Json:
-        command, now = self._command(call, commandId), time.time()
+        command, now = self._command(call, commandId), clock.time()
         try:
             starts = [int(part) for part in (cursor or "0:0").split(":")]
             streams = dict(zip(("STDOUT", "STDERR"), starts, strict=True))
@@ -485,10 +485,10 @@ class ParadimeSimulator(System):
 
     def _boltResourceUrl(self, call: Call, *, resourceId: int) -> Json:
         command, path = self._resources.get(resourceId, (None, ""))
-        if command is None or not command.has_ended(time.time()):
+        if command is None or not command.has_ended(clock.time()):
             raise self._missing("Resource", resourceId)
         self._run(call, command.run_id)
-        date = str(int(time.time()))
+        date = str(int(clock.time()))
         place = f"/storage/{resourceId}/{quote(path)}"
         lifetime = str(self.options.url_seconds)
         query = {
@@ -504,7 +504,7 @@ class ParadimeSimulator(System):
         if offset < 0 or not 1 <= limit <= LONGEST_BATCH:
             raise self._error("offset must be >= 0 and limit between 1 and 1000.", "BAD_REQUEST")
         found = self._runs_of(self._schedule(call, **names))
-        now = time.time()
+        now = clock.time()
         rows = [
             {
                 "id": run.id,
@@ -568,7 +568,7 @@ class ParadimeSimulator(System):
             git_branch=schedule.get("gitBranch") or "main",
             suspended=bool(schedule.get("suspended")),
             id=self._next_schedule,
-            accepted_from=time.time() + self.world.scaled(self.options.slug_delay),
+            accepted_from=clock.time() + self.world.scaled(self.options.slug_delay),
         )
         self._next_schedule += 1
         self._schedules.append(made)
@@ -617,7 +617,7 @@ class ParadimeSimulator(System):
         ids = self._next_run, self._next_command, self._next_resource
         for run_id, outcome, command_id, resource_id in HISTORY:
             self._next_run, self._next_command, self._next_resource = run_id, command_id, resource_id
-            self._make_run(daily, Plan(outcome=outcome), daily.commands, SETUP, time.time() - BEFORE, {})
+            self._make_run(daily, Plan(outcome=outcome), daily.commands, SETUP, clock.time() - BEFORE, {})
             self._runs[run_id].is_history = True
         self._next_run, self._next_command, self._next_resource = ids
 
@@ -633,7 +633,7 @@ class ParadimeSimulator(System):
         first: tuple[Plan, ...] = (),
     ) -> BoltRun:
         """Start a run for a caller, if the schedule lets it; ``first`` goes before the usual plans."""
-        now = time.time()
+        now = clock.time()
         plan = self.world.plan_for(self.name, (schedule.slug, schedule.name), (*first, *self._defaults))
         busy = next((run for run in self._runs_of(schedule) if not run.has_ended(now)), None)
         if busy is not None and schedule.overlap == "refuse":
@@ -725,7 +725,7 @@ class ParadimeSimulator(System):
 
     def _command(self, call: Call, command_id: int) -> Command:
         command = self._commands.get(command_id)
-        if command is None or not command.has_begun(time.time()):
+        if command is None or not command.has_begun(clock.time()):
             raise self._missing("Command", command_id)
         self._run(call, command.run_id)
         return command
@@ -783,8 +783,8 @@ class ParadimeSimulator(System):
             "schedule": schedule.schedule,
             "owner": schedule.owner,
             "lastRunAt": None if newest is None else self._time(newest.created),
-            "lastRunState": None if newest is None else newest.state(time.time()),
-            "nextRunAt": None if schedule.schedule == "OFF" else self._time(time.time() + BEFORE),
+            "lastRunState": None if newest is None else newest.state(clock.time()),
+            "nextRunAt": None if schedule.schedule == "OFF" else self._time(clock.time() + BEFORE),
             "source": schedule.source,
             "suspended": schedule.suspended,
             "turboCi": deferral,
@@ -813,7 +813,7 @@ class ParadimeSimulator(System):
         wanted = self._signature(number, place["path"], date, lifetime)
         if not hmac.compare_digest(wanted, query.get("X-Amz-Signature", "")):
             return refused_by_store(403, "SignatureDoesNotMatch", "The signature does not match")
-        if time.time() >= int(date) + int(lifetime):
+        if clock.time() >= int(date) + int(lifetime):
             return refused_by_store(403, "AccessDenied", "Request has expired")
         command, path = self._resources[number]
 

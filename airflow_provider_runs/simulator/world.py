@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -14,6 +13,8 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from aiohttp import web
+
+from airflow_provider_runs.core import clock
 
 Json = Any
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -145,7 +146,7 @@ class Rules(Generic[Rule]):
 
     def take(self, matches: Callable[[Rule], bool]) -> Rule | None:
         """Return the newest rule that matches and count the use."""
-        now = time.time()
+        now = clock.time()
         for rule, until in reversed(self._entries):
             left = self._left.get(id(rule))
             if left == 0 or (until is not None and now >= until) or not matches(rule):
@@ -211,7 +212,7 @@ class World:
 
     def add_fault(self, fault: Fault) -> None:
         """Add a fault; its ``for_seconds`` count from now."""
-        self.faults.add(fault, None if fault.for_seconds is None else time.time() + fault.for_seconds)
+        self.faults.add(fault, None if fault.for_seconds is None else clock.time() + fault.for_seconds)
 
     def record(
         self, system: str, operation: str, method: str, path: str, status: int | None, fault: str | None
@@ -220,7 +221,7 @@ class World:
         self.counts[system, operation, status] += 1
         self.log.append(
             {
-                "time": iso(time.time()),
+                "time": iso(clock.time()),
                 "system": system,
                 "operation": operation,
                 "method": method,
@@ -256,12 +257,12 @@ class TimeLine:
     def of(cls, world: World, plan: Plan) -> TimeLine:
         """Make the time line of a run that is created now."""
         queued, duration = world.seconds_of(plan)
-        begins = time.time() + queued
+        begins = clock.time() + queued
         return cls(begins - queued, begins, None if plan.outcome == "stuck" else begins + duration)
 
     def has_ended(self) -> bool:
         """Say whether the run has ended."""
-        return self.ends is not None and time.time() >= self.ends
+        return self.ends is not None and clock.time() >= self.ends
 
 
 class Route(NamedTuple):

@@ -6,13 +6,13 @@ import bisect
 import hashlib
 import json
 import secrets
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.simulator.world import ControlError, Json
 
 TERMINAL = frozenset(
@@ -507,7 +507,7 @@ def job_id(number: int) -> str:
 
 def uuid7() -> str:
     """Return a UUID of version 7: its first bits are the time."""
-    milliseconds = time.time_ns() // 1_000_000
+    milliseconds = int(clock.time() * NANO) // 1_000_000
     number = (milliseconds << 80) | secrets.randbits(80)
     number = number & ~(0xF << 76) | (7 << 76)
     return str(uuid.UUID(int=number & ~(3 << 62) | (2 << 62)))

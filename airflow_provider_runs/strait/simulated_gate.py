@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hmac
 import math
-import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aiohttp import web
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.strait.simulated import Job, StraitOptions
 from airflow_provider_runs.strait.simulated_requests import Refused
 
@@ -42,7 +42,7 @@ class Window:
 
     def take(self, key: str) -> int | None:
         """Count a request; return how many are left, None if it is one too many."""
-        number, share = divmod(time.time() / self.seconds, 1)
+        number, share = divmod(clock.time() / self.seconds, 1)
         now = int(number)
         rate = self._counts[key, now - 1] * (1 - share) + self._counts[key, now]
         if rate >= self.limit:
@@ -91,7 +91,7 @@ class Gate:
     def _admit(self, request: web.Request) -> Call:
         """Check the credentials and return who calls."""
         options, headers, address = self._options, request.headers, request.remote or ""
-        wait = self._locked.get(address, 0) - time.time()
+        wait = self._locked.get(address, 0) - clock.time()
         if wait > 0:
             text = "too many failed authentication attempts"
             raise Refused(429, text, headers={"Retry-After": str(math.ceil(wait))})
@@ -107,7 +107,7 @@ class Gate:
         self._failures[address] += 1
         for limits, windows in LOCKOUTS:
             if options.login_limit and self._failures[address] >= limits * options.login_limit:
-                self._locked[address] = time.time() + windows * options.window
+                self._locked[address] = clock.time() + windows * options.window
                 break
         raise Refused(401)
 
@@ -139,5 +139,5 @@ def too_many(seconds: int, limit: int | None = None) -> Refused:
     headers = {"Retry-After": str(seconds)}
     if limit is not None:
         headers |= {"X-RateLimit-Limit": str(limit), "X-RateLimit-Remaining": "0"}
-        headers["X-RateLimit-Reset"] = str(int(time.time()) + seconds)
+        headers["X-RateLimit-Reset"] = str(int(clock.time()) + seconds)
     return Refused(429, headers=headers, body="Too Many Requests\n")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.simulator.world import Json
 from airflow_provider_runs.strait.simulated import (
     ACTIVE,
@@ -83,7 +83,7 @@ def read_trigger(job: Job, body: dict[str, Json], key: str | None, where: str = 
     scheduled = None
     if body.get("scheduled_at") is not None:
         scheduled = moment(body["scheduled_at"], where)
-        ahead = scheduled - time.time()
+        ahead = scheduled - clock.time()
         if ahead < 0:
             raise Refused(400, where + "scheduled_at must not be in the past")
         if ahead > FARTHEST:

@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import json
 import math
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 
 from aiohttp import web
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.simulator.world import NOTE, Fault, Json
 from airflow_provider_runs.strait.simulated import StraitOptions, StraitRun, rfc3339
 from airflow_provider_runs.strait.simulated_requests import Refused
@@ -72,23 +72,23 @@ class Streams:
         """Yield what a stream of a run carries; nothing when it only looks around, None for a cut."""
         kind = fault.fault if fault else None
         seconds = math.inf if fault is None or fault.seconds is None else fault.seconds
-        options, opened = self._options, time.monotonic()
+        options, opened = self._options, clock.monotonic()
         if kind == "error_frame":
             text = json.dumps({"error": (fault and fault.body) or "failed to subscribe"})
             yield f"event: error\ndata: {text}\n\n".encode()
             return
         await asyncio.sleep(options.subscribe_delay)
-        self._advance(run, time.time())  # what happens until now reaches no subscriber
+        self._advance(run, clock.time())  # what happens until now reaches no subscriber
         if kind == "flood":
             data = {"type": "event", "event_type": "log", "run_id": run.id, "level": "info", "data": None}
             for number in range(EVENT_FLOOD):
-                yield frame({**data, "message": f"line {number}", "timestamp": rfc3339(time.time())})
+                yield frame({**data, "message": f"line {number}", "timestamp": rfc3339(clock.time())})
         ends = opened + min(options.stream_seconds, seconds if kind in ("end", "silence") else math.inf)
         if kind == "end" and seconds == math.inf:
             ends = opened
-        seen, alive = len(run.frames), time.monotonic() + options.keepalive
-        while self._goes_on() and time.monotonic() < ends:
-            self._advance(run, time.time())
+        seen, alive = len(run.frames), clock.monotonic() + options.keepalive
+        while self._goes_on() and clock.monotonic() < ends:
+            self._advance(run, clock.time())
             fresh, seen = run.frames[seen:], len(run.frames)
             for name, data in fresh:
                 if name != channel or kind in ("lose", "silence"):
@@ -97,12 +97,12 @@ class Streams:
                     yield frame(data)[: len(frame(data)) // 2]
                     yield None
                 yield frame(data)
-            now = time.monotonic()
+            now = clock.monotonic()
             if now >= alive:
                 alive = now + options.keepalive
                 yield b"" if kind == "silence" else b": keepalive\n\n"
             yield b""
-            waits = (LOOK, run.next_at - time.time(), alive - now, ends - now)
+            waits = (LOOK, run.next_at - clock.time(), alive - now, ends - now)
             await asyncio.sleep(max(0.0, min(waits)))
 
 

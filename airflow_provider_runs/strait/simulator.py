@@ -38,7 +38,6 @@ import asyncio
 import json
 import math
 import re
-import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -46,6 +45,7 @@ from typing import Any
 
 from aiohttp import web
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.simulator.world import (
     STREAM_FAULTS,
     Json,
@@ -124,7 +124,7 @@ class StraitSimulator(System):
             lambda: self._runs is runs,
         )
         self._newest = 0
-        self._since = time.time()
+        self._since = clock.time()
         self._gate = Gate(options, jobs)
         self._defaults = (
             Plan(resource="broken", outcome="dead_letter"),
@@ -328,7 +328,7 @@ class StraitSimulator(System):
 
     def _tick(self) -> None:
         """Let everything happen that has come due, to all runs and to windows that collect triggers."""
-        now = time.time()
+        now = clock.time()
         for slot, (fires, asked) in list(self._pending.items()):
             if fires <= now:
                 self._flush(slot, asked)
@@ -347,7 +347,7 @@ class StraitSimulator(System):
             raise Refused(404, "run not found")
         if run.parent is not None or run.job.needs:
             self._tick()
-        self._advance(run, time.time())
+        self._advance(run, clock.time())
         return run
 
     def _visible(self, call: Call) -> list[StraitRun]:
@@ -358,7 +358,7 @@ class StraitSimulator(System):
 
     def _copy(self, run: StraitRun) -> dict[str, Json]:
         """Return a run as GET, DELETE and streams know it: an end is not checked again for a while."""
-        now = time.time()
+        now = clock.time()
         until, row = self._copies.get(run.id, (0.0, {}))
         if now < until:
             return row
@@ -384,14 +384,14 @@ class StraitSimulator(System):
 
     def _stamp(self, at: float | None = None) -> int:
         """Return when a row is created, later than every row before."""
-        self._newest = max(self._newest + 1000, time.time_ns() if at is None else int(at * NANO))
+        self._newest = max(self._newest + 1000, int(clock.time() * NANO) if at is None else int(at * NANO))
         return self._newest
 
     def _make_run(
         self, job: Job, asked: Asked, life: Life, *, at: float | None = None, created: int = 0, **rest: Any
     ) -> StraitRun:
         created = created or self._stamp(at)
-        now = time.time() if at is None else at
+        now = clock.time() if at is None else at
         ready = max(now, asked.scheduled or 0)
         lives = rest.pop("lives", 0)
         run = StraitRun(
@@ -450,14 +450,14 @@ class StraitSimulator(System):
             return await self._start(request, call, key)
         slot = (call.project, call.caller, request.path, key)
         until, known = self._answers.get(slot, (0.0, None))
-        if time.time() < until:
+        if clock.time() < until:
             if known is None:
                 raise Refused(409, "a request with this idempotency key is currently being processed")
             headers = {"Idempotency-Replayed": "true"}
             return web.Response(
                 body=known.body, status=known.status, content_type="application/json", headers=headers
             )
-        until = time.time() + self.options.key_seconds
+        until = clock.time() + self.options.key_seconds
         self._answers[slot] = until, None
         try:
             answer = await self._start(request, call, key)
@@ -479,8 +479,8 @@ class StraitSimulator(System):
             return self._json(self._dry_run(job, asked, hashed))
         known = self._keys.get((job.id, key)) if key else None
         if known is not None:
-            self._advance(known, time.time())
-            age = time.time() - (known.finished or math.inf)
+            self._advance(known, clock.time())
+            age = clock.time() - (known.finished or math.inf)
             is_over = known.status == "expired" or (known.is_terminal and age > self.options.key_seconds)
             if is_over or known.status == "paused":
                 raise Refused(500)  # the insert refuses a second row whose key is taken
@@ -488,7 +488,7 @@ class StraitSimulator(System):
         self._gate.admit_run(job)
         if job.window == "dedup":
             for run in reversed(self._runs.values()):
-                age = time.time() - run.created / NANO
+                age = clock.time() - run.created / NANO
                 if run.job.id == job.id and age < job.window_secs and payload_hash(run.payload) == hashed:
                     return self._json(started(run, hashed), 201)
         elif job.window is not None:
@@ -502,7 +502,7 @@ class StraitSimulator(System):
         return answer
 
     def _dry_run(self, job: Job, asked: Asked, hashed: str) -> dict[str, Json]:
-        ready = asked.scheduled or time.time()
+        ready = asked.scheduled or clock.time()
         shown = {name: self._job_row(job)[name] for name in ("id", "name", "slug", "execution_mode")}
         shown |= {"timeout_secs": job.timeout_secs, "max_attempts": job.max_attempts, "version": 1}
         answer = {
@@ -518,9 +518,9 @@ class StraitSimulator(System):
         """Take a trigger into the job's debounce or batch window."""
         slot = job.id, str(body.get(f"{job.window}_key") or "")
         self._tick()
-        fires, before = self._pending.get(slot, (time.time() + job.window_secs, []))
+        fires, before = self._pending.get(slot, (clock.time() + job.window_secs, []))
         if job.window == "debounce":
-            fires = time.time() + job.window_secs
+            fires = clock.time() + job.window_secs
             self._pending[slot] = fires, [asked]
             return self._json({"debounced": True, "fire_at": rfc3339(fires)}, 201)
         self._pending[slot] = fires, [*before, asked]
@@ -565,7 +565,7 @@ class StraitSimulator(System):
                 known = self._make_run(job, asked, self._life(job)[0], created=created, batch=batch)
                 results.append({"id": known.id, "status": known.status, "idempotency_hit": False})
             else:
-                self._advance(known, time.time())
+                self._advance(known, clock.time())
                 results.append({"id": known.id, "status": known.status, "idempotency_hit": True})
         new = sum(not result["idempotency_hit"] for result in results)
         body = {"batch_id": batch, "results": results, "total": len(results), "created": new}
@@ -607,7 +607,7 @@ class StraitSimulator(System):
         return self._page(request, self._rows(rows), pages=False)
 
     async def _health(self, request: web.Request) -> web.StreamResponse:
-        body = {"status": "ok", "version": "simulator", "timestamp": rfc3339(time.time())}
+        body = {"status": "ok", "version": "simulator", "timestamp": rfc3339(clock.time())}
         return web.json_response(body, headers={"X-API-Version": "v1"})
 
     # Asking about runs
@@ -712,7 +712,7 @@ class StraitSimulator(System):
         run.cancels += 1
         if self._copy(run)["status"] in TERMINAL:
             raise Refused(400, "run already in terminal state")
-        run.cancel(time.time())
+        run.cancel(clock.time())
         if self._is_seed:
             return web.Response()
         return self._json(run.row())
@@ -725,7 +725,7 @@ class StraitSimulator(System):
                 run.cancels += 1
                 if run.is_terminal:
                     raise Refused(400, "run already in terminal state")
-                run.cancel(time.time())
+                run.cancel(clock.time())
                 results.append({"id": run_id, "status": "canceled"})
             except Refused as refused:
                 results.append({"id": run_id, "status": "failed", "error": refused.message})
@@ -747,7 +747,7 @@ class StraitSimulator(System):
             own["status"] = run.status
             if run.status in WAITING and not run.begun and all(own[name] == wanted[name] for name in wanted):
                 run.cancels += 1
-                run.cancel(time.time())
+                run.cancel(clock.time())
                 found.append(run.id)
         if self._is_seed:
             results = [{"id": run_id, "status": "canceled"} for run_id in found]
@@ -799,7 +799,7 @@ class StraitSimulator(System):
         run = self._find(request, call)
         if run.status != "dead_letter":
             raise Refused(409, "run is not in the dead letter queue")
-        run.again(time.time(), self._life(run.job)[0])
+        run.again(clock.time(), self._life(run.job)[0])
         return self._changed(run)
 
     async def _bulk_dlq_replay(self, request: web.Request, call: Call) -> web.StreamResponse:
@@ -821,7 +821,7 @@ class StraitSimulator(System):
         if not dead:
             raise Refused(409, "no runs to replay")
         for run in dead:
-            run.again(time.time(), self._life(run.job)[0])
+            run.again(clock.time(), self._life(run.job)[0])
             self._changed(run)
         return self._json({"replayed": [run.row() for run in dead], "count": len(dead)})
 
@@ -847,16 +847,16 @@ class StraitSimulator(System):
         if run.status not in WAITING or run.begun:
             raise Refused(404, "run not found")
         run.scheduled, run.lives = scheduled, max(0, run.lives - 1)
-        run.expires += max(0.0, scheduled - time.time())
+        run.expires += max(0.0, scheduled - clock.time())
         if "payload" in body and not self._is_seed:
             run.payload = body["payload"]
-        run.plan(time.time())
+        run.plan(clock.time())
         return self._changed(run)
 
     async def _pause(self, request: web.Request, call: Call) -> web.StreamResponse:
         run = self._find(request, call)
         if run.status == "executing":
-            run.end("paused", time.time())
+            run.end("paused", clock.time())
         elif run.status != "paused":
             raise Refused(400, "only an executing run can be paused")
         return self._json(run.row())
@@ -865,7 +865,7 @@ class StraitSimulator(System):
         run = self._find(request, call)
         if run.status != "paused":
             raise Refused(400, "run is not paused")
-        run.again(time.time(), attempt=run.attempt)
+        run.again(clock.time(), attempt=run.attempt)
         return self._changed(run)
 
     async def _restart(self, request: web.Request, call: Call) -> web.StreamResponse:
@@ -873,7 +873,7 @@ class StraitSimulator(System):
         await self._body(request)
         if run.status not in ("executing", "paused"):
             raise Refused(400, "only an executing or paused run can be restarted")
-        run.again(time.time(), attempt=run.attempt)
+        run.again(clock.time(), attempt=run.attempt)
         return self._changed(run)
 
     # Streams

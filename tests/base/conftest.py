@@ -1,26 +1,22 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.base import fakes
+from tests.virtual import VirtualClock
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[fakes.Service]:
+def service(monkeypatch: pytest.MonkeyPatch) -> fakes.Service:
     """A fresh fake service and the connection to it."""
     made = fakes.Service()
     monkeypatch.setattr(fakes, "SERVICE", made)
     monkeypatch.setenv("AIRFLOW_CONN_FAKE_DEFAULT", json.dumps({"conn_type": "fake", "host": "fake"}))
-    yield made
-    # What goes on after a task has ended must not call the next test's service.
-    for thread in threading.enumerate():
-        if thread.name == "run-task-helper":
-            thread.join(5)
+    return made
 
 
 @pytest.fixture(autouse=True)
@@ -40,19 +36,9 @@ def context() -> dict[str, Any]:
 
 
 @pytest.fixture
-def later() -> Iterator[Callable[[float, Callable[[], Any]], None]]:
-    """Do something in another thread after some seconds."""
-    timers: list[threading.Timer] = []
-
-    def start(seconds: float, work: Callable[[], Any]) -> None:
-        timer = threading.Timer(seconds, work)
-        timers.append(timer)
-        timer.start()
-
-    yield start
-    for timer in timers:
-        timer.cancel()
-        timer.join()
+def later(virtual: VirtualClock) -> Callable[[float, Callable[[], Any]], None]:
+    """Do something in another thread after some virtual seconds."""
+    return virtual.later
 
 
 @pytest.fixture

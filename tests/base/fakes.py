@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow.providers.common.compat.sdk import AirflowTaskTimeout, timeout
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.operator import CancelRunOperator, RetryRunOperator, TriggerRunOperator
 from airflow_provider_runs.base.sensor import RunSensor
 from airflow_provider_runs.base.trigger import RunTrigger
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import (
     CanCancel,
     CanExplain,
@@ -31,6 +32,7 @@ from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFail
 from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.run import Run, RunState, StatusTable
 from airflow_provider_runs.core.schedule import Pace
+from tests.virtual import VirtualClock
 
 WORDS = {
     RunState.PENDING: ("waiting",),
@@ -381,8 +383,9 @@ def run_here(task: Any, context: dict[str, Any]) -> Any:
     """Execute a task as Airflow's worker does: under its alarm for ``execution_timeout``."""
     if task.execution_timeout is None:
         return task.execute(context)
+    assert isinstance(clock.current, VirtualClock)
     try:
-        with timeout(task.execution_timeout.total_seconds()):
+        with clock.current.alarm(task.execution_timeout.total_seconds(), AirflowTaskTimeout("alarm")):
             return task.execute(context)
     except AirflowTaskTimeout:
         task.on_kill()

@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -29,6 +28,7 @@ from airflow_provider_runs.base.exceptions import (
     RunTimedOut,
     RunUnreachable,
 )
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, NotFound
 from airflow_provider_runs.core.outcome import BadEvent, Limit, Outcome, Verdict
 from tests.base.fakes import (
@@ -75,9 +75,9 @@ def ends(service: Service, status: str) -> Callable[[], None]:
     """Return what ends the run, as soon as there is one."""
 
     def end() -> None:
-        until = time.monotonic() + 10
-        while not service.runs and time.monotonic() < until:
-            time.sleep(0.01)
+        until = clock.monotonic() + 10
+        while not service.runs and clock.monotonic() < until:
+            clock.sleep(0.01)
         for run_id in service.runs:
             service.runs[run_id] = status
 
@@ -256,7 +256,7 @@ def test_no_return_value_is_pushed_where_the_user_wants_none(
 def test_the_trigger_has_the_arguments_that_databases_keep(
     service: Service, context: dict[str, Any], mocker: Any
 ) -> None:
-    mocker.patch("airflow_provider_runs.base.task.time.time", return_value=1000.0)
+    mocker.patch("airflow_provider_runs.core.clock.time", return_value=1000.0)
     context["ti"].start_date = datetime.fromtimestamp(1000, UTC)
     operator = task(
         deferrable=True,
@@ -392,11 +392,11 @@ def test_a_task_that_a_person_ended_cancels_its_run(
     operator = task()
     states(state)
     later(0.2, operator.on_kill)
-    began = time.monotonic()
+    began = clock.monotonic()
     with pytest.raises(Interrupted, match=state):
         operator.execute(context)
     assert service.called("cancel") == ["r1"]
-    assert time.monotonic() - began < 2
+    assert clock.monotonic() - began < 2
 
 
 @pytest.mark.parametrize("state", NOT_BY_PERSON)
@@ -417,7 +417,7 @@ def test_a_process_that_has_to_go_leaves_the_run_and_the_retry_attaches(
 def test_a_process_that_has_to_go_waits_for_the_answer_that_is_just_coming(
     service: Service, context: dict[str, Any], later: Later, states: Any
 ) -> None:
-    service.before_answer = lambda: time.sleep(0.5)
+    service.before_answer = lambda: clock.sleep(0.5)
     operator = task(deferrable=False)
     states("running")
     later(0.2, operator.on_kill)
@@ -438,21 +438,21 @@ def test_a_process_that_has_to_go_does_not_write_over_an_answer_that_comes_late(
 
     def slow_get(key: str) -> Any:
         found = get(key)
-        time.sleep(0.4 if service.called("trigger") else 0)
+        clock.sleep(0.4 if service.called("trigger") else 0)
         return found
 
     def slow_set(key: str, value: Any) -> None:
-        time.sleep(0.4 if service.called("trigger") else 0)
+        clock.sleep(0.4 if service.called("trigger") else 0)
         keep(key, value)
 
     store.get, store.set = slow_get, slow_set
-    service.before_answer = lambda: time.sleep(0.5)
+    service.before_answer = lambda: clock.sleep(0.5)
     operator = task(deferrable=False)
     states("running")
     later(0.2, operator.on_kill)
     with pytest.raises(Interrupted):
         operator.execute(context)
-    time.sleep(1)
+    clock.sleep(1)
     assert (store["run"]["run_id"], store["run"]["left"]) == ("r1", True)
 
 
@@ -488,7 +488,7 @@ def test_a_killed_task_sends_no_cancel_where_it_must_not(
 def test_a_kill_during_the_start_request_cancels_the_run_that_it_started(
     service: Service, context: dict[str, Any], later: Later, states: Any
 ) -> None:
-    service.before_answer = lambda: time.sleep(0.6)
+    service.before_answer = lambda: clock.sleep(0.6)
     operator = task()
     states("failed")
     later(0.2, operator.on_kill)
@@ -503,14 +503,14 @@ def test_a_kill_during_a_start_that_does_not_answer_finds_the_run_by_its_marker(
     from airflow_provider_runs.base import operator as module
 
     monkeypatch.setattr(module, "KILL_SECONDS", 2.0)
-    service.before_answer = lambda: time.sleep(5)
+    service.before_answer = lambda: clock.sleep(5)
     operator = task()
     states("failed")
     later(0.2, operator.on_kill)
-    began = time.monotonic()
+    began = clock.monotonic()
     with pytest.raises(Interrupted):
         operator.execute(context)
-    assert time.monotonic() - began < 3
+    assert clock.monotonic() - began < 3
     assert service.called("find_started") != []
     assert service.called("cancel") == ["r1"]
 
@@ -632,7 +632,7 @@ def test_a_run_that_cannot_be_looked_at_is_cancelled_unseen(
     operator = task(poll_interval=60, min_poll_interval=60)
     states("failed")
     look = operator.hook.get_run
-    monkeypatch.setattr(operator.hook, "get_run", lambda run_id: time.sleep(0.5) or look(run_id))
+    monkeypatch.setattr(operator.hook, "get_run", lambda run_id: clock.sleep(0.5) or look(run_id))
     later(0.2, operator.on_kill)
     with pytest.raises(Interrupted):
         operator.execute(context)
@@ -645,7 +645,7 @@ def test_an_old_try_that_wakes_after_the_newer_one_has_ended_cancels_nothing(
     from airflow_provider_runs.base import operator as module
 
     monkeypatch.setattr(module, "KILL_SECONDS", 2.0)
-    service.before_answer = lambda: time.sleep(5)
+    service.before_answer = lambda: clock.sleep(5)
     operator = task()
     states("success")
     later(0.1, ends(service, "done"))
@@ -662,11 +662,11 @@ def test_a_kill_before_the_start_request_starts_nothing(
     operator = task()
     states("failed")
     original = operator.hook.api.prepare
-    mocker.patch.object(operator.hook.api, "prepare", lambda a: (time.sleep(0.5), original(a)))
+    mocker.patch.object(operator.hook.api, "prepare", lambda a: (clock.sleep(0.5), original(a)))
     later(0.2, operator.on_kill)
     with pytest.raises(Interrupted):
         operator.execute(context)
-    time.sleep(0.5)
+    clock.sleep(0.5)
     assert service.called("trigger") == []
     assert service.runs == {}
 
@@ -697,7 +697,7 @@ def test_an_alarm_while_the_task_is_cancelling_does_not_keep_it_from_that(
     cancel = operator.hook.cancel_run
 
     def slow(run_id: str) -> None:
-        time.sleep(1)
+        clock.sleep(1)
         cancel(run_id)
 
     mocker.patch.object(operator.hook, "cancel_run", slow)
@@ -714,7 +714,7 @@ def test_a_kill_while_the_start_is_being_repeated_starts_nothing_afterwards(
     states("failed")
 
     def start(arguments: Any, key: Any, began: float, stopped: Callable[[], bool]) -> Any:
-        time.sleep(0.5)
+        clock.sleep(0.5)
         asked.append(stopped())
         raise ConnectionFailed("stopped", sent=False)
 
@@ -1379,7 +1379,7 @@ def test_a_cancel_that_does_not_end_in_time_stands_in_the_log(
     from airflow_provider_runs.base import operator as module
 
     monkeypatch.setattr(module, "KILL_SECONDS", 1.0)
-    monkeypatch.setattr(FakeHook, "cancel_and_confirm", lambda self, run_id, limit: time.sleep(3))
+    monkeypatch.setattr(FakeHook, "cancel_and_confirm", lambda self, run_id, limit: clock.sleep(3))
     operator = task()
     states("failed")
     later(0.2, operator.on_kill)

@@ -1,0 +1,401 @@
+"""
+Virtual time: a clock that jumps to the next moment that somebody waits for, once everybody waits.
+
+While :func:`virtual_time` is in force, time stands still as long as any thread works, however slow the
+machine is. When every thread waits (in an event loop, a sleep, an event, a queue, a read from a socket) and
+nothing that one of them waits for has come, the clock jumps to the earliest deadline. A test may then wait
+for hours, and for events that take place at given moments (:meth:`VirtualClock.later`), without waiting.
+
+What takes part: the thread that enters, every thread that is started meanwhile, and every thread that runs a
+:class:`VirtualLoop`, such as that of a simulator which is shared by the tests of a module. A thread that
+waits for something the clock does not know (another process, a socket's ``accept``) counts as working: time
+does not pass for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import select
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time as real
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+from airflow_provider_runs.core import clock
+
+T = TypeVar("T")
+STEP = 0.001
+"""Real seconds after which a waiting thread looks again whether it may go on."""
+QUIET = 0.0002
+"""Real seconds for which everybody must wait before the clock jumps: what is on its way arrives first."""
+STUCK = 5.0
+"""Real seconds after which a wait that nothing can end, or that nobody's work ends, is a failure."""
+DRAIN = 900.0
+"""Virtual seconds that threads get to end when virtual time does."""
+
+_active: VirtualClock | None = None
+_loops: WeakSet[VirtualLoop] = WeakSet()
+_lock = threading.Lock()
+
+
+@dataclass
+class _Wait:
+    """What a thread waits for, and until when."""
+
+    deadline: float | None
+    is_ready: Callable[[], bool]
+
+
+class VirtualClock(clock.Clock):
+    """The clock of one test."""
+
+    def __init__(self) -> None:
+        self.now = self.began = real.monotonic()
+        self._epoch = real.time() - self.now
+        self._threads: dict[threading.Thread, _Wait | None] = {}
+        """Who takes part; None: works."""
+        self._changes = 0
+        self._quiet: tuple[int, float] = (-1, 0.0)
+        """Since which change, and which real moment, everybody waits."""
+        self.closed = False
+
+    # What the package reads and waits by
+
+    def time(self) -> float:
+        """Return UTC epoch seconds."""
+        return self._epoch + self.now
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back."""
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Wait until everybody has waited for so long."""
+        self.block(lambda: False, self.now + seconds)
+
+    def get(self, queue: SimpleQueue[T], timeout: float | None = None) -> T:
+        """Take what is first in a queue."""
+        self.block(lambda: not queue.empty(), None if timeout is None else self.now + timeout)
+        return queue.get_nowait()
+
+    # What tests use
+
+    @property
+    def passed(self) -> float:
+        """The virtual seconds since the test began."""
+        return self.now - self.began
+
+    def later(self, seconds: float, work: Callable[[], Any]) -> None:
+        """Do something in another thread when so many seconds have passed."""
+        moment = self.now + seconds
+
+        def run() -> None:
+            if not self.block(lambda: self.closed, moment):
+                work()
+
+        threading.Thread(target=run, daemon=True, name="later").start()
+
+    @contextmanager
+    def alarm(self, seconds: float, error: BaseException) -> Iterator[None]:
+        """Raise an error in the main thread when so many seconds have passed, as Airflow's alarm does."""
+        rung = threading.Event()
+        over = threading.Event()
+
+        def ring(number: int, frame: Any) -> None:
+            rung.set()
+            if not over.is_set():
+                raise error
+
+        def run() -> None:
+            if self.block(over.is_set, moment):
+                return
+            signal.pthread_kill(main.ident or 0, signal.SIGALRM)
+            while not rung.is_set():  # time stands still until the main thread has heard it
+                real.sleep(STEP)
+
+        main, moment = threading.current_thread(), self.now + seconds
+        before = signal.signal(signal.SIGALRM, ring)
+        ringing = threading.Thread(target=run, daemon=True, name="alarm")
+        ringing.start()
+        try:
+            yield
+        finally:
+            over.set()
+            ringing.join()
+            signal.signal(signal.SIGALRM, before)
+
+    # How time passes
+
+    def add(self, thread: threading.Thread) -> None:
+        """Have a thread take part. It works until it waits."""
+        with _lock:
+            self._threads[thread] = None
+            self._changes += 1
+
+    def takes_part(self) -> bool:
+        """Tell whether the calling thread takes part."""
+        return not self.closed and threading.current_thread() in self._threads
+
+    def block(
+        self,
+        is_ready: Callable[[], bool],
+        deadline: float | None,
+        park: Callable[[float], Any] = real.sleep,
+    ) -> bool:
+        """
+        Wait until something has come or the clock has reached a moment.
+
+        :param is_ready: tells whether it has come, without taking it.
+        :param deadline: the moment on the monotonic clock, None for none.
+        :param park: waits for at most so many real seconds, less if it comes.
+        :return: whether it has come.
+        """
+        me = threading.current_thread()
+        began, changes = real.monotonic(), self._changes
+        try:
+            while not is_ready():
+                if self.closed or (deadline is not None and self.now >= deadline):
+                    return False
+                with _lock:
+                    if me in self._threads and self._threads[me] is None:
+                        self._threads[me] = _Wait(deadline, is_ready)
+                        self._changes += 1
+                pause = self._jump()
+                if pause > 0:
+                    park(pause)
+                if changes != self._changes:
+                    began, changes = real.monotonic(), self._changes
+                elif me is threading.main_thread() and real.monotonic() - began > STUCK:
+                    faulthandler.dump_traceback(file=sys.__stderr__)
+                    raise AssertionError("everybody waits, or works on without end: nothing will ever happen")
+            return True
+        finally:
+            with _lock:
+                if me in self._threads:
+                    self._threads[me] = None
+                    self._changes += 1
+
+    def _jump(self) -> float:
+        """Jump to the next deadline if everybody waits; return how long to wait else."""
+        with _lock:
+            if self.closed:
+                return 0.0
+            for thread, wait in tuple(self._threads.items()):
+                if wait is None and thread.ident is not None and not thread.is_alive():
+                    del self._threads[thread]
+                    self._changes += 1
+                elif wait is None or (wait.deadline is not None and wait.deadline <= self.now):
+                    return STEP
+            waits = [wait for wait in self._threads.values() if wait is not None]
+            if any(wait.is_ready() for wait in waits):
+                return STEP
+            if self._quiet[0] != self._changes:
+                self._quiet = (self._changes, real.monotonic())
+            if real.monotonic() - self._quiet[1] < QUIET:
+                return QUIET
+            deadlines = [wait.deadline for wait in waits if wait.deadline is not None]
+            if not deadlines:
+                return STEP
+            self.now = min(deadlines)
+            self._changes += 1
+            return 0.0
+
+    def drain(self) -> None:
+        """Let the threads end that the test has started."""
+        mine = [thread for thread in self._threads if thread is not threading.current_thread()]
+        running = {loop.thread for loop in _loops if loop.is_running()}
+        left = [thread for thread in mine if thread not in running]
+        self.block(lambda: not any(thread.is_alive() for thread in left), self.now + DRAIN)
+
+    def close(self) -> None:
+        """Give back real time to whoever still waits."""
+        self.closed = True
+
+
+class _Selector(selectors.DefaultSelector):
+    """Waits for sockets, and for the moment at which the loop has something to do, on the virtual clock."""
+
+    def select(self, timeout: float | None = None) -> Any:
+        current = _active
+        if current is None or not current.takes_part() or (timeout is not None and timeout <= 0):
+            return super().select(timeout)
+        found = super().select(0)
+        if not found:
+            deadline = None if timeout is None else current.now + timeout
+            poll: Any = self._selector  # type: ignore[attr-defined]
+            current.block(lambda: bool(poll.poll(0)), deadline, poll.poll)
+            found = super().select(0)
+        return found
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop that keeps virtual time while that is in force, and real time otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__(_Selector())
+        self.thread: threading.Thread | None = None
+        _loops.add(self)
+
+    def time(self) -> float:
+        return real.monotonic() if _active is None else _active.now
+
+    def run_forever(self) -> None:
+        self.thread = threading.current_thread()
+        super().run_forever()
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+        current = _active
+        if current is None or not current.takes_part():
+            return super().run_in_executor(executor, func, *args)
+        # A thread of its own each time: one of a pool that has nothing to do would count as working.
+        answer = self.create_future()
+
+        def settle(method: str, value: Any) -> None:
+            if not answer.done():
+                getattr(answer, method)(value)
+
+        def run() -> None:
+            try:
+                result, value = "set_result", func(*args)
+            except BaseException as error:
+                result, value = "set_exception", error
+            if not self.is_closed():
+                self.call_soon_threadsafe(settle, result, value)
+
+        threading.Thread(target=run, daemon=True, name="executor").start()
+        return answer
+
+
+class Policy(asyncio.DefaultEventLoopPolicy):
+    """Makes every event loop a :class:`VirtualLoop`."""
+
+    _loop_factory = VirtualLoop  # type: ignore[assignment]
+
+
+# What threads wait in beside the clock: it is told, and keeps the time.
+
+_start, _join, _new_lock = threading.Thread.start, threading.Thread.join, threading.Lock
+_wait, _readinto = threading.Condition.wait, socket.SocketIO.readinto
+
+
+def _start_thread(thread: threading.Thread) -> None:
+    if _active is not None and _active.takes_part():
+        _active.add(thread)
+    _start(thread)
+
+
+def _join_thread(thread: threading.Thread, timeout: float | None = None) -> None:
+    if _active is not None and _active.takes_part() and thread is not threading.current_thread():
+        deadline = None if timeout is None else _active.now + timeout
+        if not _active.block(lambda: not thread.is_alive(), deadline):
+            return
+    _join(thread, timeout)
+
+
+def _wait_for_condition(condition: Any, timeout: float | None = None) -> bool:
+    current = _active
+    if current is None or not current.takes_part() or not isinstance(condition, threading.Condition):
+        return _wait(condition, timeout)
+    waiter = _new_lock()
+    waiter.acquire()
+    condition._waiters.append(waiter)  # type: ignore[attr-defined]
+    saved = condition._release_save()  # type: ignore[attr-defined]
+    notified = False
+    try:
+        notified = current.block(
+            lambda: not waiter.locked(), None if timeout is None else current.now + timeout
+        )
+        return notified
+    finally:
+        condition._acquire_restore(saved)  # type: ignore[attr-defined]
+        if not notified and waiter in condition._waiters:  # type: ignore[attr-defined]
+            condition._waiters.remove(waiter)  # type: ignore[attr-defined]
+
+
+def _read_into(reader: Any, buffer: Any) -> Any:
+    current = _active
+    if current is not None and current.takes_part():
+        connection = reader._sock
+
+        def comes_within(seconds: float) -> bool:
+            poll = select.poll()
+            poll.register(connection, select.POLLIN)
+            return bool(poll.poll(seconds * 1000))
+
+        def is_ready() -> bool:
+            pending = getattr(connection, "pending", None)  # what TLS has read already
+            return bool(pending is not None and pending()) or comes_within(0)
+
+        timeout = connection.gettimeout()
+        deadline = None if timeout is None else current.now + timeout
+        if not current.block(is_ready, deadline, comes_within):
+            reader._timeout_occurred = True
+            raise TimeoutError("timed out")
+    return _readinto(reader, buffer)
+
+
+class _Lock:
+    """A lock of the package's own, which may be held while time passes."""
+
+    def __init__(self) -> None:
+        self._lock = _new_lock()
+
+    def __enter__(self) -> None:
+        while not self._lock.acquire(blocking=False):
+            if _active is None or not _active.takes_part():
+                self._lock.acquire()
+                return
+            _active.block(lambda: not self._lock.locked(), None)
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
+def _make_lock() -> Any:
+    package = clock.__name__.partition(".")[0]
+    is_own = sys._getframe(1).f_globals.get("__name__", "").startswith(package)
+    return _Lock() if is_own else _new_lock()
+
+
+def install() -> None:
+    """Have every event loop and thread be able to keep virtual time. Real time goes on until it is begun."""
+    asyncio.set_event_loop_policy(Policy())
+    threading.Thread.start = _start_thread  # type: ignore[method-assign]
+    threading.Thread.join = _join_thread  # type: ignore[method-assign]
+    threading.Condition.wait = _wait_for_condition  # type: ignore[method-assign]
+    threading.Lock = _make_lock  # type: ignore[assignment]
+    socket.SocketIO.readinto = _read_into  # type: ignore[method-assign]
+
+
+@contextmanager
+def virtual_time() -> Iterator[VirtualClock]:
+    """Keep virtual time while the context is open."""
+    global _active
+    made = VirtualClock()
+    made.add(threading.current_thread())
+    before = clock.current
+    for loop in tuple(_loops):
+        if loop.is_running() and loop.thread is not None:
+            made.add(loop.thread)
+    _active = clock.current = made
+    for loop in tuple(_loops):
+        if loop.is_running():
+            loop.call_soon_threadsafe(lambda: None)  # it may be waiting in real time
+    try:
+        yield made
+        made.drain()
+    finally:
+        made.close()
+        _active, clock.current = None, before
+
+
+__all__ = ["Empty", "Policy", "VirtualClock", "VirtualLoop", "install", "virtual_time"]
