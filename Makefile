@@ -96,7 +96,8 @@ vendor: $(CHALKPY)/.installed $(PARADIME)/.installed $(STRAIT)/.installed
 
 ## make mage     the Mage tests against a real Mage server
 mage: $(AIRFLOW)/.installed $(MAGE_AI)/.installed
-	MAGE_PYTHON=$(MAGE_AI)/bin/python $(AIRFLOW)/bin/python -m pytest tests/real --numprocesses 3 --dist loadfile
+	MAGE_PYTHON=$(MAGE_AI)/bin/python $(AIRFLOW)/bin/python -m pytest tests/real --numprocesses 3 --dist loadfile \
+		--no-loadscope-reorder
 
 ## make system   the tests that need real Airflow processes
 system: $(AIRFLOW)/.installed

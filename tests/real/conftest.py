@@ -11,6 +11,14 @@ import pytest
 from tests.real.target import Mage, real_mage
 
 
+LONGEST = ("test_waits.py", "test_airflow.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest files begin first: each is run by one process, as a whole."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session")
 def mage_python() -> Path:
     """The interpreter of the environment that has mage-ai; without one these tests fail."""
