@@ -10,7 +10,6 @@ import pytest
 
 from tests.real.target import Mage, real_mage
 
-
 LONGEST = ("test_waits.py", "test_airflow.py")
 
 
