@@ -150,7 +150,7 @@ def read_report(report: Path) -> tuple[int, tuple[str, ...]]:
 
 def _name(case: ElementTree.Element) -> str:
     """Return a test's name as pytest takes it: the report has its file and classes as one dotted word."""
-    parts = case.get("classname", "").split(".")
+    parts = [part for part in case.get("classname", "").split(".") if part]
     for count in range(len(parts), 0, -1):
         file = Path(*parts[:count]).with_suffix(".py")
         if (ROOT / file).is_file():
