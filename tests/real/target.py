@@ -229,6 +229,6 @@ def simulated_mage(*, auth: bool, alone: bool = True) -> Iterator[Mage]:
     options = {"auth": auth, "pipelines": PIPELINES, "schedules": SCHEDULES}
     settings = {"speed": speed, "duration": 5, "options": {"mage": options}}
     with Simulator(system="mage" if alone else None, **settings) as simulator:
-        simulator.plan(resource="slow", duration=120)
+        simulator.plan(resource="slow", duration=600)
         schedules = {each.name: Schedule(each.id, each.pipeline_uuid, each.token) for each in SCHEDULES}
         yield Mage(simulator.url_of("mage"), auth, schedules, 10 / speed, simulator.expire_tokens)

@@ -545,7 +545,7 @@ class Probe:
             )
             message = re.sub(r"after \d+ seconds", "after N seconds", message)
             message = re.sub(r"^loaded \{.*\}$", "loaded VARIABLES", message)
-            if re.fullmatch(r"\d+ of 120 seconds", message):
+            if re.fullmatch(r"\d+ of 600 seconds", message):
                 continue
             error = (entry.get("error") or "").rstrip().rpartition("\n")[2]
             kept = {"level": entry["level"], "message": message, "error": error, "keys": sorted(entry)}

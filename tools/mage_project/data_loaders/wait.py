@@ -1,4 +1,4 @@
-"""Work for two minutes, unless cancelled."""
+"""Work for ten minutes, unless cancelled."""
 
 # mypy: ignore-errors
 
@@ -7,8 +7,8 @@ import time
 
 @data_loader  # noqa: F821 - Mage puts the decorator there when it runs the block
 def wait(**kwargs: object) -> list[dict[str, int]]:
-    """Sleep 120 times one second, so that a cancelled run stops soon."""
-    for second in range(120):
+    """Sleep 600 times one second, so that a cancelled run stops soon."""
+    for second in range(600):
         time.sleep(1)
-        print(f"{second + 1} of 120 seconds")
-    return [{"seconds": 120}]
+        print(f"{second + 1} of 600 seconds")
+    return [{"seconds": 600}]
