@@ -411,7 +411,9 @@ class AirflowStack:
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home}/airflow.db",
             "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
-            "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+            "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": str(round(scaled(10))),
+            # A busy API server is asked again as if it had not answered, and a task then fails to start.
+            "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": str(scaled(5)),
             # A worker may notice the end of its task process only this many seconds later. By then a task
             # that had deferred can be queued again, and Airflow 3.3 takes that for a failure
             # (https://github.com/apache/airflow/issues/67287). The default is 5.
