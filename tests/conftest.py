@@ -40,7 +40,7 @@ for name in tuple(os.environ):
 times.install()
 ROOT = Path(__file__).parent
 
-REAL_TIME = frozenset({"browser", "core", "crash", "published", "real", "system", "vendor"})
+REAL_TIME = frozenset({"browser", "crash", "published", "real", "system", "vendor"})
 """Folders whose tests wait for real sockets and processes; so does a test that is marked ``real_time``."""
 
 

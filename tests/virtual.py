@@ -15,11 +15,13 @@ does not pass for it.
 from __future__ import annotations
 
 import asyncio
+import errno
 import faulthandler
 import select
 import selectors
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time as real
@@ -284,7 +286,7 @@ class Policy(asyncio.DefaultEventLoopPolicy):
 # What threads wait in beside the clock: it is told, and keeps the time.
 
 _start, _join, _new_lock = threading.Thread.start, threading.Thread.join, threading.Lock
-_wait, _readinto = threading.Condition.wait, socket.SocketIO.readinto
+_wait, _accept_connection = threading.Condition.wait, socket.socket.accept
 
 
 def _start_thread(thread: threading.Thread) -> None:
@@ -321,26 +323,50 @@ def _wait_for_condition(condition: Any, timeout: float | None = None) -> bool:
             condition._waiters.remove(waiter)  # type: ignore[attr-defined]
 
 
-def _read_into(reader: Any, buffer: Any) -> Any:
+def _wait_to_read(connection: socket.socket) -> None:
+    """Wait until a socket that blocks can be read from, for as long as its timeout allows."""
     current = _active
-    if current is not None and current.takes_part():
-        connection = reader._sock
+    timeout = connection.gettimeout()
+    if current is None or timeout == 0 or not current.takes_part():
+        return
 
-        def comes_within(seconds: float) -> bool:
-            poll = select.poll()
+    def comes_within(seconds: float) -> bool:
+        poll = select.poll()
+        try:
             poll.register(connection, select.POLLIN)
-            return bool(poll.poll(seconds * 1000))
+        except ValueError:
+            return True  # it was closed
+        return bool(poll.poll(seconds * 1000))
 
-        def is_ready() -> bool:
-            pending = getattr(connection, "pending", None)  # what TLS has read already
-            return bool(pending is not None and pending()) or comes_within(0)
+    def is_ready() -> bool:
+        # What TLS has read already does not show below.
+        return (isinstance(connection, ssl.SSLSocket) and connection.pending() > 0) or comes_within(0)
 
-        timeout = connection.gettimeout()
-        deadline = None if timeout is None else current.now + timeout
-        if not current.block(is_ready, deadline, comes_within):
-            reader._timeout_occurred = True
-            raise TimeoutError("timed out")
-    return _readinto(reader, buffer)
+    deadline = None if timeout is None else current.now + timeout
+    if not current.block(is_ready, deadline, comes_within):
+        raise TimeoutError("timed out")
+
+
+def _waiting(read: Callable[..., Any]) -> Callable[..., Any]:
+    def read_when_ready(connection: Any, *arguments: Any, **keywords: Any) -> Any:
+        try:
+            _wait_to_read(connection)
+            return read(connection, *arguments, **keywords)
+        except ValueError:
+            if connection.fileno() >= 0:
+                raise
+            raise OSError(errno.EBADF, "the socket was closed while something was waited for") from None
+
+    return read_when_ready
+
+
+def _accept(listener: socket.socket) -> tuple[socket.socket, Any]:
+    _wait_to_read(listener)
+    connection, address = _accept_connection(listener)
+    # Else a small piece waits in the kernel, in real time, for word that the one before has come.
+    if connection.family == socket.AF_INET:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection, address
 
 
 class _Lock:
@@ -372,8 +398,11 @@ def install() -> None:
     threading.Thread.start = _start_thread  # type: ignore[method-assign]
     threading.Thread.join = _join_thread  # type: ignore[method-assign]
     threading.Condition.wait = _wait_for_condition  # type: ignore[method-assign]
+    socket.socket.accept = _accept  # type: ignore[method-assign]
     threading.Lock = _make_lock  # type: ignore[assignment]
-    socket.SocketIO.readinto = _read_into  # type: ignore[method-assign]
+    for kind, names in ((socket.socket, ("recv", "recv_into")), (ssl.SSLSocket, ("read",))):
+        for name in names:
+            setattr(kind, name, _waiting(getattr(kind, name)))
 
 
 @contextmanager

@@ -226,25 +226,23 @@ class Wire:
         with self._lock:
             self._open.add(connection)
             self.connections += 1
+        talk = connection
         try:
             if self.reset_at_first_byte and connection.recv(1):
                 reset(connection, Asked("", "", {}, b""))
                 return
             connection.sendall(self.greeting)
-            talk = self.tls.wrap_socket(connection, server_side=True) if self.tls else connection
+            if self.tls:
+                talk = self.tls.wrap_socket(connection, server_side=True)
             while (asked := self._read(talk)) is not None:
                 if not self._next(asked)(talk, asked):
                     break
-            if talk is not connection:
-                connection = talk
         except OSError:
             pass
         finally:
             with self._lock:
-                self._open = {
-                    other for other in self._open if other.fileno() not in (-1, connection.fileno())
-                }
-            connection.close()
+                self._open = {other for other in self._open if other.fileno() not in (-1, talk.fileno())}
+            talk.close()
 
     def _next(self, asked: Asked) -> Answer:
         with self._lock:

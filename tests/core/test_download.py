@@ -13,7 +13,6 @@ import ssl
 import subprocess
 import sys
 import textwrap
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.connection import Settings
 from airflow_provider_runs.core.drive import Download, Driver
 from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, NotFound, RunsError, Unauthorized
@@ -166,9 +166,9 @@ def test_an_answer_of_unknown_length_is_not_taken_for_whole(
 
 def test_retry_after_is_obeyed(drivers: Callable[..., Driver], wire: Start) -> None:
     server = wire(reply(503, Retry_After="0.3"), reply(200, BODY))
-    began = time.monotonic()
+    began = clock.monotonic()
     save(drivers(), server)
-    assert time.monotonic() - began >= 0.3
+    assert clock.monotonic() - began >= 0.3
 
 
 def test_what_is_stopped_is_not_begun_anew(drivers: Callable[..., Driver], wire: Start) -> None:

@@ -7,7 +7,6 @@ import logging
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_runs import __version__
-from airflow_provider_runs.core import drive, sessions
+from airflow_provider_runs.core import clock, drive, sessions
 from airflow_provider_runs.core.api import Token
 from airflow_provider_runs.core.connection import Settings
 from airflow_provider_runs.core.drive import AsyncDriver, Driver
@@ -127,9 +126,9 @@ async def test_a_request_without_a_body_has_no_kind_of_body(
 
 async def test_a_request_waits_as_it_says(wire: Start, connect: Connect) -> None:
     server = wire()
-    began = time.monotonic()
+    began = clock.monotonic()
     await connect(server.url).drive(once(to=server.url, delay=0.3))
-    assert time.monotonic() - began >= 0.3 and len(server.asked) == 1
+    assert clock.monotonic() - began >= 0.3 and len(server.asked) == 1
 
 
 async def test_no_cookie_is_kept(wire: Start, connect: Connect) -> None:
@@ -243,9 +242,9 @@ async def test_a_start_that_was_turned_away_for_pace_is_sent_again(wire: Start, 
 
 async def test_retry_after_is_obeyed(wire: Start, connect: Connect) -> None:
     server = wire(reply(429, {}, Retry_After="0.3"), reply(200, RUN))
-    began = time.monotonic()
+    began = clock.monotonic()
     await connect(server.url).drive(_get(server))
-    assert 0.3 <= time.monotonic() - began < 2
+    assert 0.3 <= clock.monotonic() - began < 2
 
 
 async def test_the_last_answer_is_handed_over_when_attempts_are_used_up(
@@ -316,10 +315,10 @@ async def test_a_connection_reset_while_the_request_is_read_counts_as_sent(
 async def test_the_connections_timeout_bounds_the_wait_for_an_answer(wire: Start, connect: Connect) -> None:
     server = wire(silence)
     driver = connect(server.url, extra={"request_timeout": "0.2"})
-    began = time.monotonic()
+    began = clock.monotonic()
     with pytest.raises(ConnectionFailed, match="Timeout"):
         await driver.drive(once("POST", to=server.url, safe=False))
-    assert time.monotonic() - began < 2
+    assert clock.monotonic() - began < 2
 
 
 async def _fails_unsent(connect: Connect, url: str, **extra: Any) -> ConnectionFailed:
@@ -521,7 +520,7 @@ class Guard:
 
 def _later(answer: Answer, seconds: float) -> Answer:
     def wait(connection: socket.socket, asked: Asked) -> bool:
-        time.sleep(seconds)
+        clock.sleep(seconds)
         return answer(connection, asked)
 
     return wait
@@ -549,7 +548,7 @@ async def test_twenty_calls_whose_token_expired_get_one_new_token(wire: Start, c
     guard = Guard(good=lambda number: number == 1, pause=1.0)
     server = wire(by=guard)
     driver = connect(server.url, TokenService)
-    driver.api.token = Token("0", time.time(), 3600)
+    driver.api.token = Token("0", clock.time(), 3600)
     runs = await asyncio.gather(*(driver.drive(driver.api.get("r1")) for _ in range(20)))
     assert [run.id for run in runs] == ["r1"] * 20
     assert (guard.tokens, server.targets.count("/runs/r1")) == (1, 40)
@@ -559,7 +558,7 @@ async def test_a_refused_token_is_renewed_once(wire: Start, connect: Connect) ->
     guard = Guard(good=lambda number: number == 1)
     server = wire(by=guard)
     driver = connect(server.url, TokenService)
-    driver.api.token = Token("0", time.time(), 3600)
+    driver.api.token = Token("0", clock.time(), 3600)
     assert (await driver.drive(driver.api.get("r1"))).id == "r1"
     assert server.targets == ["/runs/r1", "/token", "/runs/r1"]
 
@@ -568,7 +567,7 @@ async def test_a_start_without_key_is_sent_again_with_a_fresh_token(wire: Start,
     guard = Guard(good=lambda number: number == 1)
     server = wire(by=guard)
     driver = connect(server.url, TokenService)
-    driver.api.token = Token("0", time.time(), 3600)
+    driver.api.token = Token("0", clock.time(), 3600)
     assert (await driver.drive(driver.api.trigger({}))).id == "r1"
     assert server.targets == ["/runs", "/token", "/runs"]
 
@@ -604,7 +603,7 @@ async def test_403_heals_by_a_fresh_token_only_where_the_service_is_so(wire: Sta
         guard = Guard(good=lambda number: False, refusal=403)
         server = wire(by=guard)
         driver = connect(server.url, kind)
-        driver.api.token = Token("0", time.time(), 3600)
+        driver.api.token = Token("0", clock.time(), 3600)
         with pytest.raises(Unauthorized):
             await driver.drive(driver.api.get("r1"))
         assert server.targets.count("/runs/r1") == asks
@@ -630,7 +629,7 @@ async def test_an_ageing_token_is_renewed_before_it_is_used(wire: Start, connect
     guard = Guard(good=lambda number: number == 1)
     server = wire(by=guard)
     driver = connect(server.url, TokenService)
-    driver.api.token = Token("0", time.time() - 3550, 3600)
+    driver.api.token = Token("0", clock.time() - 3550, 3600)
     assert (await driver.drive(driver.api.get("r1"))).id == "r1"
     assert server.targets == ["/token", "/runs/r1"]
 
@@ -639,7 +638,7 @@ async def test_a_token_must_outlive_a_long_request(wire: Start, connect: Connect
     guard = Guard(good=lambda number: number == 1)
     server = wire(by=guard)
     driver = connect(server.url, TokenService)
-    driver.api.token = Token("0", time.time() - 3300, 3600)
+    driver.api.token = Token("0", clock.time() - 3300, 3600)
     long = once(to=f"{server.url}/runs/r1", authenticated=True, timeout=330.0)
     assert (await driver.drive(long)).status == 200
     assert server.targets == ["/token", "/runs/r1"]
@@ -852,7 +851,7 @@ async def test_calls_at_once_share_one_session(
     for name in ("requests_session", "aiohttp_session"):
 
         def slowly(make: Callable[..., Any], *arguments: Any) -> Any:
-            time.sleep(0.05)
+            clock.sleep(0.05)
             made.append(make(*arguments))
             return made[-1]
 

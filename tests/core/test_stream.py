@@ -9,14 +9,13 @@ import os
 import socket
 import ssl
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from airflow_provider_runs.core import drive
+from airflow_provider_runs.core import clock, drive
 from airflow_provider_runs.core.api import Token
 from airflow_provider_runs.core.connection import Settings
 from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, NotFound, RunsError, Unauthorized
@@ -126,17 +125,17 @@ async def test_an_event_is_there_as_soon_as_it_was_sent(wire: Start, connect: Co
 
 
 async def test_a_stream_may_last_longer_than_any_request(wire: Start, connect: Connect) -> None:
-    server = wire(streamed(*[lambda: time.sleep(0.15), b": keepalive\n\n"] * 5))
+    server = wire(streamed(*[lambda: clock.sleep(0.15), b": keepalive\n\n"] * 5))
     driver = connect(server.url, extra={"request_timeout": 0.2})
     assert await read(driver, server.url, silence=0.5) == [Comment("keepalive")] * 5
 
 
 async def test_silence_breaks_a_stream_off(wire: Start, connect: Connect) -> None:
-    server = wire(streamed(b"data: a\n\n", lambda: time.sleep(2)))
+    server = wire(streamed(b"data: a\n\n", lambda: clock.sleep(2)))
     driver, seen = connect(server.url, password="hush"), []
-    began = time.monotonic()
+    began = clock.monotonic()
     error = await fails(driver, f"{server.url}/s", ConnectionFailed, seen=seen.append, silence=0.3)
-    assert 0.3 <= time.monotonic() - began < 1.5
+    assert 0.3 <= clock.monotonic() - began < 1.5
     assert seen == [Event("message", "a")]
     assert str(error).startswith(f"Testing broke off its answer to GET /s at {server.url}: ")
     assert error.sent
@@ -144,9 +143,9 @@ async def test_silence_breaks_a_stream_off(wire: Start, connect: Connect) -> Non
 
 async def test_what_is_no_chunk_breaks_a_stream_off(wire: Start, connect: Connect) -> None:
     def garbled(connection: socket.socket, asked: Asked) -> bool:
-        streamed(b"data: a\n\n", lambda: time.sleep(0.1), ends=False)(connection, asked)
+        streamed(b"data: a\n\n", lambda: clock.sleep(0.1), ends=False)(connection, asked)
         connection.sendall(b"no chunk\r\n")
-        time.sleep(0.5)
+        clock.sleep(0.5)
         return False
 
     server, seen = wire(garbled), []
@@ -258,7 +257,7 @@ def _guard(good: str) -> Callable[[Asked], Answer]:
 async def test_a_refused_token_is_renewed_once(wire: Start, connect: Connect) -> None:
     server = wire(by=_guard("good"))
     driver = connect(server.url, TokenService)
-    driver.api.token = Token("old", time.time(), 3600)
+    driver.api.token = Token("old", clock.time(), 3600)
     assert await read(driver, f"{server.url}/s") == FRAMES
     assert server.targets == ["/s", "/token", "/s"]
     assert await read(driver, f"{server.url}/s") == FRAMES
