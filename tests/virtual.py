@@ -96,6 +96,10 @@ class VirtualClock(clock.Clock):
         """The virtual seconds since the test began."""
         return self.now - self.began
 
+    def set_time(self, seconds: float) -> None:
+        """Have the wall clock show so many UTC epoch seconds now, as somebody who sets it does."""
+        self._epoch = seconds - self.now
+
     def later(self, seconds: float, work: Callable[[], Any]) -> None:
         """Do something in another thread when so many seconds have passed."""
         moment = self.now + seconds

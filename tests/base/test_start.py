@@ -2,15 +2,12 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
-from airflow_provider_runs.base import start as start_module
 from airflow_provider_runs.base.exceptions import RequestRefused, RunInProgress, StartUncertain
 from airflow_provider_runs.base.hook import CannotRetry
 from airflow_provider_runs.base.record import StartRecord, fingerprint_of
@@ -19,6 +16,7 @@ from airflow_provider_runs.base.start import (
     LOOK_SECONDS,
     DurableStart,
 )
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanCancel, Unsure
 from airflow_provider_runs.core.errors import (
     AlreadyRunning,
@@ -30,9 +28,16 @@ from airflow_provider_runs.core.errors import (
 )
 from airflow_provider_runs.core.run import Run, RunState
 from tests.base.fakes import FakeHook, FullApi, KeyApi, KeyHook, PlainHook, Service, Store, UnmarkedHook
+from tests.virtual import VirtualClock
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "start_record.json"
 FINGERPRINT = "where.what"
+
+
+@pytest.fixture(autouse=True)
+def began(virtual: VirtualClock) -> None:
+    """Every test begins at 1000 s of the epoch."""
+    virtual.set_time(1000.0)
 
 
 def begin(store: Store | None, hook: Any = None, **changes: Any) -> DurableStart:
@@ -42,8 +47,6 @@ def begin(store: Store | None, hook: Any = None, **changes: Any) -> DurableStart
         "fingerprint": FINGERPRINT,
         "cancel_superseded": True,
         "log": logging.getLogger("test"),
-        "clock": lambda: 1000.0,
-        "sleep": lambda seconds: None,
     }
     return DurableStart(hook or FakeHook(), {"job": "j"}, **{**settings, **changes})
 
@@ -254,12 +257,13 @@ def test_a_run_found_by_its_marker_that_ended_badly_is_followed_by_another(servi
     assert store["run"]["attempt"] == 2
 
 
-def test_a_start_that_never_arrived_is_made_after_looking_twice(service: Service) -> None:
+def test_a_start_that_never_arrived_is_made_after_looking_twice(
+    service: Service, virtual: VirtualClock
+) -> None:
     store = Store()
     store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 990.0).to_json()
-    waits: list[float] = []
-    run = begin(store, sleep=waits.append).ensure()
-    assert waits == [20.0]
+    run = begin(store).ensure()
+    assert virtual.passed == pytest.approx(20.0)
     assert service.called("find_started") == ["marker", "marker"]
     assert service.called("trigger") != []
     assert run.id == "r1"
@@ -272,23 +276,21 @@ def test_a_start_is_repeated_with_the_same_marker_and_moment(service: Service, m
     sent = mocker.spy(start.hook, "start")
     start.ensure()
     assert sent.call_args.args[:3] == ({"job": "j"}, "marker", 900.0)
-    assert (store["run"]["started_at"], store["run"]["repeated_at"]) == (900.0, 1000.0)
+    assert (store["run"]["started_at"], store["run"]["repeated_at"]) == (900.0, pytest.approx(1000.0))
 
 
-def test_a_repeated_start_is_given_time_to_arrive_once_more(service: Service) -> None:
+def test_a_repeated_start_is_given_time_to_arrive_once_more(service: Service, virtual: VirtualClock) -> None:
     store = Store()
     store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 900.0, repeated_at=995.0).to_json()
-    waits: list[float] = []
-    begin(store, sleep=waits.append).ensure()
-    assert waits == [25.0]
+    begin(store).ensure()
+    assert virtual.passed == pytest.approx(25.0)
 
 
-def test_another_workers_fast_clock_makes_no_long_wait(service: Service) -> None:
+def test_another_workers_fast_clock_makes_no_long_wait(service: Service, virtual: VirtualClock) -> None:
     store = Store()
     store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 9000.0).to_json()
-    waits: list[float] = []
-    begin(store, sleep=waits.append).ensure()
-    assert waits == [30.0]
+    begin(store).ensure()
+    assert virtual.passed == pytest.approx(30.0)
 
 
 def test_a_lost_start_before_a_clear_is_settled_by_its_key_where_the_service_can_cancel(
@@ -378,81 +380,77 @@ def test_a_failed_look_for_a_lost_run_leaves_it_to_the_retry(service: Service, m
 )
 @pytest.mark.parametrize("same_try", [True, False], ids=["same try", "next try"])
 def test_an_outage_while_a_lost_run_is_looked_for_is_waited_out(
-    service: Service, mocker: Any, error: Exception, same_try: bool
+    service: Service, mocker: Any, virtual: VirtualClock, error: Exception, same_try: bool
 ) -> None:
     store = Store()
-    slept: list[float] = []
     if same_try:
         service.loses_answers = 1
     else:
         service.start("marker", same=False)
         store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 900.0).to_json()
-    start = begin(store, sleep=slept.append)
+    start = begin(store)
     fail_to_look(mocker, start, [error, error])
     assert start.ensure().id == "r1"
-    assert slept == [LOOK_INTERVAL] * 2
+    assert virtual.passed == pytest.approx(2 * LOOK_INTERVAL)
     assert len(service.runs) == 1
 
 
 def test_looking_for_a_lost_run_ends_in_time_also_where_each_look_takes_long(
-    service: Service, mocker: Any, monkeypatch: pytest.MonkeyPatch
+    service: Service, mocker: Any, virtual: VirtualClock
 ) -> None:
-    store, now = Store(), [0.0]
+    store = Store()
     store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 900.0).to_json()
     start = begin(store)
-    monkeypatch.setattr(start_module, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
 
     def look(*arguments: Any) -> None:
-        now[0] += 40
+        clock.sleep(40)
         raise ConnectionFailed("no answer", sent=True)
 
     mocker.patch.object(start.hook, "find_started", look)
     with pytest.raises(ConnectionFailed):
         start.ensure()
-    assert LOOK_SECONDS <= now[0] <= LOOK_SECONDS + 40
+    assert LOOK_SECONDS <= virtual.passed <= LOOK_SECONDS + 40
 
 
-def test_a_service_that_asks_to_wait_is_not_looked_at_sooner(service: Service, mocker: Any) -> None:
+def test_a_service_that_asks_to_wait_is_not_looked_at_sooner(
+    service: Service, mocker: Any, virtual: VirtualClock
+) -> None:
     store = Store()
     store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 900.0).to_json()
     service.start("marker", same=False)
-    slept: list[float] = []
-    start = begin(store, sleep=slept.append)
+    start = begin(store)
     busy = ApiError("busy", status=429)
     busy.retry_after = 18.0
     fail_to_look(mocker, start, [busy])
     assert start.ensure().id == "r1"
-    assert slept == [LOOK_INTERVAL] * 4
+    assert virtual.passed == pytest.approx(4 * LOOK_INTERVAL)
 
 
-def test_a_task_told_to_stop_looks_for_its_lost_run_once_more_at_once(service: Service, mocker: Any) -> None:
+def test_a_task_told_to_stop_looks_for_its_lost_run_once_more_at_once(
+    service: Service, mocker: Any, virtual: VirtualClock
+) -> None:
     store = Store()
     service.loses_answers = 1
     start = begin(store)
     error = ApiError("busy", status=429)
     error.retry_after = 60.0
     looked = mocker.patch.object(start.hook, "find_started", side_effect=error)
-    slept: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        start.stopped = True
-
-    start.sleep = sleep
+    virtual.later(1.0, lambda: setattr(start, "stopped", True))
     with pytest.raises(StartUncertain):
         start.ensure()
-    assert (len(slept), looked.call_count) == (1, 2)
+    assert (virtual.passed, looked.call_count) == (pytest.approx(LOOK_INTERVAL), 2)
 
 
-def test_what_no_later_look_would_change_is_not_looked_for_again(service: Service, mocker: Any) -> None:
+def test_what_no_later_look_would_change_is_not_looked_for_again(
+    service: Service, mocker: Any, virtual: VirtualClock
+) -> None:
     store = Store()
     store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 900.0).to_json()
-    slept: list[float] = []
-    start = begin(store, sleep=slept.append)
+    start = begin(store)
     mocker.patch.object(start.hook, "find_started", side_effect=ApiError("no such list", status=400))
     with pytest.raises(RequestRefused, match="no such list"):
         start.ensure()
-    assert slept == []
+    assert virtual.passed == 0
 
 
 def test_a_request_that_never_left_is_an_ordinary_failure(service: Service) -> None:
@@ -902,7 +900,7 @@ def test_without_a_store_an_old_success_is_no_retry(service: Service, mocker: An
     start = begin(None, resumes="r1", is_retry=True)
     looked = mocker.spy(start.hook, "find_retried")
     start.ensure()
-    assert looked.call_args.args[2] == 1000.0
+    assert looked.call_args.args[2] == pytest.approx(1000.0)
 
 
 def test_a_kill_finds_the_run_that_is_being_started_and_not_the_one_before(service: Service) -> None:
@@ -1005,17 +1003,14 @@ def test_a_try_that_leaves_its_run_says_so_beside_its_id(service: Service, early
     assert (store["run"]["left"], store["run"]["run_id"]) == (True, "r1")
 
 
-def test_a_clear_while_a_start_is_under_way_waits_until_it_has_landed(service: Service) -> None:
+def test_a_clear_while_a_start_is_under_way_waits_until_it_has_landed(
+    service: Service, virtual: VirtualClock
+) -> None:
     store = Store()
     store["run"] = StartRecord(2, 1, "marker", FINGERPRINT, None, 999.0).to_json()
-    waits: list[float] = []
-
-    def lands(seconds: float) -> None:
-        waits.append(seconds)
-        service.start("marker", same=False)
-
-    assert begin(store, max_tries=4, sleep=lands).ensure().id == "r2"
-    assert waits == [29.0]
+    virtual.later(20.0, lambda: service.start("marker", same=False))
+    assert begin(store, max_tries=4).ensure().id == "r2"
+    assert virtual.passed == pytest.approx(29.0)
     assert service.called("cancel") == ["r1"]
 
 
@@ -1088,51 +1083,51 @@ def test_a_run_that_is_surely_the_tasks_own_is_found_again(service: Service) -> 
     assert not start.attached and len(service.called("trigger")) == 1
 
 
-def test_what_tells_a_run_later_is_waited_for(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_tells_a_run_later_is_waited_for(
+    service: Service, caplog: pytest.LogCaptureFixture, virtual: VirtualClock
+) -> None:
     store = Store()
     lose(service, store)
     service.may_tell = True
-    waits: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        waits.append(seconds)
-        service.proven = {"r1"} if len(waits) == 3 else set()
-
+    virtual.later(12.0, lambda: service.proven.add("r1"))
     with caplog.at_level(logging.INFO):
-        start = begin(store, UnmarkedHook(), on_unknown_start="start", sleep=sleep)
+        start = begin(store, UnmarkedHook(), on_unknown_start="start")
         assert start.ensure().id == "r1"
-    assert waits == [5.0, 5.0, 5.0] and not start.attached
+    assert virtual.passed == pytest.approx(15.0) and not start.attached
+    assert len(service.called("find_unmarked")) == 5
     assert caplog.text.count("it may be r1. Looking again for up to 300 s") == 1
 
 
-def test_a_lost_answer_is_settled_in_the_same_try_where_waiting_tells(service: Service) -> None:
+def test_a_lost_answer_is_settled_in_the_same_try_where_waiting_tells(
+    service: Service, virtual: VirtualClock
+) -> None:
     service.may_tell, service.loses_answers = True, 1
-
-    def sleep(seconds: float) -> None:
-        service.proven = {"r1"}
-
-    assert begin(Store(), UnmarkedHook(), sleep=sleep).ensure().id == "r1"
+    virtual.later(1.0, lambda: service.proven.add("r1"))
+    assert begin(Store(), UnmarkedHook()).ensure().id == "r1"
     assert len(service.called("trigger")) == 1
+    assert virtual.passed == pytest.approx(LOOK_INTERVAL)
 
 
-def test_what_never_tells_is_waited_for_some_minutes_only(service: Service) -> None:
+def test_what_never_tells_is_waited_for_some_minutes_only(service: Service, virtual: VirtualClock) -> None:
     store = Store()
     lose(service, store)
     service.may_tell = True
-    waits: list[float] = []
     with pytest.raises(RequestRefused, match="it may be r1"):
-        begin(store, UnmarkedHook(), sleep=waits.append).ensure()
-    assert sum(waits) == 300.0
+        begin(store, UnmarkedHook()).ensure()
+    assert virtual.passed == pytest.approx(LOOK_SECONDS)
 
 
-def test_a_task_that_was_told_to_stop_waits_for_nothing_that_tells(service: Service) -> None:
+def test_a_task_that_was_told_to_stop_waits_for_nothing_that_tells(
+    service: Service, virtual: VirtualClock
+) -> None:
     store = Store()
     lose(service, store)
     service.may_tell = True
     start = begin(store, UnmarkedHook())
-    start.sleep = lambda seconds: setattr(start, "stopped", True)
+    virtual.later(1.0, lambda: setattr(start, "stopped", True))
     with pytest.raises(RequestRefused, match="it may be r1"):
         start.ensure()
+    assert virtual.passed == pytest.approx(LOOK_INTERVAL)
     assert len(service.called("find_unmarked")) == 3
 
 
@@ -1172,13 +1167,12 @@ def test_another_run_is_started_where_the_user_says_so(service: Service) -> None
     assert store["run"]["snapshot"] == {"runs": ["r1"]}
 
 
-def test_where_no_run_can_be_it_another_is_started(service: Service) -> None:
+def test_where_no_run_can_be_it_another_is_started(service: Service, virtual: VirtualClock) -> None:
     store = Store()
     lose(service, store)
     service.runs.clear()
-    waits: list[float] = []
-    assert begin(store, UnmarkedHook(), sleep=waits.append).ensure().id == "r1"
-    assert waits == [30.0] and len(service.called("trigger")) == 2
+    assert begin(store, UnmarkedHook()).ensure().id == "r1"
+    assert virtual.passed == pytest.approx(30.0) and len(service.called("trigger")) == 2
 
 
 def test_a_cleared_task_leaves_alone_what_may_be_another_ones(
