@@ -7,13 +7,14 @@ import itertools
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, example, settings
 from hypothesis import strategies as st
 
 from airflow_provider_runs.core.http import Flow, Response
 
+T = TypeVar("T", bound=Callable[..., Any])
 SAMPLES = Path(__file__).parent / "samples"
 
 
@@ -157,6 +158,22 @@ def broken_answers(bodies: list[Any], words: list[str]) -> st.SearchStrategy[Res
         )
     )
     return st.builds(Response, statuses, headers, damaged(bodies, words) | never)
+
+
+def never_without(name: str, values: Iterable[Any]) -> Callable[[T], T]:
+    """
+    Return a decorator that adds values which chance must not leave out to a test of broken answers.
+
+    :param name: the test's argument.
+    :param values: its values.
+    """
+
+    def add(test: T) -> T:
+        for value in values:
+            test = example(**{name: value})(test)
+        return test
+
+    return add
 
 
 def says(response: Response, *path: str) -> Any:

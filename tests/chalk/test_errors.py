@@ -9,7 +9,16 @@ from hypothesis import given, note
 
 from airflow_provider_runs.core.errors import ApiError, NotFound, RunsError, Unauthorized
 from airflow_provider_runs.core.run import Run, RunState
-from tests.answers import answer, broken_answers, complains, exhaust, fuzzed_for_all_calls, sample, says
+from tests.answers import (
+    answer,
+    broken_answers,
+    complains,
+    exhaust,
+    fuzzed_for_all_calls,
+    never_without,
+    sample,
+    says,
+)
 from tests.chalk.conftest import BEARER, SECRET, make_api
 from tests.covering import brief, covering
 from tests.play import play
@@ -179,6 +188,7 @@ WORDS = ["succeeded", "SUCCEEDED", "received", "failed", "canceled", "j-2qtwuxps
 
 @fuzzed_for_all_calls
 @given(response=broken_answers(FUZZ_BODIES, WORDS))
+@never_without("response", map(answer, FUZZ_BODIES))
 def test_only_our_errors_come_out_and_success_only_where_it_is_said(response):
     for call in CALLS:
         note(call)

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound, RunsError, Unauthorized
 from airflow_provider_runs.core.run import Run, RunState
-from tests.answers import answer, broken_answers, complains, exhaust, fuzzed_for_all_calls, sample, says
+from tests.answers import (
+    answer,
+    broken_answers,
+    complains,
+    exhaust,
+    fuzzed_for_all_calls,
+    never_without,
+    sample,
+    says,
+)
 from tests.covering import brief, covering
 from tests.mage.conftest import NOW, SECRETS, SESSION_TOKEN, make_api, session
 from tests.play import play
@@ -345,6 +354,7 @@ WORDS = ["completed", "COMPLETED", "running", "failed", "record_not_found", "key
 
 @fuzzed_for_all_calls
 @given(responses=st.lists(broken_answers([*FUZZ_BODIES, MARKED], WORDS), min_size=1, max_size=3))
+@never_without("responses", [[answer(body)] for body in (*FUZZ_BODIES, MARKED)])
 def test_only_our_errors_come_out_and_success_only_where_it_is_said(responses):
     for call in CALLS:
         note(call)
