@@ -5,6 +5,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo "$$python" && break; done)
 UV_VERSION := 0.13.9
+UV := .env/uv-$(UV_VERSION)/bin/uv
 # Processes that share tests which mostly wait.
 JOBS ?= 4
 # How `make test` calls pytest, and `make steady` too.
@@ -153,40 +154,44 @@ environments: $(AIRFLOW)/.installed $(COMPAT)/.installed $(CHALKPY)/.installed $
 
 # $(call build,folder,arguments of uv pip install)
 define build
-	$(or $(PYTHON),$(error no Python >= 3.11 with venv was found; name one: make PYTHON=/path/to/python)) -m venv --clear $(1)
-	$(1)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(1)/bin/uv pip install --quiet --python $(1)/bin/python --compile-bytecode $(2)
+	$(python) -m venv --clear --without-pip $(1)
+	$(UV) pip install --quiet --python $(1)/bin/python --compile-bytecode $(2)
 	touch $@
 endef
+python = $(or $(PYTHON),$(error no Python >= 3.11 with venv was found; name one: make PYTHON=/path/to/python))
 
-$(AIRFLOW)/.installed: pyproject.toml constraints/airflow-3.3.txt
-	$(call build,$(AIRFLOW),-c constraints/airflow-3.3.txt $(PROJECT) --group steady --group mutants --group crash --group browser)
+$(UV):
+	$(python) -m venv --clear $(UV:/bin/uv=)
+	$(UV:/uv=/python) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-$(COMPAT)/.installed: pyproject.toml constraints/airflow-2.11.txt
+$(AIRFLOW)/.installed: pyproject.toml constraints/airflow-3.3.txt | $(UV)
+	$(call build,$(AIRFLOW),uv==$(UV_VERSION) -c constraints/airflow-3.3.txt $(PROJECT) --group steady --group mutants --group crash --group browser)
+
+$(COMPAT)/.installed: pyproject.toml constraints/airflow-2.11.txt | $(UV)
 	$(call build,$(COMPAT),-c constraints/airflow-2.11.txt $(PROJECT))
 
-$(VERSIONS:%=.env/matrix/%/.installed): .env/matrix/%/.installed: pyproject.toml constraints/%.txt
+$(VERSIONS:%=.env/matrix/%/.installed): .env/matrix/%/.installed: pyproject.toml constraints/%.txt | $(UV)
 	$(call build,.env/matrix/$*,-c constraints/$*.txt $(TESTED))
 
 $(PYTHONS:%=.env/matrix/%/.installed): override PYTHON = $(call found,$*)
-$(PYTHONS:%=.env/matrix/%/.installed): .env/matrix/%/.installed: pyproject.toml constraints/airflow-3.3.txt
+$(PYTHONS:%=.env/matrix/%/.installed): .env/matrix/%/.installed: pyproject.toml constraints/airflow-3.3.txt | $(UV)
 	$(call build,.env/matrix/$*,-c constraints/airflow-3.3.txt $(TESTED))
 
-$(BENCH)/.installed: pyproject.toml constraints/bench.txt
+$(BENCH)/.installed: pyproject.toml constraints/bench.txt | $(UV)
 	$(call build,$(BENCH),-e . -r constraints/bench.txt)
 
-$(PUBLISH)/.installed: constraints/dist.txt
+$(PUBLISH)/.installed: constraints/dist.txt | $(UV)
 	$(call build,$(PUBLISH),-r constraints/dist.txt)
 
-$(CHALKPY)/.installed: constraints/chalkpy.txt
+$(CHALKPY)/.installed: constraints/chalkpy.txt | $(UV)
 	$(call build,$(CHALKPY),-r constraints/chalkpy.txt)
 
-$(PARADIME)/.installed: constraints/paradime.txt
+$(PARADIME)/.installed: constraints/paradime.txt | $(UV)
 	$(call build,$(PARADIME),-r constraints/paradime.txt)
 
-$(STRAIT)/.installed: constraints/strait.txt
+$(STRAIT)/.installed: constraints/strait.txt | $(UV)
 	$(call build,$(STRAIT),-r constraints/strait.txt)
 
 # Some of Mage's dependencies cannot be built from source on a current Python.
-$(MAGE_AI)/.installed: constraints/mage.txt
+$(MAGE_AI)/.installed: constraints/mage.txt | $(UV)
 	$(call build,$(MAGE_AI),--only-binary :all: -r constraints/mage.txt)
