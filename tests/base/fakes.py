@@ -367,7 +367,7 @@ class FakeTaskInstance:
     def __init__(self, max_tries: int = 0, map_index: int = -1) -> None:
         self.max_tries = max_tries
         self.map_index = map_index
-        self.start_date = datetime.now(UTC)
+        self.start_date = datetime.fromtimestamp(clock.time(), UTC)
         self.state = "running"
         self.pushed: dict[str, Any] = {}
 

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowSensorTimeout,
     AirflowSkipException,
     AirflowTaskTimeout,
+    BaseSensorOperator,
     TaskDeferred,
 )
 
@@ -22,7 +22,7 @@ from airflow_provider_runs.base.exceptions import (
     RunFailed,
     RunUnreachable,
 )
-from airflow_provider_runs.core import progress
+from airflow_provider_runs.core import clock, progress
 from airflow_provider_runs.core.errors import BadInput, ConnectionFailed, Unauthorized
 from airflow_provider_runs.core.outcome import BadEvent, Outcome, Verdict
 from tests.base.fakes import FakeRunSensor, Service, fire, run_here
@@ -38,8 +38,9 @@ Later = Callable[[float, Callable[[], Any]], None]
 
 @pytest.fixture(autouse=True)
 def first_start(monkeypatch: pytest.MonkeyPatch, context: dict[str, Any]) -> None:
-    """Let Airflow 2 find out without a database when a sensor in reschedule mode began."""
-    base = sys.modules.get("airflow.sensors.base")
+    """Let Airflow know the time, and Airflow 2 without a database when a sensor in reschedule mode began."""
+    base = sys.modules[BaseSensorOperator.__module__]
+    monkeypatch.setattr(base.timezone, "utcnow", lambda: datetime.fromtimestamp(clock.time(), UTC))
     if hasattr(base, "_orig_start_date"):
         monkeypatch.setattr(base, "_orig_start_date", lambda **key: context["ti"].start_date)
 
@@ -56,7 +57,7 @@ def run(sensor: FakeRunSensor, context: dict[str, Any], service: Service) -> Any
         try:
             return run_here(sensor, context)
         except AirflowRescheduleException:
-            time.sleep(0.05)
+            clock.sleep(0.05)
         except TaskDeferred as pause:
             # Airflow turns some errors of a resumed sensor into a skip, so resume as it does.
             return sensor.resume_execution("execute_complete", {"event": fire(pause.trigger)}, context)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
@@ -13,6 +12,7 @@ from aiohttp import web
 
 from airflow_provider_runs.base import streams as streaming
 from airflow_provider_runs.base import watch as watching
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanStream
 from airflow_provider_runs.core.drive import AsyncDriver
 from airflow_provider_runs.core.errors import (
@@ -54,7 +54,7 @@ class Teller:
 
     def begin(self, run_id: str, driver: AsyncDriver) -> None:
         self.connects.append(run_id)
-        self.times.append(time.monotonic())
+        self.times.append(clock.monotonic())
         if error := self.refusal or self.errors.get(run_id):
             raise error
         self.open[run_id] = asyncio.Queue()
@@ -160,7 +160,7 @@ async def test_runs_that_were_just_started_have_their_streams_at_once(
     service: Service, connections: Connections, teller: Teller
 ) -> None:
     service.runs |= dict.fromkeys(("a", "b"), "going")
-    watches = [a_watch(name, started_at=time.time(), **SLOW) for name in service.runs]
+    watches = [a_watch(name, started_at=clock.time(), **SLOW) for name in service.runs]
     waiting = [asyncio.create_task(wait(connections, watch)) for watch in watches]
     await until(lambda: teller.open.keys() == {"a", "b"})
     service.runs |= dict.fromkeys(("a", "b"), "done")
@@ -498,7 +498,7 @@ async def test_one_run_without_a_stream_keeps_none_from_the_others(
 ) -> None:
     teller.errors["young"] = NotFound("this one only", status=404)
     service.runs |= {"old": "going", "young": "going"}
-    now = time.time()
+    now = clock.time()
     waiting = [
         asyncio.create_task(wait(connections, a_watch("old", started_at=now - 1000))),
         asyncio.create_task(wait(connections, a_watch("young", started_at=now))),
@@ -528,7 +528,7 @@ async def test_the_youngest_runs_have_the_streams_and_the_next_one_gets_what_is_
     monkeypatch.setattr(StreamApi, "max_streams", 2)
     connections = Connections(StreamApi)
     service.runs |= {f"r{age}": "going" for age in (300, 100, 500, 200, 400)}
-    now = time.time()
+    now = clock.time()
     waiting = {
         run_id: asyncio.create_task(
             wait(connections, a_watch(run_id, **SLOW, started_at=now - int(run_id[1:])))
@@ -597,10 +597,10 @@ async def test_streams_count_in_the_cap_on_requests_and_come_last(
     connections.cap = 600  # ten a second, after a first burst of ten
     service.runs |= {str(number): "going" for number in range(60)}
     waiting = [asyncio.create_task(wait(connections, a_watch(run_id, **SLOW))) for run_id in service.runs]
-    began = time.monotonic()
+    began = clock.monotonic()
     await asyncio.sleep(2)
     asked = len(service.called("get")) + len(service.called("get_many"))
-    assert 20 <= asked + len(teller.connects) <= 10 + 10 * (time.monotonic() - began) + 1
+    assert 20 <= asked + len(teller.connects) <= 10 + 10 * (clock.monotonic() - began) + 1
     assert len(teller.connects) >= 3
     await leave(*waiting)
 
@@ -610,8 +610,8 @@ async def test_news_do_not_break_the_cap(service: Service, connections: Connecti
     service.runs["r1"] = "going"
     waiting = asyncio.create_task(wait(connections, a_watch("r1", **SLOW)))
     await streamed(teller, service)
-    began = time.monotonic()
-    while time.monotonic() - began < 1:
+    began = clock.monotonic()
+    while clock.monotonic() - began < 1:
         teller.tell("r1", NEWS)
         await asyncio.sleep(0.005)
     assert 10 <= len(service.called("get")) <= 21
@@ -789,14 +789,14 @@ async def test_many_streams_over_a_network_leave_room_for_the_looks(service: Ser
         ]
         await until(lambda: len(server.streams) == 60)
         await asyncio.sleep(0.3)
-        before, began = server.asked, time.monotonic()
+        before, began = server.asked, clock.monotonic()
         for run_id, answer in server.streams.items():
             server.statuses[run_id] = "done"
             await answer.write(b"data: news\n\n")
         outcomes = await asyncio.wait_for(asyncio.gather(*waiting), 5)
         assert {outcome.verdict for outcome in outcomes} == {Verdict.SUCCEEDED}
         assert server.asked - before <= 2 * 60
-        assert time.monotonic() - began < 5
+        assert clock.monotonic() - began < 5
         await until(lambda: server.handlers == 0)
         assert len([task for task in asyncio.all_tasks() if "Watcher" in repr(task)]) == 0
     finally:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ from airflow_provider_runs.base import trigger as module
 from airflow_provider_runs.base.hook import CannotCancel
 from airflow_provider_runs.base.own_state import LEFT_GOING, UNREADABLE, left_going, own_state
 from airflow_provider_runs.base.trigger import RunTrigger
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.errors import ApiError
 from tests.base.fakes import FakeHook, FakeRunTrigger, FakeTaskInstance, PlainHook, Service
 from tests.base.test_operator import BY_PERSON
@@ -60,9 +60,9 @@ async def test_a_trigger_leaves_airflow_time_to_notice_that_the_task_has_deferre
 ) -> None:
     monkeypatch.setattr(module, "SETTLE_SECONDS", 0.3)
     service.runs["r1"] = "done"
-    began = time.monotonic()
+    began = clock.monotonic()
     assert [event.payload["outcome"] async for event in a_trigger().run()] == ["succeeded"]
-    assert time.monotonic() - began >= 0.3
+    assert clock.monotonic() - began >= 0.3
 
 
 @pytest.mark.parametrize("state", [None, *BY_PERSON])
@@ -99,7 +99,7 @@ async def test_a_moved_trigger_whose_task_has_left_the_run_going_meanwhile_cance
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.runs["r1"] = "going"
-    made = a_trigger(wait_deadline=time.time() - 1)
+    made = a_trigger(wait_deadline=clock.time() - 1)
     made.task_instance.state = "failed"  # type: ignore[union-attr]
     monkeypatch.setattr(module, "left_going", lambda ti: "r1")
     await made.on_kill()
@@ -111,7 +111,7 @@ async def test_a_person_who_ends_the_task_after_its_time_cancels_the_run(
     service: Service, monkeypatch: pytest.MonkeyPatch, left: str | None
 ) -> None:
     service.runs["r1"] = "going"
-    made = a_trigger(wait_deadline=time.time() - 1)
+    made = a_trigger(wait_deadline=clock.time() - 1)
     made.task_instance.state = "failed"  # type: ignore[union-attr]
     monkeypatch.setattr(module, "left_going", lambda ti: left)
     await made.on_kill()

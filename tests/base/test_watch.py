@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import contextvars
 import gc
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 
 from airflow_provider_runs.base import watch as watching
 from airflow_provider_runs.base.watch import Watcher, WatcherDied, wait_for_run
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.connection import Settings
 from airflow_provider_runs.core.errors import (
     ApiError,
@@ -28,6 +28,7 @@ from airflow_provider_runs.core.progress import Note, Watch
 from airflow_provider_runs.core.run import Run
 from tests.base import fakes
 from tests.base.fakes import FakeApi, FullApi, Service
+from tests.virtual import VirtualClock
 
 DOWN = ConnectionFailed("down", sent=False)
 
@@ -73,9 +74,9 @@ async def wait(
 
 
 async def until(question: Callable[[], Any]) -> None:
-    end = time.monotonic() + 5
+    end = clock.monotonic() + 5
     while not question():
-        assert time.monotonic() < end
+        assert clock.monotonic() < end
         await asyncio.sleep(0.005)
 
 
@@ -131,7 +132,7 @@ async def test_a_second_wait_for_a_slowly_watched_run_has_it_looked_at_at_once(
 async def test_a_run_that_was_just_started_is_not_looked_at_before_its_first_interval_is_over(
     service: Service, connections: Connections
 ) -> None:
-    now = time.time()
+    now = clock.time()
     ages = {"alone": 0.0, "young": 0.0, "of unknown age": None, "old": 5.0}
     waiting = []
     for name, age in ages.items():
@@ -142,10 +143,10 @@ async def test_a_run_that_was_just_started_is_not_looked_at_before_its_first_int
     await until(lambda: len(service.called("get")) == 3)
     # The first of all shows whether the connection works.
     assert set(service.called("get")) == {"alone", "of unknown age", "old"}
-    assert time.time() - now < 0.5
+    assert clock.time() - now < 0.5
     service.runs.update(dict.fromkeys(ages, "done"))
     await asyncio.gather(*waiting)
-    assert time.time() - now < 2
+    assert clock.time() - now < 2
     assert Counter(service.called("get")) == {"alone": 2, "of unknown age": 2, "old": 2, "young": 1}
 
 
@@ -301,19 +302,21 @@ async def test_an_outage_is_told_to_a_few_waits_in_each_turn_of_the_event_loop(
     monkeypatch.setattr(watching, "TOLD_AT_ONCE", 5)
     # Long enough for all to be told of the outage.
     monkeypatch.setattr(watching, "backoff_seconds", lambda *arguments: 0.3)
-    turn, told = 0, Counter[tuple[str, int]]()
+    loop = asyncio.get_running_loop()
+    turn, is_counted, told = 0, False, Counter[tuple[str, int]]()
 
-    async def count() -> None:
-        nonlocal turn
-        while True:
-            turn += 1
-            await asyncio.sleep(0)
+    def next_turn() -> None:
+        nonlocal turn, is_counted
+        turn, is_counted = turn + 1, False
 
     def tell(note: Note) -> None:
+        nonlocal is_counted
+        if not is_counted:
+            is_counted = True
+            loop.call_soon(next_turn)
         for part in ("cannot be asked", "can be asked again"):
             told[part, turn] += part in note.text
 
-    counting = asyncio.create_task(count())
     service.runs |= {str(number): "going" for number in range(100)}
     slow = {"poll_interval": 10.0, "min_poll_interval": 10.0}
     waiting = [
@@ -335,10 +338,9 @@ async def test_an_outage_is_told_to_a_few_waits_in_each_turn_of_the_event_loop(
     await until(lambda: sum(turns("can be asked again")) >= 100)
     for part in ("cannot be asked", "can be asked again"):
         assert sum(turns(part)) >= 100 and max(turns(part)) <= 10
-    counting.cancel()
     for each in waiting:
         each.cancel()
-    await asyncio.gather(counting, *waiting, return_exceptions=True)
+    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def test_an_outage_is_probed_by_one_request_at_a_time(
@@ -387,10 +389,10 @@ async def test_requests_that_are_cut_together_do_not_make_the_first_probe_wait_l
     await until(lambda: hanging == watching.CONCURRENCY)
     service.calls.clear()
     answering = True
-    began = time.monotonic()
+    began = clock.monotonic()
     cut.set()
     await until(lambda: service.called("get"))
-    assert 0.05 <= time.monotonic() - began < 0.5
+    assert 0.05 <= clock.monotonic() - began < 0.5
     service.runs |= {str(number): "done" for number in range(20)}
     assert {outcome.verdict for outcome in await asyncio.gather(*waiting)} == {Verdict.SUCCEEDED}
 
@@ -411,12 +413,12 @@ async def test_runs_that_an_outage_keeps_waiting_are_unreachable_in_time_too(
     for number in range(40):
         service.runs[str(number)] = "going"
         service.errors[str(number)] = DOWN
-    began = time.monotonic()
+    began = clock.monotonic()
     outcomes = await asyncio.gather(
         *(wait(connections, a_watch(str(number), unreachable_timeout=0.5)) for number in range(40))
     )
     assert {outcome.verdict for outcome in outcomes} == {Verdict.UNREACHABLE}
-    assert time.monotonic() - began < 2
+    assert clock.monotonic() - began < 2
 
 
 async def test_one_run_that_cannot_be_asked_about_is_unreachable_though_another_is_fine(
@@ -484,7 +486,7 @@ async def test_a_batch_that_one_id_spoils_is_asked_about_singly(service: Service
 
 async def test_waits_that_are_over_leave_nothing_behind(service: Service, connections: Connections) -> None:
     service.runs |= {"long": "going", "short": "done"}
-    far = {"wait_deadline": time.time() + 7 * 86400}
+    far = {"wait_deadline": clock.time() + 7 * 86400}
     long = asyncio.create_task(wait(connections, a_watch("long", **far)))
     for _ in range(300):
         await wait(connections, a_watch("short", **far))
@@ -541,15 +543,14 @@ async def test_a_watcher_that_is_cancelled_from_outside_leaves_nobody_waiting(
 
 
 async def test_a_clock_that_was_wrong_when_the_watcher_began_ends_no_wait_too_soon(
-    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
+    service: Service, connections: Connections, virtual: VirtualClock
 ) -> None:
     service.runs |= {"old": "going", "new": "going"}
-    right = time.time
-    monkeypatch.setattr(watching.time, "time", lambda: right() + 3600)
+    virtual.set_time(clock.time() + 3600)
     old = asyncio.create_task(wait(connections, a_watch("old")))
     await until(lambda: service.called("get"))
-    monkeypatch.setattr(watching.time, "time", right)
-    new = asyncio.create_task(wait(connections, a_watch("new", execution_deadline=right() + 1800)))
+    virtual.set_time(clock.time() - 3600)
+    new = asyncio.create_task(wait(connections, a_watch("new", execution_deadline=clock.time() + 1800)))
     await until(lambda: service.called("get").count("new") > 3)
     assert not new.done()
     service.runs |= {"old": "done", "new": "done"}
@@ -561,9 +562,9 @@ async def test_retry_after_holds_every_request_back(service: Service, connection
     busy = ApiError("slow down", status=429)
     busy.retry_after = 0.4
     service.get_errors = [busy]
-    began = time.monotonic()
+    began = clock.monotonic()
     await asyncio.gather(wait(connections, a_watch("r1")), wait(connections, a_watch("r2")))
-    assert time.monotonic() - began >= 0.4
+    assert clock.monotonic() - began >= 0.4
 
 
 async def test_the_cap_on_requests_holds(service: Service, connections: Connections) -> None:
@@ -588,7 +589,7 @@ async def test_every_request_of_a_look_counts_in_the_cap(
 
     class Driver(watching.AsyncDriver):
         async def _exchange(self, request: Any, retry: Any) -> Any:
-            sent.append(time.monotonic())
+            sent.append(clock.monotonic())
             if len(sent) % 2:
                 raise DOWN
             return Response(200)
@@ -603,11 +604,11 @@ async def test_every_request_of_a_look_counts_in_the_cap(
     monkeypatch.setattr(FakeApi, "get", get)
     connections.cap = 600  # ten a second, after a first burst
     service.runs |= {str(number): "going" for number in range(10)}
-    began = time.monotonic()
+    began = clock.monotonic()
     waiting = [asyncio.create_task(wait(connections, a_watch(str(number)))) for number in range(10)]
     await asyncio.sleep(3)
     # A look sends all of its own at once, and the next one waits until they are paid for.
-    assert 25 <= len(sent) <= 10 + 10 * (time.monotonic() - began) + 5
+    assert 25 <= len(sent) <= 10 + 10 * (clock.monotonic() - began) + 5
     service.runs = dict.fromkeys(service.runs, "done")
     assert (await asyncio.wait_for(waiting[0], 10)).verdict is Verdict.SUCCEEDED
     for task in waiting:
@@ -619,7 +620,7 @@ async def test_the_run_is_looked_at_for_a_last_time_at_the_deadline(
     service: Service, connections: Connections
 ) -> None:
     service.runs["r1"] = "going"
-    began = time.time()
+    began = clock.time()
     slow = a_watch("r1", min_poll_interval=60, poll_interval=60, wait_deadline=began + 0.4)
     waiting = asyncio.create_task(wait(connections, slow))
     await asyncio.sleep(0.2)
@@ -636,7 +637,7 @@ async def test_a_deadline_ends_the_wait(
     service: Service, connections: Connections, name: str, which: Limit
 ) -> None:
     service.runs["r1"] = "going"
-    outcome = await wait(connections, a_watch("r1", **{name: time.time() + 0.2}))
+    outcome = await wait(connections, a_watch("r1", **{name: clock.time() + 0.2}))
     assert (outcome.verdict, outcome.which, outcome.status) == (Verdict.TIMEOUT, which, "going")
 
 
@@ -644,7 +645,7 @@ async def test_a_deadline_that_is_over_before_the_wait_begins_still_gives_one_lo
     service: Service, connections: Connections
 ) -> None:
     service.runs |= {"r1": "done", "r2": "going"}
-    over = {"wait_deadline": time.time() - 100}
+    over = {"wait_deadline": clock.time() - 100}
     assert (await wait(connections, a_watch("r1", **over))).verdict is Verdict.SUCCEEDED
     assert (await wait(connections, a_watch("r2", **over))).verdict is Verdict.TIMEOUT
 
@@ -658,7 +659,7 @@ async def test_a_deadline_is_kept_while_a_request_hangs(
         await asyncio.sleep(60)
         raise AssertionError
 
-    watch = a_watch("r1", wait_deadline=time.time() + 0.2)
+    watch = a_watch("r1", wait_deadline=clock.time() + 0.2)
     outcome = await asyncio.wait_for(wait_for_run("key", hang, watch, "Fake", lambda note: None), 5)
     assert outcome.which is Limit.TIMEOUT
 
@@ -841,7 +842,7 @@ async def test_a_found_run_that_ended_badly_is_the_end_where_there_is_no_other(
 
 async def test_a_deadline_names_the_run_that_was_found(service: Service, listing: Connections) -> None:
     service.runs["r7"] = "going"
-    outcome = await wait(listing, a_search(wait_deadline=time.time() + 0.2))
+    outcome = await wait(listing, a_search(wait_deadline=clock.time() + 0.2))
     assert (outcome.which, outcome.run_id, outcome.status) == (Limit.TIMEOUT, "r7", "going")
     assert outcome.message is not None and outcome.message.startswith("run r7 had not ended")
 
@@ -855,7 +856,7 @@ async def test_an_outage_while_searching_is_ridden_out(service: Service, listing
 
 
 async def test_a_search_ends_at_its_deadline(service: Service, listing: Connections) -> None:
-    outcome = await wait(listing, a_search(wait_deadline=time.time() + 0.2))
+    outcome = await wait(listing, a_search(wait_deadline=clock.time() + 0.2))
     assert (outcome.verdict, outcome.which) == (Verdict.TIMEOUT, Limit.TIMEOUT)
 
 
