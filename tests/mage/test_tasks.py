@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from airflow_provider_runs.base.exceptions import RequestRefused, RunFailed, RunTimedOut, RunUnreachable
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.mage.operators import (
     MageCancelRunOperator,
@@ -22,13 +22,14 @@ from tests.base.conftest import callable_operators, later  # noqa: F401
 from tests.base.fakes import FakeTaskInstance, Store
 from tests.real.target import Mage, simulated_mage
 from tests.tasks import run
+from tests.virtual import VirtualClock
 
 PACE = {"min_poll_interval": 0.1}
 deferrable = pytest.mark.parametrize("deferrable", [False, True], ids=["on the worker", "deferred"])
 
 
-@pytest.fixture(scope="module")
-def mage() -> Iterator[Mage]:
+@pytest.fixture
+def mage(virtual: VirtualClock) -> Iterator[Mage]:
     with simulated_mage(auth=True) as server:
         yield server
 
@@ -84,7 +85,7 @@ def test_a_run_that_cannot_be_gone_on_with_is_followed_by_another(
         )
         with pytest.raises(RunFailed, match="Pipeline run timed out after"):
             run(task, context)
-        time.sleep(3.1)  # the trigger's timeout in seconds that the simulator does not shorten for others
+        clock.sleep(3.1)  # the trigger's timeout in seconds that the simulator does not shorten for others
     record = context["task_state_store"]["run"]
     assert (record["attempt"], record["resumes"]) == (2, None)
 
@@ -132,7 +133,7 @@ def test_a_run_is_waited_for_that_somebody_starts_later(
         "pipeline": {"pipeline_uuid": "empty"},
     }[by]
     mage.wait(mage.start("empty"))
-    time.sleep(0.01)
+    clock.sleep(0.01)
     sensor = MageRunSensor(
         task_id="t", since=datetime.now(UTC), deferrable=deferrable, poke_interval=0.2, **search, **PACE
     )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -98,8 +99,24 @@ def connect(monkeypatch: pytest.MonkeyPatch, sim: Simulator, **changes: Any) -> 
     monkeypatch.setenv("AIRFLOW_CONN_PARADIME_DEFAULT", json.dumps(connection(sim, **changes)))
 
 
-@pytest.fixture
-def sim(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
-    with Simulator(["paradime"], speed=20) as simulator:
-        connect(monkeypatch, simulator)
+@pytest.fixture(scope="module")
+def simulators() -> Iterator[Callable[..., Simulator]]:
+    """Return a function that gives the simulator with these options, as after a start."""
+    with ExitStack() as started:
+        made: dict[str, Simulator] = {}
+
+        def simulator(speed: float = 20, **options: Any) -> Simulator:
+            if (key := repr((speed, options))) not in made:
+                simulator = Simulator(["paradime"], speed=speed, options={"paradime": options})
+                made[key] = started.enter_context(simulator)
+            made[key].reset()
+            return made[key]
+
         yield simulator
+
+
+@pytest.fixture
+def sim(simulators: Callable[..., Simulator], monkeypatch: pytest.MonkeyPatch) -> Simulator:
+    simulator = simulators()
+    connect(monkeypatch, simulator)
+    return simulator

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_runs.base.exceptions import RequestRefused
 from airflow_provider_runs.base.storage import put_whole, target_path
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed, NotFound, RunsError
 from airflow_provider_runs.core.retry import RetryPolicy
 from airflow_provider_runs.paradime.artifacts import choose_artifact
@@ -53,7 +54,7 @@ def ended(sim: Simulator) -> Callable[[str], str]:
     def run(slug: str) -> str:
         started = ParadimeHook().trigger_run(slug)
         while not ParadimeHook().get_run(started.id).state.is_terminal:
-            pass
+            clock.sleep(0.1)
         return started.id
 
     return run
@@ -247,6 +248,7 @@ def test_no_text_holds_the_address(
 
 
 @needs_proc
+@pytest.mark.real_time  # a process of its own downloads
 def test_fifty_megabytes_come_over_in_little_memory(
     ended: Callable[[str], str], sim: Simulator, tmp_path: Path
 ) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, NotFound, Unauthorized
 from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.paradime.answers import BadAnswer, FieldFailed, Rejected
@@ -43,10 +43,10 @@ def start(slug: str = "daily", **arguments: Any) -> Run:
 
 
 def ended(run: Run) -> Run:
-    until = time.monotonic() + 20
+    until = clock.monotonic() + 20
     while not (seen := ParadimeHook().get_run(run.id)).state.is_terminal:
-        assert time.monotonic() < until
-        time.sleep(0.05)
+        assert clock.monotonic() < until
+        clock.sleep(0.05)
     return seen
 
 
@@ -267,19 +267,19 @@ def test_a_start_is_sent_again_where_it_was_surely_not_carried_out(
 
 
 def test_an_older_server_starts_by_the_older_name_and_without_a_reason(
-    monkeypatch: pytest.MonkeyPatch,
+    simulators: Callable[..., Simulator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lacks = "triggerBoltRun.slug,reason,prNumber,commandConfigs,continueOnError,BoltScheduleDetails.suspended"
-    with Simulator(["paradime"], options={"paradime": {"lacks": lacks}}) as old:
-        connect(monkeypatch, old)
-        hook = ParadimeHook()
-        for _ in range(2):
-            assert hook.trigger_run(schedule_name="daily", reason="why").id
-        assert old.count("paradime", "trigger") == 3
-        assert [entry["body"].get("reason") for entry in old.runs("paradime")] == [None, None]
-        assert hook.get_schedule(schedule_name="daily")["commands"]
-        with pytest.raises(ApiError, match="Unknown argument 'slug'"):
-            hook.trigger_run("daily")
+    old = simulators(lacks=lacks)
+    connect(monkeypatch, old)
+    hook = ParadimeHook()
+    for _ in range(2):
+        assert hook.trigger_run(schedule_name="daily", reason="why").id
+    assert old.count("paradime", "trigger") == 3
+    assert [entry["body"].get("reason") for entry in old.runs("paradime")] == [None, None]
+    assert hook.get_schedule(schedule_name="daily")["commands"]
+    with pytest.raises(ApiError, match="Unknown argument 'slug'"):
+        hook.trigger_run("daily")
 
 
 @pytest.mark.parametrize("proxy", ["none", None])

@@ -16,6 +16,7 @@ from airflow.providers.openlineage.extractors.manager import ExtractorManager
 from airflow.providers.openlineage.plugins.adapter import OpenLineageAdapter
 
 from airflow_provider_runs.base.exceptions import RunFailed, RunUnreachable
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.outcome import Outcome, Verdict
 from airflow_provider_runs.paradime import hooks, lineage
 from airflow_provider_runs.paradime.operators import ParadimeRetryRunOperator, ParadimeTriggerRunOperator
@@ -118,7 +119,7 @@ def test_a_deferred_task_tells_when_it_is_resumed(
     assert report(task) is not None and emitted == []
     run_id = str(sim.runs("paradime")[0]["id"])
     while sim.runs("paradime")[0]["status"] != "SUCCESS":
-        pass
+        clock.sleep(0.1)
     resumed = operator(deferrable=True)
     resumed.execute_complete(context, Outcome(Verdict.SUCCEEDED, run_id, "SUCCESS").event())
     report(resumed)

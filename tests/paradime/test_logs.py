@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +13,7 @@ from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_runs.base import logs as following
 from airflow_provider_runs.base.exceptions import Interrupted, RequestRefused, RunFailed, RunTimedOut
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.connection import read_settings
 from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, NotFound
 from airflow_provider_runs.paradime import logs
@@ -60,6 +59,7 @@ class Bolt:
         self.commands = commands
         self.pieces = pieces
         self.asked: list[Any] = []
+        self.seconds = 0.0  # that an answer takes
         self.lock = threading.Lock()
         self.api.list_commands = self._list  # type: ignore[method-assign]
         self.api.get_command_logs = self._logs  # type: ignore[method-assign]
@@ -80,6 +80,7 @@ class Bolt:
 
     def _logs(self, command_id: Any, cursor: str = "0:0") -> Any:
         yield from ()
+        clock.sleep(self.seconds)
         with self.lock:
             self.asked.append((command_id, cursor))
             given = self.pieces[command_id]
@@ -122,10 +123,10 @@ def follow() -> Iterator[Callable[[Bolt], tuple[OutputFollower, Log]]]:
 
 
 def eventually(question: Callable[[], Any]) -> None:
-    end = time.monotonic() + 5
+    end = clock.monotonic() + 5
     while not question():
-        assert time.monotonic() < end
-        time.sleep(0.005)
+        assert clock.monotonic() < end
+        clock.sleep(0.005)
 
 
 Follow = Callable[[Bolt], tuple[OutputFollower, Log]]
@@ -174,9 +175,9 @@ def test_a_command_that_is_never_called_finished_ends_with_the_run(follow: Follo
     bolt = Bolt([command(1)], {1: [piece("a", cursor="1:0"), piece(cursor="1:0")]})
     follower, log = follow(bolt)
     eventually(lambda: "1 | a" in log.lines)
-    began = time.monotonic()
+    began = clock.monotonic()
     follower.finish()
-    assert time.monotonic() - began < 2
+    assert clock.monotonic() - began < 2
     assert not follower._thread.is_alive()
 
 
@@ -184,7 +185,7 @@ def test_a_server_that_does_not_move_on_is_not_asked_for_ever(follow: Follow) ->
     bolt = Bolt([command(1, ended=True)], {1: [piece("", "a", cursor="1:0")]})
     follower, _ = follow(bolt)
     eventually(lambda: bolt.asked.count((1, "1:0")) == logs.SILENT_LOOKS)
-    time.sleep(0.2)
+    clock.sleep(0.2)
     follower.finish()
     assert not follower._thread.is_alive()
     assert bolt.asked.count((1, "1:0")) == logs.SILENT_LOOKS
@@ -199,11 +200,12 @@ def test_output_that_comes_some_time_after_its_command_has_ended_is_written(foll
 def test_output_that_does_not_end_is_not_waited_for(follow: Follow, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "FINISH_SECONDS", 0.2)
     monkeypatch.setattr(following, "MAX_LINES", 10**9)
-    bolt = Bolt([command(1)], {1: [piece("a", cursor=f"{number}:0") for number in range(1, 100_000)]})
+    bolt = Bolt([command(1)], {1: [piece("a", cursor=f"{number}:0") for number in range(1, 1000)]})
+    bolt.seconds = 0.01
     follower, log = follow(bolt)
-    began = time.monotonic()
+    began = clock.monotonic()
     follower.finish()
-    assert time.monotonic() - began < 2
+    assert clock.monotonic() - began <= 0.2 + bolt.seconds
     assert "The rest of the output of run 7 does not come in time" in log.lines
 
 
@@ -249,9 +251,9 @@ def test_the_last_look_is_repeated_a_few_times_only(follow: Follow) -> None:
     bolt = Bolt([command(1)], {1: [ConnectionFailed("no answer", sent=True)]})
     follower, log = follow(bolt)
     eventually(lambda: log.warnings)
-    began = time.monotonic()
+    began = clock.monotonic()
     follower.finish()
-    assert time.monotonic() - began < 2 and not follower._thread.is_alive()
+    assert clock.monotonic() - began < 2 and not follower._thread.is_alive()
     assert len(log.warnings) == 1
 
 
@@ -287,7 +289,7 @@ def test_a_stopped_follower_writes_nothing_more(follow: Follow) -> None:
     follower.stop()
     follower._thread.join(5)
     written = len(log.lines)
-    time.sleep(0.1)
+    clock.sleep(0.1)
     assert len(log.lines) == written
 
 
@@ -296,7 +298,7 @@ def test_a_silent_command_is_asked_ever_more_rarely(follow: Follow, monkeypatch:
     monkeypatch.setattr(logs, "LONGEST_PAUSE", 0.4)
     bolt = Bolt([command(1)], {1: [piece(cursor="0:0")]})
     follow(bolt)
-    time.sleep(1.2)
+    clock.sleep(1.2)
     assert 3 <= bolt.asked.count((1, "0:0")) <= 9
 
 
@@ -310,17 +312,17 @@ BROKEN = Schedule("broken", ("dbt build",), failing="dbt build")
 
 
 @pytest.fixture
-def simulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Simulator]]:
-    """Start simulators with options, and have the connection lead to the last one."""
-    with ExitStack() as started:
+def simulated(
+    simulators: Callable[..., Simulator], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Simulator]:
+    """Give a simulator with options, and have the connection lead to it."""
 
-        def start(**options: Any) -> Simulator:
-            options = {"paradime": {"schedules": (LOUD, BROKEN), **options}}
-            sim = started.enter_context(Simulator(("paradime",), speed=5, options=options))
-            connect(monkeypatch, sim)
-            return sim
+    def start(**options: Any) -> Simulator:
+        sim = simulators(speed=5, schedules=(LOUD, BROKEN), **options)
+        connect(monkeypatch, sim)
+        return sim
 
-        yield start
+    return start
 
 
 @pytest.fixture
@@ -368,7 +370,7 @@ def test_lines_come_while_the_run_goes(sim: Simulator, told: Callable[[], str]) 
     def listen() -> None:
         while not any("debug line 0000003" in part for part in heard):
             heard.append(told())
-            time.sleep(0.05)
+            clock.sleep(0.05)
         heard.append("still running" if "has succeeded" not in "".join(heard) else "too late")
 
     listener = threading.Thread(target=listen)
@@ -431,9 +433,9 @@ def test_an_output_that_is_never_finished_holds_nothing_up(
     told: Callable[[], str],
 ) -> None:
     simulated(logs_finish=False)
-    began = time.monotonic()
+    began = clock.monotonic()
     operator().execute(context())
-    assert time.monotonic() - began < 10
+    assert clock.monotonic() - began < 10
     assert "debug line 0000039" in told()
 
 
@@ -464,10 +466,10 @@ def test_a_killed_task_does_not_wait_for_the_output(
     sim.plan(system="paradime", resource="loud", outcome="stuck")
     task = operator()
     later(0.7, task.on_kill)
-    began = time.monotonic()
+    began = clock.monotonic()
     with pytest.raises(Interrupted):
         task.execute(context())
-    assert time.monotonic() - began < 4
+    assert clock.monotonic() - began < 4
     assert_nobody_follows()
 
 

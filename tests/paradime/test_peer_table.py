@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 import airflow_provider_runs
 from airflow_provider_runs.base.exceptions import Interrupted, RequestRefused, RunFailed
 from airflow_provider_runs.base.link import RunLink
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.errors import BadInput, Unauthorized
 from airflow_provider_runs.core.run import RunState
 from airflow_provider_runs.paradime.api import ARGUMENTS
@@ -106,15 +106,15 @@ def test_sensor_can_defer(sim: Simulator, context: Context) -> None:
 
 @pytest.mark.parametrize("deferrable", [False, True])
 def test_states_starting_is_no_failure(
+    simulators: Callable[..., Simulator],
     monkeypatch: pytest.MonkeyPatch,
     context: Context,
     deferrable: bool,
 ) -> None:
-    with Simulator(["paradime"], duration=0.2, options={"paradime": {"starting": 1.0}}) as slow:
-        connect(monkeypatch, slow)
-        run_id = start()
-        assert ParadimeHook().get_run(run_id).status == "STARTING"
-        assert run(sensor(run_id, deferrable=deferrable), context) == run_id
+    connect(monkeypatch, simulators(starting=20.0))
+    run_id = start()
+    assert ParadimeHook().get_run(run_id).status == "STARTING"
+    assert run(sensor(run_id, deferrable=deferrable), context) == run_id
 
 
 def test_states_unknown_words_neither_fail_nor_pass(
@@ -219,10 +219,10 @@ def test_template_fields_hold_every_argument() -> None:
 def test_timeouts_can_be_set(sim: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     connect(monkeypatch, sim, extra={"api_key": "key-simulator", "request_timeout": 0.3})
     sim.fault("hang", system="paradime", operation="trigger", seconds=5)
-    began = time.monotonic()
+    began = clock.monotonic()
     with pytest.raises(Exception, match="did not answer"):
         start()
-    assert time.monotonic() - began < 4
+    assert clock.monotonic() - began < 4
 
 
 # extra links: none

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +17,7 @@ from airflow_provider_runs.base.exceptions import (
     RunInProgress,
     StartUncertain,
 )
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.run import RunState
 from airflow_provider_runs.paradime.hooks import ParadimeHook
 from airflow_provider_runs.paradime.operators import (
@@ -45,10 +45,10 @@ def start(slug: str = "daily") -> str:
 
 
 def wait(run_id: str) -> str:
-    until = time.monotonic() + 20
+    until = clock.monotonic() + 20
     while not ParadimeHook().get_run(run_id).state.is_terminal:
-        assert time.monotonic() < until
-        time.sleep(0.05)
+        assert clock.monotonic() < until
+        clock.sleep(0.05)
     return run_id
 
 
@@ -64,13 +64,15 @@ def test_a_run_is_waited_for(sim: Simulator, context: dict[str, Any], deferrable
 
 @deferrable
 def test_a_run_seen_first_while_it_starts_does_not_fail_the_task(
-    context: dict[str, Any], monkeypatch: pytest.MonkeyPatch, deferrable: bool
+    simulators: Callable[..., Simulator],
+    context: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    deferrable: bool,
 ) -> None:
-
-    with Simulator(["paradime"], duration=1, options={"paradime": {"starting": 1.0}}) as slow:
-        connect(monkeypatch, slow)
-        run(task(deferrable=deferrable), context)
-        assert slow.count("paradime", "get") > 2
+    slow = simulators(starting=20.0)
+    connect(monkeypatch, slow)
+    run(task(deferrable=deferrable), context)
+    assert slow.count("paradime", "get") > 2
 
 
 @deferrable
@@ -188,7 +190,7 @@ def test_a_run_is_waited_for_that_somebody_starts_later(
     name: str,
 ) -> None:
     wait(start())
-    time.sleep(0.01)
+    clock.sleep(0.01)
     named: dict[str, Any] = {name: "daily"}
     sensor = ParadimeRunSensor(
         task_id="t", since=datetime.now(UTC), deferrable=deferrable, poke_interval=0.2, **named, **PACE

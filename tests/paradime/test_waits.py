@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,19 +16,21 @@ from airflow_provider_runs.core.progress import Watch
 from airflow_provider_runs.paradime.api import ParadimeRunApi
 from airflow_provider_runs.paradime.hooks import ParadimeHook
 from airflow_provider_runs.simulator import Simulator
-from tests.paradime.conftest import connection
+from tests.paradime.conftest import connect
 
 UNKNOWN = "999"
 
 
 @pytest.fixture(params=[{}, {"nullable": False}, {"max_fields": 30}], ids=["null", "whole", "complex"])
-def crowd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
+def crowd(
+    request: pytest.FixtureRequest, simulators: Callable[..., Simulator], monkeypatch: pytest.MonkeyPatch
+) -> Simulator:
     with warnings.catch_warnings(action="ignore"):
         import airflow_provider_runs.paradime.operators  # noqa: F401
 
-    with Simulator(["paradime"], options={"paradime": request.param}) as sim:
-        monkeypatch.setenv("AIRFLOW_CONN_PARADIME_DEFAULT", json.dumps(connection(sim)))
-        yield sim
+    sim = simulators(speed=1, **request.param)
+    connect(monkeypatch, sim)
+    return sim
 
 
 async def wait(run_ids: list[str], interval: float = 1.0) -> list[Outcome]:
