@@ -7,6 +7,7 @@ import pytest
 
 from airflow_provider_runs.core.connection import read_settings
 from airflow_provider_runs.strait.api import StraitRunApi
+from tests.simulators import simulators  # noqa: F401
 
 NOW = 1_800_000_000.0
 KEY = "strait_planted-api-key"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.simulator import Simulator
 from airflow_provider_runs.strait.hooks import StraitHook
 from airflow_provider_runs.strait.operators import StraitReplayRunOperator, StraitTriggerRunOperator
@@ -41,10 +41,10 @@ def replay(run_id: str, **arguments: Any) -> StraitReplayRunOperator:
 
 def until(question: Callable[[], Any], seconds: float = 20) -> Any:
     """Wait until a question is answered by something true, and return that."""
-    end = time.monotonic() + seconds
+    end = clock.monotonic() + seconds
     while not (answer := question()):
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
+        assert clock.monotonic() < end, "it did not happen in time"
+        clock.sleep(0.02)
     return answer
 
 

@@ -6,17 +6,19 @@ import asyncio
 import inspect
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import aclosing, closing
 from typing import Any
 
 import pytest
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound, Unauthorized
 from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.core.sse import Event
 from airflow_provider_runs.simulator import Simulator
 from airflow_provider_runs.strait.hooks import StraitHook, as_strait
+from tests.simulators import Simulators
 
 Call = Callable[..., Any]
 PROJECT = "project-simulator"
@@ -30,11 +32,11 @@ def connect(monkeypatch: pytest.MonkeyPatch, url: str, **changes: Any) -> None:
 
 
 @pytest.fixture(params=["today", "seed"])
-def sim(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
+def sim(simulators: Simulators, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Simulator:
     """Return a simulator of today's server, and one of the server that the vendor's reference describes."""
-    with Simulator(["strait"], speed=20, options={"strait": {"era": request.param}}) as simulator:
-        connect(monkeypatch, simulator.url_of("strait"))
-        yield simulator
+    simulator = simulators(["strait"], speed=20, options={"strait": {"era": request.param}})
+    connect(monkeypatch, simulator.url_of("strait"))
+    return simulator
 
 
 @pytest.fixture(params=["requests", "aiohttp"])
@@ -55,10 +57,10 @@ def call(request: pytest.FixtureRequest) -> Call:
 
 
 def until(run_id: str, *states: RunState, seconds: float = 20) -> Run:
-    give_up = time.monotonic() + seconds
+    give_up = clock.monotonic() + seconds
     while (seen := StraitHook().get_run(run_id)).state not in states:
-        assert time.monotonic() < give_up, seen
-        time.sleep(0.03)
+        assert clock.monotonic() < give_up, seen
+        clock.sleep(0.03)
     return seen
 
 
@@ -128,10 +130,10 @@ def test_a_run_is_paused_resumed_and_restarted(sim: Simulator, call: Call) -> No
 
 
 def test_a_run_is_rescheduled(sim: Simulator, call: Call) -> None:
-    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock.time() + 3600))
     run = started("daily", scheduled_at=at)
     assert run.status == "delayed"
-    later = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 7200))
+    later = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock.time() + 7200))
     assert call("reschedule_run", run.id, later, {"b": 2}).status == "delayed"
     assert call("get_details", run.id)["scheduled_at"].startswith(later[:16])
     canceled = call("bulk_cancel_all_runs", job_id="daily")
@@ -170,7 +172,7 @@ def test_a_failed_run_is_replayed_as_another(sim: Simulator, call: Call) -> None
     sim.plan(system="strait", outcome="failed")
     run = started("daily", payload={"a": 1}, idempotency_key="key-1")
     assert until(run.id, *ENDED).status == "failed"
-    before = time.time()
+    before = clock.time()
     new = call("replay_run", run.id)
     assert new.id != run.id and StraitHook().get_details(new.id)["payload"] == {"a": 1}
     found = StraitHook().find_retried(run.id, {}, before)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +15,7 @@ from airflow_provider_runs.simulator import Simulator
 from airflow_provider_runs.strait.hooks import StraitHook
 from airflow_provider_runs.strait.operators import StraitCancelRunOperator
 from tests.base.conftest import callable_operators, told  # noqa: F401
+from tests.simulators import Simulators
 from tests.strait.tasks import connect, ended, statuses
 from tests.tasks import new_context
 
@@ -23,10 +24,10 @@ UNKNOWN = "0195ffff-0000-7000-8000-000000000000"
 
 
 @pytest.fixture
-def sim(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
-    with Simulator(["strait"], speed=20) as simulator:
-        connect(monkeypatch, simulator)
-        yield simulator
+def sim(simulators: Simulators, monkeypatch: pytest.MonkeyPatch) -> Simulator:
+    simulator = simulators(["strait"], speed=20)
+    connect(monkeypatch, simulator)
+    return simulator
 
 
 def cancel(**arguments: Any) -> Any:

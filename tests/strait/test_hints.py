@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_runs.base.watch import wait_for_run
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.connection import read_settings
 from airflow_provider_runs.core.drive import AsyncDriver
 from airflow_provider_runs.core.outcome import Outcome, Verdict
@@ -27,6 +27,7 @@ from airflow_provider_runs.simulator import Simulator
 from airflow_provider_runs.strait.api import StraitRunApi
 from airflow_provider_runs.strait.simulated import Job
 from airflow_provider_runs.strait.triggers import StraitRunTrigger
+from tests.simulators import Simulators
 from tests.strait.tasks import connect
 
 CONN_ID = "strait_default"
@@ -46,15 +47,13 @@ SHARES = {"good": 60, "bad": 14, "reported": 14, "stopped": 4, "late": 4, "overd
 
 
 @pytest.fixture
-def sim() -> Iterator[Simulator]:
+def sim(simulators: Simulators) -> Simulator:
     options = {"strait": {"jobs": tuple(map(Job, (*ENDS, "endless"))), "keepalive": 1.0}}
-    with Simulator(["strait"], options=options) as simulator:
-        for slug, (word, _) in ENDS.items():
-            simulator.plan(
-                system="strait", resource=slug, outcome=word, queued=1.0, duration=SECONDS[slug] + 1.5
-            )
-        simulator.plan(system="strait", resource="endless", outcome="stuck")
-        yield simulator
+    simulator = simulators(["strait"], options=options)
+    for slug, (word, _) in ENDS.items():
+        simulator.plan(system="strait", resource=slug, outcome=word, queued=1.0, duration=SECONDS[slug] + 1.5)
+    simulator.plan(system="strait", resource="endless", outcome="stuck")
+    return simulator
 
 
 def an_api(sim: Simulator, max_streams: int) -> StraitRunApi:
@@ -91,7 +90,7 @@ async def wait_for_all(
 
     async def one(run_id: str) -> tuple[Outcome, float]:
         outcome = await wait_for_run("key", read, Watch(run_id, **pace), "Strait", told.append)
-        return outcome, time.time()
+        return outcome, clock.time()
 
     outcomes = await asyncio.wait_for(asyncio.gather(*(one(run_id) for run_id in jobs)), 60)
     return dict(zip(jobs, outcomes, strict=True)), told
@@ -123,7 +122,7 @@ async def test_a_hundred_triggers_fire_soon_after_the_ends_that_streams_tell_of(
     jobs = await start_all(an_api(sim, 100), {"good": 70, "bad": 15, "reported": 15})
 
     async def one(run_id: str) -> tuple[dict[str, Any], float]:
-        (event,) = [(fired.payload, time.time()) async for fired in StraitRunTrigger(CONN_ID, run_id).run()]
+        (event,) = [(fired.payload, clock.time()) async for fired in StraitRunTrigger(CONN_ID, run_id).run()]
         return event
 
     fired = await asyncio.wait_for(asyncio.gather(*map(one, jobs)), 60)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from functools import partial
 from typing import Any
 
 import pytest
 
 from airflow_provider_runs.base import watch
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.connection import read_settings
 from airflow_provider_runs.core.drive import AsyncDriver
 from airflow_provider_runs.core.run import Run
@@ -44,7 +44,7 @@ class Counted(Window):
         self.refused = 0
 
     def take(self, key: str) -> int | None:
-        self.moments.append(time.time())
+        self.moments.append(clock.time())
         left = super().take(key)
         self.refused += left is None
         return left

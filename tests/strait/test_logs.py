@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import threading
-import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from datetime import timedelta
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from airflow_provider_runs.base import logs as following
 from airflow_provider_runs.base.exceptions import Interrupted, RequestRefused, RunFailed, RunTimedOut
 from airflow_provider_runs.base.logs import StreamsLogs
 from airflow_provider_runs.base.trigger import RunTrigger
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import RunApi
 from airflow_provider_runs.core.connection import Settings
 from airflow_provider_runs.core.errors import (
@@ -38,6 +38,7 @@ from airflow_provider_runs.strait.simulated import Job
 from tests.base.conftest import callable_operators, later  # noqa: F401
 from tests.base.fakes import FakeApi, FakeTaskInstance, Store, run_here
 from tests.paradime.test_logs import Log, eventually
+from tests.simulators import Simulators
 
 SECRET = "hush-hush"
 
@@ -170,7 +171,7 @@ Follow = Callable[[Run], tuple[EventFollower, Log]]
 def caught_up(run: Run, lists: int = 1) -> None:
     """Wait until a stream is open and has been compared with the list."""
     eventually(lambda: run.open and run.lists >= lists)
-    time.sleep(0.05)
+    clock.sleep(0.05)
 
 
 def test_what_was_said_before_and_what_is_said_then_is_written_in_order_and_once(
@@ -223,7 +224,7 @@ def test_the_first_sign_of_life_has_the_list_made_at_once(
     run.say("a")
     _, log = follow(run)
     eventually(lambda: run.open)
-    time.sleep(0.1)
+    clock.sleep(0.1)
     assert log.lines == []
     run.send(Comment("keepalive"))
     eventually(lambda: log.lines == ["log | a"])
@@ -313,11 +314,11 @@ def test_a_service_that_asks_for_a_pause_has_it(run: Run, follow: Follow) -> Non
     run.refusal = busy
     follower, _ = follow(run)
     eventually(lambda: run.lists == 1)
-    time.sleep(0.3)
+    clock.sleep(0.3)
     assert run.connects == run.lists == 1
-    began = time.monotonic()
+    began = clock.monotonic()
     follower.finish()
-    assert time.monotonic() - began < 2 and run.lists == 2
+    assert clock.monotonic() - began < 2 and run.lists == 2
 
 
 def test_a_run_that_has_ended_has_no_stream_and_its_events_are_listed(run: Run, follow: Follow) -> None:
@@ -325,7 +326,7 @@ def test_a_run_that_has_ended_has_no_stream_and_its_events_are_listed(run: Run, 
     run.say("a")
     follower, log = follow(run)
     eventually(lambda: run.connects == 1)
-    time.sleep(0.2)
+    clock.sleep(0.2)
     assert run.connects == 1
     follower.finish()
     assert log.lines == ["log | a"] and log.warnings == []
@@ -337,10 +338,10 @@ def test_what_is_left_when_the_run_ends_is_written(run: Run, follow: Follow) -> 
     run.listens = False
     run.say("a")
     run.say("b", "error", level="error")
-    began = time.monotonic()
+    began = clock.monotonic()
     follower.finish()
     assert log.lines == ["log | a", "error | b"]
-    assert time.monotonic() - began < 2 and not follower._thread.is_alive()
+    assert clock.monotonic() - began < 2 and not follower._thread.is_alive()
 
 
 def test_a_run_that_has_ended_before_the_thread_began_is_written(
@@ -388,10 +389,10 @@ def test_a_mistake_of_ours_is_said_once(run: Run, follow: Follow) -> None:
 def test_a_stopped_follower_writes_nothing_more_and_goes_at_once(run: Run, follow: Follow) -> None:
     follower, log = follow(run)
     caught_up(run)
-    began = time.monotonic()
+    began = clock.monotonic()
     follower.stop()
     follower._thread.join(5)
-    assert time.monotonic() - began < 1 and run.open == 0 and run.lists == 1
+    assert clock.monotonic() - began < 1 and run.open == 0 and run.lists == 1
     run.say("late")
     assert log.lines == []
 
@@ -471,20 +472,20 @@ class Operator(StreamsLogs):
 
 
 @pytest.fixture
-def simulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
+def simulated(simulators: Simulators, monkeypatch: pytest.MonkeyPatch) -> Simulator:
     from airflow_provider_runs.core.drive import AsyncDriver
     from airflow_provider_runs.strait.hooks import as_strait
 
     monkeypatch.setattr(logs, "AsyncDriver", AsyncDriver)
     monkeypatch.setattr(logs, "as_strait", as_strait)
     jobs = (Job("loud", progress=20), Job("broken"))
-    with Simulator(["strait"], options={"strait": {"jobs": jobs, "keepalive": 0.5}}) as sim:
-        sim.plan(system="strait", resource="loud", queued=0.2, duration=1.2)
-        sim.plan(system="strait", resource="broken", outcome="dead_letter", duration=1.0, message="boom")
-        connection = {"conn_type": "strait", "host": sim.url_of("strait"), "password": "strait_simulator"}
-        extra = {"max_requests_per_minute": 60_000}
-        monkeypatch.setenv("AIRFLOW_CONN_STRAIT_DEFAULT", json.dumps({**connection, "extra": extra}))
-        yield sim
+    sim = simulators(["strait"], options={"strait": {"jobs": jobs, "keepalive": 0.5}})
+    sim.plan(system="strait", resource="loud", queued=0.2, duration=1.2)
+    sim.plan(system="strait", resource="broken", outcome="dead_letter", duration=1.0, message="boom")
+    connection = {"conn_type": "strait", "host": sim.url_of("strait"), "password": "strait_simulator"}
+    extra = {"max_requests_per_minute": 60_000}
+    monkeypatch.setenv("AIRFLOW_CONN_STRAIT_DEFAULT", json.dumps({**connection, "extra": extra}))
+    return sim
 
 
 @pytest.fixture
@@ -532,11 +533,11 @@ def test_every_event_stands_in_the_tasks_log_once_whatever_the_stream_does(
 
 def test_events_come_while_the_run_goes(simulated: Simulator, told: Callable[[], str]) -> None:
     heard: list[tuple[float, int]] = []
-    began, has_ended = time.monotonic(), threading.Event()
+    began, has_ended = clock.monotonic(), threading.Event()
 
     def listen() -> None:
         while not has_ended.wait(0.02):
-            heard.extend((time.monotonic() - began, number) for number in steps(told()))
+            heard.extend((clock.monotonic() - began, number) for number in steps(told()))
 
     # Airflow 2 lets a task run in the main thread only.
     listener = threading.Thread(target=listen)
@@ -591,10 +592,10 @@ def test_a_killed_task_does_not_wait_for_the_events(
     simulated.plan(system="strait", resource="loud", outcome="stuck")
     task = Operator(job_id="loud", deferrable=False)
     later(1.0, task.on_kill)
-    began = time.monotonic()
+    began = clock.monotonic()
     with pytest.raises(Interrupted):
         task.execute(context())
-    assert time.monotonic() - began < 4
+    assert clock.monotonic() - began < 4
     assert_nobody_follows()
 
 

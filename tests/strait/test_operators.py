@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from airflow_provider_runs.simulator import Simulator
 from airflow_provider_runs.strait.api import RUN_KEY_TAG
 from airflow_provider_runs.strait.hooks import StraitHook
 from tests.base.conftest import callable_operators, later, told  # noqa: F401
+from tests.simulators import Simulators
 from tests.strait.tasks import connect, deferrable, replay, statuses, task, until
 from tests.tasks import new_context, run
 
@@ -27,10 +28,10 @@ DAILY = "01900000-0000-7000-8000-000000000001"
 
 
 @pytest.fixture
-def sim(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
-    with Simulator(["strait"], speed=20) as simulator:
-        connect(monkeypatch, simulator)
-        yield simulator
+def sim(simulators: Simulators, monkeypatch: pytest.MonkeyPatch) -> Simulator:
+    simulator = simulators(["strait"], speed=20)
+    connect(monkeypatch, simulator)
+    return simulator
 
 
 def keys(sim: Simulator) -> list[str]:

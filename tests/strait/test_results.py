@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from airflow_provider_runs.strait.hooks import StraitHook
 from airflow_provider_runs.strait.lists import PAGE
 from airflow_provider_runs.strait.simulator import Job
 from tests.base.conftest import callable_operators, told  # noqa: F401
+from tests.simulators import Simulators
 from tests.strait.tasks import KEY, connect, deferrable, replay, task
 from tests.tasks import new_context, run
 
@@ -22,10 +23,10 @@ JOBS = (Job("echo"), Job("many", outputs=OUTPUTS), Job("mended"), Job("silent", 
 
 
 @pytest.fixture
-def sim(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
-    with Simulator(["strait"], speed=50, options={"strait": {"jobs": JOBS}}) as simulator:
-        connect(monkeypatch, simulator)
-        yield simulator
+def sim(simulators: Simulators, monkeypatch: pytest.MonkeyPatch) -> Simulator:
+    simulator = simulators(["strait"], speed=50, options={"strait": {"jobs": JOBS}})
+    connect(monkeypatch, simulator)
+    return simulator
 
 
 def pushed(payload: Any, context: dict[str, Any] | None = None, **arguments: Any) -> dict[str, Any]:

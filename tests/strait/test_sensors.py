@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException
 
 from airflow_provider_runs.base.exceptions import RequestRefused, RunCancelled, RunFailed
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.simulator import Simulator
 from airflow_provider_runs.strait.hooks import StraitHook
 from airflow_provider_runs.strait.sensors import StraitRunSensor
 from tests.base.conftest import callable_operators, later, told  # noqa: F401
+from tests.simulators import Simulators
 from tests.strait.tasks import PACE, connect, deferrable, ended, statuses, until
 from tests.tasks import new_context, run
 
@@ -24,24 +25,28 @@ modes = pytest.mark.parametrize("mode", MODES, ids=["deferred", "poke", "resched
 
 
 @pytest.fixture
-def sim(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
-    with Simulator(["strait"], speed=20) as simulator:
-        connect(monkeypatch, simulator, app_url="https://app.example.com")
-        yield simulator
+def sim(simulators: Simulators, monkeypatch: pytest.MonkeyPatch) -> Simulator:
+    simulator = simulators(["strait"], speed=20)
+    connect(monkeypatch, simulator, app_url="https://app.example.com")
+    return simulator
 
 
 def sensor(**arguments: Any) -> StraitRunSensor:
     return StraitRunSensor(**{"task_id": "t", "poke_interval": 0.2, "deferrable": False, **PACE, **arguments})
 
 
+def now() -> datetime:
+    return datetime.fromtimestamp(clock.time(), UTC)
+
+
 def wait(made: StraitRunSensor, context: dict[str, Any]) -> Any:
     """Run a sensor to its end; one that is rescheduled is poked again and again."""
     if not made.reschedule:
         return run(made, context)
-    end = time.monotonic() + 20
+    end = clock.monotonic() + 20
     while not (found := made.poke(context)):
-        assert time.monotonic() < end
-        time.sleep(0.1)
+        assert clock.monotonic() < end
+        clock.sleep(0.1)
     return found.xcom_value  # type: ignore[union-attr]
 
 
@@ -61,8 +66,8 @@ def test_a_run_of_a_job_is_waited_for_that_somebody_starts_later(
     job: str,
 ) -> None:
     ended()
-    time.sleep(0.01)
-    since = datetime.now(UTC)
+    clock.sleep(0.01)
+    since = now()
     later(0.5, lambda: StraitHook().trigger_run("slow"))
     later(0.6, lambda: StraitHook().trigger_run("daily"))
     found = wait(sensor(job_id=job, since=since, **mode), new_context())
@@ -72,7 +77,7 @@ def test_a_run_of_a_job_is_waited_for_that_somebody_starts_later(
 
 @deferrable
 def test_a_run_is_searched_for_by_its_tag(sim: Simulator, deferrable: bool) -> None:
-    since = datetime.now(UTC)
+    since = now()
     for team in ("shop", "orders"):
         wanted = StraitHook().trigger_run("daily", tags={"team": team}).id
     made = sensor(tag_key="team", tag_value="orders", since=since, deferrable=deferrable)
@@ -89,7 +94,7 @@ def test_a_run_of_a_batch_is_waited_for(sim: Simulator) -> None:
         headers={"Authorization": "Bearer strait_simulator"},
         timeout=10,
     ).json()
-    since = datetime.fromtimestamp(time.time() - 60, UTC)
+    since = now() - timedelta(minutes=1)
     found = wait(sensor(batch_id=answer["batch_id"], since=since), new_context())
     assert found in {row["id"] for row in answer["results"]}
 
@@ -152,7 +157,7 @@ def test_the_run_of_an_older_server_is_found(monkeypatch: pytest.MonkeyPatch) ->
     """It knows no filter by tag and gives bare arrays."""
     with Simulator(["strait"], speed=20, options={"strait": {"era": "seed"}}) as old:
         connect(monkeypatch, old)
-        since = datetime.now(UTC)
+        since = now()
         StraitHook().trigger_run("daily", tags={"team": "shop"})
         wanted = StraitHook().trigger_run("daily", tags={"team": "orders"}).id
         made = sensor(job_id="daily", tag_key="team", tag_value="orders", since=since)

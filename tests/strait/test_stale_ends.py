@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -19,21 +18,23 @@ import requests
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, TaskDeferred
 
 from airflow_provider_runs.base.exceptions import Interrupted, RequestRefused, RunFailed
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.simulator import Simulator
 from airflow_provider_runs.strait.hooks import StraitHook
 from airflow_provider_runs.strait.sensors import StraitRunSensor
 from airflow_provider_runs.strait.triggers import StraitRunTrigger
 from tests.base.conftest import callable_operators, later, told  # noqa: F401
 from tests.base.fakes import run_here
+from tests.simulators import Simulators
 from tests.strait.tasks import KEY, PACE, connect, deferrable, ended, replay, statuses, task, until
 from tests.tasks import new_context, run
 
 
 @pytest.fixture(params=["streams", "no streams"])
-def sim(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Simulator]:
-    with Simulator(["strait"], speed=20) as simulator:
-        connect(monkeypatch, simulator, max_streams=100 if request.param == "streams" else 0)
-        yield simulator
+def sim(simulators: Simulators, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Simulator:
+    simulator = simulators(["strait"], speed=20)
+    connect(monkeypatch, simulator, max_streams=100 if request.param == "streams" else 0)
+    return simulator
 
 
 def dead(sim: Simulator, after: str = "completed", duration: float | None = None) -> str:
@@ -60,10 +61,10 @@ def test_only_the_new_end_counts(sim: Simulator, deferrable: bool, after: str) -
     if after == "completed":
         assert run(replay(run_id, deferrable=deferrable), new_context()) == run_id
     else:
-        began = time.monotonic()
+        began = clock.monotonic()
         with pytest.raises(RunFailed, match=after):
             run(replay(run_id, deferrable=deferrable), new_context())
-        assert time.monotonic() - began > 0.1
+        assert clock.monotonic() - began > 0.1
     assert statuses(sim) == {run_id: after}
     # That is what makes it hard.
     assert copy_of(sim, run_id) == "dead_letter"

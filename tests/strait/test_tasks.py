@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,15 +18,16 @@ from airflow_provider_runs.strait.lists import TAG
 from airflow_provider_runs.strait.operators import StraitCancelRunOperator
 from airflow_provider_runs.strait.sensors import StraitRunSensor
 from tests.base.conftest import callable_operators, later, told  # noqa: F401
+from tests.simulators import Simulators
 from tests.strait.tasks import PACE, connect, deferrable, replay, task, until
 from tests.tasks import new_context, run
 
 
 @pytest.fixture
-def sim(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
-    with Simulator(["strait"], speed=20) as simulator:
-        connect(monkeypatch, simulator, app_url="https://app.example.com")
-        yield simulator
+def sim(simulators: Simulators, monkeypatch: pytest.MonkeyPatch) -> Simulator:
+    simulator = simulators(["strait"], speed=20)
+    connect(monkeypatch, simulator, app_url="https://app.example.com")
+    return simulator
 
 
 @pytest.fixture
