@@ -698,7 +698,8 @@ class ParadimeSimulator(System):
                 schedule=schedule,
                 begins=starts,
                 takes=takes,
-                ends=None if is_stuck and number + 1 == len(codes) else starts + takes,
+                # The last one at the very moment of its run, which a sum of its parts may miss.
+                ends=run.ends if number + 1 == len(codes) else starts + takes,
                 return_code=code,
                 message=plan.message or MESSAGE,
             )

@@ -384,7 +384,8 @@ class StraitSimulator(System):
 
     def _stamp(self, at: float | None = None) -> int:
         """Return when a row is created, later than every row before."""
-        self._newest = max(self._newest + 1000, int(clock.time() * NANO) if at is None else int(at * NANO))
+        moment = clock.time() if at is None else at
+        self._newest = max(self._newest + 1000, round(moment * 1_000_000) * 1000)
         return self._newest
 
     def _make_run(
