@@ -74,7 +74,8 @@ class VirtualClock(clock.Clock):
 
     def time(self) -> float:
         """Return UTC epoch seconds."""
-        return self._epoch + self.now
+        # In whole microseconds, as services tell moments: what happens now is not told as of before now.
+        return round(self._epoch + self.now, 6)
 
     def monotonic(self) -> float:
         """Return seconds that never go back."""
@@ -156,6 +157,8 @@ class VirtualClock(clock.Clock):
         is_ready: Callable[[], bool],
         deadline: float | None,
         park: Callable[[float], Any] = real.sleep,
+        *,
+        is_quiet: bool = False,
     ) -> bool:
         """
         Wait until something has come or the clock has reached a moment.
@@ -163,6 +166,7 @@ class VirtualClock(clock.Clock):
         :param is_ready: tells whether it has come, without taking it.
         :param deadline: the moment on the monotonic clock, None for none.
         :param park: waits for at most so many real seconds, less if it comes.
+        :param is_quiet: whether nothing can be on its way to the thread from elsewhere than other threads.
         :return: whether it has come.
         """
         me = threading.current_thread()
@@ -175,7 +179,7 @@ class VirtualClock(clock.Clock):
                     if me in self._threads and self._threads[me] is None:
                         self._threads[me] = _Wait(deadline, is_ready)
                         self._changes += 1
-                pause = self._jump()
+                pause = self._jump(is_quiet)
                 if pause > 0:
                     park(pause)
                 if changes != self._changes:
@@ -190,7 +194,7 @@ class VirtualClock(clock.Clock):
                     self._threads[me] = None
                     self._changes += 1
 
-    def _jump(self) -> float:
+    def _jump(self, is_quiet: bool) -> float:
         """Jump to the next deadline if everybody waits; return how long to wait else."""
         with _lock:
             if self.closed:
@@ -206,7 +210,8 @@ class VirtualClock(clock.Clock):
                 return STEP
             if self._quiet[0] != self._changes:
                 self._quiet = (self._changes, real.monotonic())
-            if real.monotonic() - self._quiet[1] < QUIET:
+            is_quiet = is_quiet and len(self._threads) == 1
+            if not is_quiet and real.monotonic() - self._quiet[1] < QUIET:
                 return QUIET
             deadlines = [wait.deadline for wait in waits if wait.deadline is not None]
             if not deadlines:
@@ -238,7 +243,8 @@ class _Selector(selectors.DefaultSelector):
         if not found:
             deadline = None if timeout is None else current.now + timeout
             poll: Any = self._selector  # type: ignore[attr-defined]
-            current.block(lambda: bool(poll.poll(0)), deadline, poll.poll)
+            has_sockets = len(self.get_map()) > 1  # beside the one by which other threads wake the loop
+            current.block(lambda: bool(poll.poll(0)), deadline, poll.poll, is_quiet=not has_sockets)
             found = super().select(0)
         return found
 
