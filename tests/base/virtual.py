@@ -1,18 +1,17 @@
-"""A service and an event loop on a clock of their own: hours of waiting pass in a moment."""
+"""A service whose runs begin and end at planned moments of virtual time, and all that is asked of it."""
 
 from __future__ import annotations
 
 import asyncio
-import selectors
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from airflow_provider_runs.base import watch as watching
 from airflow_provider_runs.base.watch import wait_for_run
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanGetMany, CanListRuns
 from airflow_provider_runs.core.connection import Settings
 from airflow_provider_runs.core.errors import ConnectionFailed, RunsError
@@ -22,47 +21,13 @@ from airflow_provider_runs.core.progress import Watch
 from airflow_provider_runs.core.run import Run
 from tests.base.fakes import FakeApi
 
-EPOCH = 1_000_000.0
 BATCH = 50
-
-
-class _Selector(selectors.DefaultSelector):
-    """Let the clock jump where a real one would sleep."""
-
-    jump: Callable[[float], None]
-
-    def select(self, timeout: float | None = None) -> Any:
-        assert timeout is not None, "everybody waits and nothing will ever happen"
-        if timeout > 0:
-            self.jump(timeout)
-        return super().select(0)
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop that waits for nothing and nobody."""
-
-    def __init__(self) -> None:
-        selector = _Selector()
-        super().__init__(selector)
-        self.now = 0.0
-        selector.jump = self._jump
-
-    def _jump(self, seconds: float) -> None:
-        self.now += seconds
-
-    def time(self) -> float:
-        return self.now
-
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        done = self.create_future()
-        done.set_result(func(*args))
-        return done
 
 
 @dataclass(frozen=True)
 class Plan:
     """
-    One wait. Moments are seconds on the virtual clock.
+    One wait. Moments are virtual seconds since the world began.
 
     :param name: the run, or the search for it.
     :param began: when the run was started; before that, a search does not find it.
@@ -100,7 +65,11 @@ class World:
     under_way: int = 0
     most_under_way: int = 0
     plans: dict[str, Plan] = field(default_factory=dict)
-    now: Callable[[], float] = lambda: 0.0
+    began: float = 0.0
+
+    def now(self) -> float:
+        """Return the seconds since the world began."""
+        return clock.monotonic() - self.began
 
     def moments(self, since: float = 0.0, until: float = float("inf")) -> list[float]:
         """Return when requests left in a span of time."""
@@ -133,9 +102,8 @@ class World:
         :param until: when to leave off.
         """
         self.plans = {plan.name: plan for plan in plans}
-        loop = VirtualLoop()
-        self.now = loop.time
-        clock = SimpleNamespace(time=lambda: EPOCH + loop.now, monotonic=loop.time)
+        self.began = clock.monotonic()
+        epoch = clock.time()
 
         async def connect() -> VirtualApi:
             self.connections += 1
@@ -146,13 +114,13 @@ class World:
         async def wait(plan: Plan) -> None:
             await asyncio.sleep(plan.joined)
             search = {"job": plan.name, "since": 0.0} if plan.search else None
-            watch = Watch(plan.name, poll_interval, min_poll_interval, EPOCH + plan.began, search=search)
+            watch = Watch(plan.name, poll_interval, min_poll_interval, epoch + plan.began, search=search)
             outcome = await wait_for_run("c", connect, watch, "Virtual", lambda note: None)
-            self.outcomes[plan.name], self.seen[plan.name] = outcome, loop.now
+            self.outcomes[plan.name], self.seen[plan.name] = outcome, self.now()
 
         async def all_waits() -> None:
             waits: list[Coroutine[Any, Any, None]] = [wait(plan) for plan in plans]
-            tasks = [loop.create_task(each) for each in waits]
+            tasks = [asyncio.create_task(each) for each in waits]
             _, pending = await asyncio.wait(tasks, timeout=None if until == float("inf") else until)
             for task in pending:
                 task.cancel()
@@ -162,17 +130,13 @@ class World:
                     task.result()
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(watching, "time", clock)
             patch.setattr(watching, "AsyncDriver", _Driver)
             patch.setattr(watching, "load_libraries", lambda: None)
-            try:
-                loop.run_until_complete(all_waits())
-            finally:
-                loop.close()
+            asyncio.run(all_waits())
 
 
 class _Driver:
-    """Runs flows as the real driver does, on the virtual clock."""
+    """Runs flows as the real driver does, without a network."""
 
     def __init__(self, api: VirtualApi) -> None:
         self.api = api
