@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 
 import requests
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import Token
 from airflow_provider_runs.core.connection import Settings, read_settings
 from airflow_provider_runs.core.drive import Driver
@@ -104,14 +104,14 @@ class Mage:
         """Yield what Mage says about a run, again and again until it has ended."""
         driver = self.driver()
         limit = scaled(seconds)
-        end = time.monotonic() + limit
-        while time.monotonic() < end:
+        end = clock.monotonic() + limit
+        while clock.monotonic() < end:
             seen = driver.drive(driver.api.get(run.id))
             yield seen
             if seen.state.is_terminal:
                 driver.close()
                 return
-            time.sleep(self.loop / 10)
+            clock.sleep(self.loop / 10)
         raise AssertionError(f"run {run.id} is still {seen.status} after {limit:.0f} s")
 
     def wait(self, run: Run, *statuses: str) -> Run:

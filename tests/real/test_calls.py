@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pendulum
 import pytest
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.drive import Driver
 from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound
 from airflow_provider_runs.core.run import Run, RunState
@@ -35,10 +35,15 @@ def driver(mage: Mage) -> Driver:
     return mage.driver(trigger=None)
 
 
+def fail_on_the_left(mage: Mage) -> Run:
+    """Return a run of the diamond whose left side failed."""
+    return mage.wait(mage.start("diamond", variables={"fail": "left"}))
+
+
 @pytest.fixture(scope="module")
 def lopsided(mage: Mage) -> Run:
     """A run of the diamond whose left side failed."""
-    return mage.wait(mage.start("diamond", variables={"fail": "left"}))
+    return fail_on_the_left(mage)
 
 
 def retried(driver: Driver, run_id: str, arguments: dict[str, str]) -> Run:
@@ -62,11 +67,11 @@ def retried(driver: Driver, run_id: str, arguments: dict[str, str]) -> Run:
 def test_trigger_is_found_by_its_pipeline_and_name(
     mage: Mage, driver: Driver, arguments: dict[str, Any]
 ) -> None:
-    run = driver.drive(driver.api.trigger(arguments, "key-of-named", time.time()))
+    run = driver.drive(driver.api.trigger(arguments, "key-of-named", clock.time()))
     row = mage.row(run)
     assert row["pipeline_uuid"] == arguments["pipeline_uuid"]
     assert row["pipeline_schedule_id"] == mage.schedules[arguments["pipeline_uuid"]].id
-    found = driver.drive(driver.api.find_started(arguments, "key-of-named", time.time()))
+    found = driver.drive(driver.api.find_started(arguments, "key-of-named", clock.time()))
     assert found is not None and found.id == run.id
     driver.drive(driver.api.cancel(run.id))
 
@@ -102,13 +107,13 @@ def test_token_in_the_url_and_a_bare_payload_start_a_run(mage: Mage) -> None:
         "pipeline_schedule_id": mage.schedules["empty"].id,
         "event_variables": {"env": "dev", "test": 1},
     }
-    run = driver.drive(driver.api.trigger(arguments, "key-in-the-event", time.time()))
+    run = driver.drive(driver.api.trigger(arguments, "key-in-the-event", clock.time()))
     assert mage.row(run)["event_variables"] == {
         "env": "dev",
         "test": 1,
         "airflow_run_key": "key-in-the-event",
     }
-    found = driver.drive(driver.api.find_started(arguments, "key-in-the-event", time.time()))
+    found = driver.drive(driver.api.find_started(arguments, "key-in-the-event", clock.time()))
     assert found is not None and found.id == run.id
 
 
@@ -117,7 +122,7 @@ def test_token_in_the_url_and_a_bare_payload_start_a_run(mage: Mage) -> None:
 
 def test_repeated_start_is_the_same_run(mage: Mage) -> None:
     driver = mage.driver("empty")
-    arguments, began = {"pipeline_schedule_id": mage.schedules["empty"].id}, time.time()
+    arguments, began = {"pipeline_schedule_id": mage.schedules["empty"].id}, clock.time()
     before = mage.count()
     first = driver.drive(driver.api.trigger(arguments, "key-of-twice", began))
     second = driver.drive(driver.api.trigger(arguments, "key-of-twice", began))
@@ -130,7 +135,7 @@ def test_start_that_arrives_six_times_at_once_is_one_run(mage: Mage) -> None:
     api = mage.api("empty")
     api.token = mage.driver().api.token
     driver = Driver(api)
-    arguments, began = {"pipeline_schedule_id": mage.schedules["empty"].id}, time.time()
+    arguments, began = {"pipeline_schedule_id": mage.schedules["empty"].id}, clock.time()
     before = mage.count()
     with ThreadPoolExecutor(6) as pool:
         starts = [
@@ -143,7 +148,7 @@ def test_start_that_arrives_six_times_at_once_is_one_run(mage: Mage) -> None:
 
 def test_two_tasks_that_start_in_the_same_microsecond_get_a_run_each(mage: Mage) -> None:
     driver = mage.driver("empty")
-    arguments, began = {"pipeline_schedule_id": mage.schedules["empty"].id}, time.time()
+    arguments, began = {"pipeline_schedule_id": mage.schedules["empty"].id}, clock.time()
     runs = [driver.drive(driver.api.trigger(arguments, f"key-of-{number}", began)) for number in range(3)]
     assert len(set(ids(runs))) == 3
 
@@ -187,12 +192,12 @@ def test_lists_are_read_page_by_page_newest_first(
 def test_runs_since_a_moment_are_just_those_created_since(mage: Mage, driver: Driver) -> None:
     filters = {"pipeline_uuid": "empty"}
     first = mage.start("empty")
-    time.sleep(1.1)
-    between = time.time()
+    clock.sleep(1.1)
+    between = clock.time()
     second = mage.start("empty")
     since = ids(driver.drive(driver.api.list_runs(filters, since=between)))
     assert second.id in since and first.id not in since
-    assert driver.drive(driver.api.list_runs(filters, since=time.time() + 60)) == []
+    assert driver.drive(driver.api.list_runs(filters, since=clock.time() + 60)) == []
     assert second.created_at is not None
     assert abs(pendulum.now("UTC") - second.created_at).total_seconds() < 60
 
@@ -270,7 +275,7 @@ def test_run_that_goes_or_has_completed_is_not_retried(mage: Mage, driver: Drive
 
 
 def test_retry_whose_answer_was_lost_is_recognised(mage: Mage, driver: Driver, lopsided: Run) -> None:
-    since = time.time()
+    since = clock.time()
     assert driver.drive(driver.api.find_retried(lopsided.id, {}, since)) is None
     retried(driver, lopsided.id, {})
     found = driver.drive(driver.api.find_retried(lopsided.id, {}, since))
@@ -287,7 +292,7 @@ def test_timeout_of_a_trigger_is_explained_and_not_retried(mage: Mage, driver: D
     said = driver.drive(driver.api.explain(run.id))
     assert said is not None and said.startswith("Pipeline run timed out after ")
     assert run.started_at is not None
-    time.sleep(max(0.0, run.started_at.timestamp() + 3.1 - time.time()))
+    clock.sleep(max(0.0, run.started_at.timestamp() + 3.1 - clock.time()))
     with pytest.raises(ApiError, match="its trigger has a timeout of 3 s") as caught:
         retried(driver, run.id, {})
     assert caught.value.permanent
@@ -320,7 +325,7 @@ def test_run_that_waits_for_another_is_told_why(mage: Mage, driver: Driver) -> N
     first = mage.start("one_at_a_time", variables={"sleep": 8})
     mage.wait(first, "running")
     second = mage.start("one_at_a_time")
-    time.sleep(2 * mage.loop)
+    clock.sleep(2 * mage.loop)
     assert mage.get(second).status == "initial"
     assert driver.drive(driver.api.explain(second.id)) == (
         "the run has not started; Mage's scheduler is running, the trigger is active and lets 1 run(s) go at "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import warnings
 from datetime import timedelta
 from typing import Any
@@ -12,6 +11,7 @@ import pendulum
 import pytest
 import requests
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.connection import read_settings
 from airflow_provider_runs.core.drive import AsyncDriver, Driver
 from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, NotFound, Unauthorized
@@ -83,15 +83,20 @@ def as_given(mage: Mage, **fields: Any) -> tuple[Driver, list[str]]:
     return Driver(MageRunApi(settings, keep_secret=tokens.append)), tokens
 
 
-@pytest.fixture(scope="module")
-def completed(mage: Mage) -> tuple[list[str], Run]:
-    """A run that went well, and the status words on its way."""
+def complete(mage: Mage) -> tuple[list[str], Run]:
+    """Return a run that went well, and the status words on its way."""
     run = mage.start("example", key="key-of-completed", variables={"sleep": 0.1})
     words = [run.status]
     for seen in mage.watch(run):
         if seen.status != words[-1]:
             words.append(seen.status)
     return words, seen
+
+
+@pytest.fixture(scope="module")
+def completed(mage: Mage) -> tuple[list[str], Run]:
+    """A run that went well, and the status words on its way."""
+    return complete(mage)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +163,7 @@ def test_inactive_trigger_is_refused_unless_allowed_and_becomes_active_then(mage
     assert mage.call("GET", path).json()["pipeline_schedule"]["status"] == "inactive"
     for _ in range(5):
         run = mage.start("inactive", allow_inactive_trigger=True)
-        time.sleep(2 * mage.loop)
+        clock.sleep(2 * mage.loop)
         if mage.call("GET", path).json()["pipeline_schedule"]["status"] == "active":
             break
         # Mage was just reading the trigger's file and switched it off again: such a run never begins.
@@ -293,7 +298,7 @@ def test_run_is_cancelled_before_it_begins(mage: Mage) -> None:
         assert cancelled.state is RunState.CANCELLED
         if cancelled.started_at is None:
             break
-    time.sleep(3 * mage.loop)
+    clock.sleep(3 * mage.loop)
     assert mage.get(run) == cancelled
     assert {block["status"] for block in mage.row(run)["block_runs"]} == {"cancelled"}
     assert cancelled.started_at is None and cancelled.finished_at is None and cancelled.message is None
@@ -304,14 +309,14 @@ def test_run_is_cancelled_while_it_works(mage: Mage) -> None:
     run = mage.start("slow")
     assert mage.wait(run, "running").state is RunState.RUNNING
     # The run goes before its block does; a block that is just about to go would still do so.
-    end = time.monotonic() + scaled(30)
-    while mage.row(run)["block_runs"][0]["status"] != "running" and time.monotonic() < end:
-        time.sleep(mage.loop / 10)
+    end = clock.monotonic() + scaled(30)
+    while mage.row(run)["block_runs"][0]["status"] != "running" and clock.monotonic() < end:
+        clock.sleep(mage.loop / 10)
     driver.drive(driver.api.cancel(run.id))
     driver.drive(driver.api.cancel(run.id))
     cancelled = mage.get(run)
     assert (cancelled.state, cancelled.status) == (RunState.CANCELLED, "cancelled")
-    time.sleep(2 * mage.loop)
+    clock.sleep(2 * mage.loop)
     assert mage.get(run) == cancelled
     assert [block["status"] for block in mage.row(run)["block_runs"]] == ["cancelled"]
 
@@ -331,7 +336,7 @@ def test_cancelling_an_ended_run_changes_nothing(
 
 
 def test_run_is_found_again_among_others_by_its_marker(mage: Mage) -> None:
-    since = time.time()
+    since = clock.time()
     runs = {key: mage.start("empty", key=key) for key in ("find-1", "find-2", "find-3")}
     other = mage.start("example", key="find-2")
     driver = mage.driver("empty")
@@ -343,7 +348,7 @@ def test_run_is_found_again_among_others_by_its_marker(mage: Mage) -> None:
 
 
 def test_run_is_found_on_a_later_page(mage: Mage, monkeypatch: pytest.MonkeyPatch) -> None:
-    since = time.time()
+    since = clock.time()
     monkeypatch.setattr(lookups, "PAGE", 2)
     runs = [mage.start("empty", key=f"page-{number}") for number in range(5)]
     driver = mage.driver("empty")
@@ -375,7 +380,7 @@ def test_the_first_of_two_runs_with_one_marker_is_found(mage: Mage) -> None:
     assert mage.count() == before + 1
     driver = mage.driver("empty")
     arguments = {"pipeline_schedule_id": mage.schedules["empty"].id}
-    found = driver.drive(driver.api.find_started(arguments, "key-of-retried", time.time()))
+    found = driver.drive(driver.api.find_started(arguments, "key-of-retried", clock.time()))
     assert found is not None and found.id == run.id
 
 
@@ -479,7 +484,7 @@ def test_expired_session_is_renewed_once(mage: Mage, completed: tuple[list[str],
 @with_login
 def test_session_that_mage_never_gave_is_renewed(mage: Mage, completed: tuple[list[str], Run]) -> None:
     driver, tokens = as_given(mage)
-    driver.api.token = mage_api.Token("x" * 43, time.time(), 3600.0)
+    driver.api.token = mage_api.Token("x" * 43, clock.time(), 3600.0)
     assert driver.drive(driver.api.get(completed[1].id)) == completed[1]
     assert len(tokens) == 1
 

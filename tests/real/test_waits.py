@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_runs.base import hook as hook_module
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.drive import AsyncDriver
 from airflow_provider_runs.core.run import Run
 from airflow_provider_runs.mage.api import MageRunApi
@@ -134,14 +134,14 @@ async def test_two_hundred_waits_cost_at_most_two_requests_each_and_end_as_the_s
         ("broken", 30, {}),
         ("empty", 100, {}),
     )
-    began = time.monotonic()
+    began = clock.monotonic()
     async with Waits(flat(runs), interval, begin_over * interval) as waits:
         await until(lambda: waits.ended() >= 100, "half of the runs to end")
         going = await asyncio.to_thread(mortal.statuses, runs["slow"])
         assert set(going.values()) == {"running"}
         await asyncio.to_thread(mortal.cancel, runs["slow"])
         events = await waits.events(150)
-    seconds = time.monotonic() - began
+    seconds = clock.monotonic() - began
 
     said = mortal.statuses(flat(runs))
     assert outcomes(events) == {run_id: VERDICTS[status] for run_id, status in said.items()}
