@@ -152,7 +152,8 @@ def report(stack: AirflowStack, runs: Mapping[str, str], statuses: Mapping[str, 
 
 def _row(stack: AirflowStack, task: dict[str, Any], statuses: Mapping[str, str]) -> Row:
     where = task["dag_id"], task["dag_run_id"], task["task_id"]
-    text = stack.task_log(*where, max(task["try_number"], 1), task["map_index"])
+    # A task that has not begun has no log.
+    text = stack.task_log(*where, task["try_number"], task["map_index"]) if task["try_number"] else ""
     lines = text.splitlines()
     # A failed task has no return value, but it has the link, which ends in the run's id.
     run_id = (
