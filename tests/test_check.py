@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from airflow_provider_runs import check
 from airflow_provider_runs.provider_info import SYSTEMS
 from airflow_provider_runs.simulator import Simulator
+from tests.simulators import Simulators, simulators  # noqa: F401
 
 WRONG = "wrong-secret"
 
@@ -65,9 +65,8 @@ assert set(CASES) == set(SYSTEMS)
 
 
 @pytest.fixture
-def sim() -> Iterator[Simulator]:
-    with Simulator(speed=50, options={"mage": {"auth": True}}) as simulator:
-        yield simulator
+def sim(simulators: Simulators) -> Simulator:  # noqa: F811
+    return simulators(speed=50, options={"mage": {"auth": True}})
 
 
 @pytest.fixture(params=SYSTEMS)
@@ -180,6 +179,7 @@ def test_the_command_prints_what_it_found_and_exits_with_it(
         check.main([])
 
 
+@pytest.mark.real_time  # other processes ask
 def test_a_connection_in_airflows_database_is_found(sim: Simulator, tmp_path: Path) -> None:
     environment = {
         **os.environ,

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 import requests
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.simulator import Simulator
 
 SERVICE = {"client_id": "token-simulator", "client_secret": "chalk-secret"}
@@ -210,14 +210,14 @@ def test_hold() -> None:
     with Simulator(speed=10) as sim, ThreadPoolExecutor() as pool:
         headers = headers_of(sim)
         sim.plan(hold=5, duration=2, times=1)
-        begun = time.monotonic()
+        begun = clock.monotonic()
         waiting = pool.submit(trigger, sim, headers, idempotency_key="k")
         while not sim.runs():
-            time.sleep(0.01)
+            clock.sleep(0.01)
         repeat = trigger(sim, headers, idempotency_key="k").json()
         assert not waiting.done()
         answer = waiting.result().json()
-        assert time.monotonic() - begun >= 0.5
+        assert clock.monotonic() - begun >= 0.5
         assert answer == {"id": repeat["id"], "status": "succeeded"}
 
 

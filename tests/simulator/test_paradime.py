@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any
@@ -14,10 +13,12 @@ import pytest
 import requests
 from graphql import build_schema
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.paradime.simulated import GRAPH, Schedule, binary
 from airflow_provider_runs.paradime.simulator import ParadimeSimulator
 from airflow_provider_runs.simulator import ControlError, Simulator
 from airflow_provider_runs.simulator import __main__ as simulator_main
+from tests.simulators import Simulators
 
 Until = Callable[..., Any]
 Json = Any
@@ -172,9 +173,8 @@ def served(**options: Json) -> Simulator:
 
 
 @pytest.fixture
-def sim() -> Iterator[Simulator]:
-    with served() as simulator:
-        yield simulator
+def sim(simulators: Simulators) -> Simulator:
+    return simulators(["paradime"], speed=100)
 
 
 @pytest.fixture
@@ -299,7 +299,7 @@ def test_a_stuck_run_ends_with_a_cancel(sim: Simulator, service: Service, until:
     sim.plan(outcome="stuck", duration=1)
     run_id = service.start()
     until(lambda: len(service.commands(run_id)) == 4)
-    time.sleep(0.1)
+    clock.sleep(0.1)
     assert service.state(run_id) == "RUNNING"
     assert service.ask(f"mutation {{ cancelBoltRun(scheduleRunId: {run_id}) {{ ok }} }}") == {"ok": True}
     until(lambda: service.state(run_id) == "CANCELED")
@@ -473,9 +473,9 @@ def test_busy_schedules(sim: Simulator, service: Service, until: Until) -> None:
 def test_hold(sim: Simulator, service: Service) -> None:
     """The run exists before the answer to its trigger comes."""
     sim.plan(hold=30, times=1)
-    begun = time.monotonic()
+    begun = clock.monotonic()
     service.start()
-    assert time.monotonic() - begun >= 0.3
+    assert clock.monotonic() - begun >= 0.3
 
 
 # Output
@@ -494,7 +494,7 @@ def test_logs(sim: Simulator, service: Service, until: Until) -> None:
         cursors.append(answer["cursor"])
         if answer["finished"]:
             break
-        time.sleep(0.02)
+        clock.sleep(0.02)
     ended = service.commands(run_id)[2]
     assert "".join(seen) == ended["stdout"]
     assert len(set(cursors)) > 2

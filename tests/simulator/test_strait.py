@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import requests
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.simulator import ControlError, Simulator
 from airflow_provider_runs.simulator import __main__ as simulator_main
 from airflow_provider_runs.strait.simulated import (
@@ -25,6 +25,7 @@ from airflow_provider_runs.strait.simulated import (
     rfc3339_nano,
     uuid7,
 )
+from tests.simulators import Simulators
 
 Until = Callable[..., Any]
 Json = Any
@@ -108,9 +109,8 @@ def served(**options: Json) -> Simulator:
 
 
 @pytest.fixture
-def sim() -> Iterator[Simulator]:
-    with served(cache_seconds=0) as simulator:
-        yield simulator
+def sim(simulators: Simulators) -> Simulator:
+    return simulators(["strait"], speed=100, options={"strait": {"cache_seconds": 0}})
 
 
 @pytest.fixture
@@ -119,9 +119,9 @@ def service(sim: Simulator) -> Service:
 
 
 @pytest.fixture
-def seed() -> Iterator[Service]:
-    with served(era="seed", cache_seconds=0) as simulator:
-        yield Service(simulator)
+def seed(simulators: Simulators) -> Service:
+    options = {"strait": {"era": "seed", "cache_seconds": 0}}
+    return Service(simulators(["strait"], speed=100, options=options))
 
 
 def later(seconds: float) -> str:
@@ -361,7 +361,7 @@ def test_a_key_is_forgotten() -> None:
         service = Service(sim)
         sim.plan(ends_at_once=True)
         service.start(key="k")
-        time.sleep(0.3)
+        clock.sleep(0.3)
         assert service.trigger(key="k").status_code == 500
 
 
@@ -370,7 +370,7 @@ def test_a_key_under_way(sim: Simulator, service: Service) -> None:
         sim.plan(hold=50, times=1)
         waiting = pool.submit(service.trigger, key="k")
         while not sim.runs():
-            time.sleep(0.01)
+            clock.sleep(0.01)
         path = f"/v1/jobs/{IDS['daily']}/trigger"
         reason = service.refused(409, "POST", path, headers={"Idempotency-Key": "k"})
         assert "currently being processed" in reason
@@ -772,7 +772,7 @@ def test_pause_resume_restart(sim: Simulator, service: Service, until: Until) ->
     assert service.refused(400, "POST", path + "resume")
     for _ in range(2):
         assert service.ask("POST", path + "pause")["status"] == "paused"
-    time.sleep(0.2)
+    clock.sleep(0.2)
     assert service.get(run_id)["status"] == "paused"
     run = service.ask("POST", path + "resume")
     assert run["status"] == "queued" and "started_at" not in run
@@ -888,7 +888,7 @@ def test_a_window_passes() -> None:
         statuses = [service.send("GET", "/v1/runs").status_code for _ in range(6)]
         assert set(statuses) == {200, 429}
         assert service.send("GET", "/v1/runs").headers.get("Retry-After", "1") == "1"
-        time.sleep(0.9)
+        clock.sleep(0.9)
         assert service.send("GET", "/v1/runs").status_code == 200
 
 
@@ -949,7 +949,7 @@ def test_failed_logins_lock_an_address_out() -> None:
         for service in (wrong, right):
             answer = service.send("GET", "/v1/runs")
             assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
-        time.sleep(0.6)
+        clock.sleep(0.6)
         assert right.listed() == []
 
 
@@ -1080,9 +1080,9 @@ def test_a_cancel_sends_nothing_and_a_stream_does_not_end_with_its_run(sim: Simu
         run_id = service.start()
         with service.stream(run_id) as lines:
             service.ask("DELETE", f"/v1/runs/{run_id}")
-            begun = time.monotonic()
+            begun = clock.monotonic()
             assert set(lines) == {": keepalive"}
-        assert time.monotonic() - begun > 0.5
+        assert clock.monotonic() - begun > 0.5
 
 
 def test_a_stream_outlasts_a_completed_run() -> None:
@@ -1130,12 +1130,12 @@ def test_streams_are_limited(until: Until) -> None:
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "service_unavailable")
             assert answer.json()["error"]["message"] == "too many SSE connections"
             assert "Retry-After" not in answer.headers
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline:
+        deadline = clock.monotonic() + 5
+        while clock.monotonic() < deadline:
             with requests.get(service.url + path, headers=KEY, stream=True, timeout=5) as answer:
                 if answer.status_code == 200:
                     return
-            time.sleep(0.05)
+            clock.sleep(0.05)
         raise AssertionError("the streams were not given back")
 
 
@@ -1208,10 +1208,10 @@ def test_a_silent_stream() -> None:
         service = Service(sim)
         sim.fault("silence", operation="stream", seconds=0.4)
         run_id = service.start()
-        begun = time.monotonic()
+        begun = clock.monotonic()
         with service.stream(run_id) as lines:
             assert list(lines) == []
-        assert time.monotonic() - begun > 0.3
+        assert clock.monotonic() - begun > 0.3
 
 
 def test_a_stream_that_loses_what_it_carries() -> None:
@@ -1249,10 +1249,10 @@ def test_a_stream_in_small_pieces(sim: Simulator, service: Service) -> None:
 def test_a_stream_that_ends(sim: Simulator, service: Service, seconds: float | None) -> None:
     sim.fault("end", operation="stream", seconds=seconds)
     sim.plan(outcome="stuck", queued=1000)
-    begun = time.monotonic()
+    begun = clock.monotonic()
     with service.stream(service.start()) as lines:
         assert list(lines) == []
-    assert (time.monotonic() - begun > 0.25) is (seconds is not None)
+    assert (clock.monotonic() - begun > 0.25) is (seconds is not None)
 
 
 def test_the_error_frame(sim: Simulator, service: Service) -> None:
@@ -1266,10 +1266,10 @@ def test_the_error_frame(sim: Simulator, service: Service) -> None:
 
 
 def test_ids_and_times() -> None:
-    before = time.time_ns() // 1_000_000
+    before = int(clock.time() * 1000)
     made = uuid7()
     assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", made)
-    assert before <= int(made.replace("-", "")[:12], 16) <= time.time_ns() // 1_000_000
+    assert before <= int(made.replace("-", "")[:12], 16) <= int(clock.time() * 1000)
     for number in (1_700_000_000_123_456_789, 1_700_000_000_100_000_000, 1_700_000_000 * 10**9):
         assert parse_rfc3339(rfc3339_nano(number)) == number
     assert rfc3339_nano(1_700_000_000_100_000_000) == "2023-11-14T22:13:20.1Z"
