@@ -38,7 +38,9 @@ export UV_PYTHON_DOWNLOADS := never
 PURE := */core/*,*/api.py,*/mage/answers.py,*/mage/lookups.py,*/mage/reasons.py,*/paradime/answers.py,*/paradime/artifacts.py,*/paradime/lookups.py,*/paradime/operations.py,*/paradime/reasons.py,*/strait/answers.py,*/strait/lists.py,*/strait/reasons.py,*/strait/streams.py
 
 .DEFAULT_GOAL := help
-.PHONY: help test mutants check vendor mage compat matrix system browser crash bench demo dist tables clean
+.PHONY: help test steady mutants check vendor mage compat matrix system browser crash bench demo dist all tables clean
+# What is not for people.
+.PHONY: crash-cases crash-others environments
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
