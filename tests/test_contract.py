@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -201,26 +202,54 @@ def test_constructing_a_task_makes_no_hook(system: str, mocker: Any) -> None:
     assert [make(kind, system) for owner, kind in TASKS if owner == system]
 
 
+@pytest.fixture(scope="module")
+def deferrable_by() -> Callable[[str], dict[str, dict[str, bool]]]:
+    """Return a function that tells which tasks of each system are deferrable with a setting of Airflow's."""
+    script = (
+        "import json, sys; from importlib import import_module\n"
+        "def tell(system, name, need):\n"
+        "    module = 'sensors' if name.endswith('Sensor') else 'operators'\n"
+        "    kind = getattr(import_module(f'airflow_provider_runs.{system}.{module}'), name)\n"
+        "    return kind(task_id='t', **need).deferrable\n"
+        "tasks = json.loads(sys.argv[1])\n"
+        "print(json.dumps({system: {name: tell(system, name, need) for name, need in named.items()}\n"
+        "                  for system, named in tasks.items()}))"
+    )
+    tasks: dict[str, Any] = {}
+    for system in SYSTEMS:
+        operator, sensor = (
+            part(system, "operators", "{}TriggerRunOperator"),
+            part(system, "sensors", "{}RunSensor"),
+        )
+        tasks[system] = {
+            operator.__name__: {operator.resource_fields[0]: "1"},
+            sensor.__name__: {"run_id": "1"},
+        }
+
+    @cache
+    def tell(setting: str) -> dict[str, dict[str, bool]]:
+        shown = subprocess.run(
+            [sys.executable, "-c", script, json.dumps(tasks)],
+            env={**os.environ, "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": setting},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        )
+        told: dict[str, dict[str, bool]] = json.loads(shown.stdout.splitlines()[-1])
+        return told
+
+    return tell
+
+
 @each_system
 @pytest.mark.parametrize("default", ["True", "False"])
-def test_deferrable_follows_airflows_setting(system: str, default: str) -> None:
-    kinds = f"airflow_provider_runs.{system}"
-    script = (
-        f"from {kinds}.operators import *; from {kinds}.sensors import *; import sys\n"
-        "for kind, need in ((sys.argv[1], eval(sys.argv[2])),):\n"
-        "    print(globals()[kind](task_id='t', **need).deferrable)"
-    )
-    kind = part(system, "operators", "{}TriggerRunOperator")
-    shown = subprocess.run(
-        [sys.executable, "-c", script, kind.__name__, repr({kind.resource_fields[0]: "1"})],
-        env={**os.environ, "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": default},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert shown.stdout.split()[-1] == default
+def test_deferrable_follows_airflows_setting(
+    deferrable_by: Callable[[str], dict[str, dict[str, bool]]], system: str, default: str
+) -> None:
+    told = deferrable_by(default)[system]
+    assert len(told) == 2 and set(told.values()) == {default == "True"}
 
 
 # The provider's metadata
