@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -125,7 +125,7 @@ def seed(simulators: Simulators) -> Service:
 
 
 def later(seconds: float) -> str:
-    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+    return datetime.fromtimestamp(clock.time() + seconds, UTC).isoformat()
 
 
 PROJECT = {"project_id": "project-simulator"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -27,6 +28,11 @@ def connect(monkeypatch: pytest.MonkeyPatch, sim: Simulator, **extra: Any) -> No
         "extra": {"max_requests_per_minute": 60_000, "project_id": "project-simulator", **extra},
     }
     monkeypatch.setenv("AIRFLOW_CONN_STRAIT_DEFAULT", json.dumps(fields))
+
+
+def from_now(seconds: float) -> datetime:
+    """Return the moment in so many seconds, or before so many if they are negative."""
+    return datetime.fromtimestamp(clock.time() + seconds, UTC)
 
 
 def task(job_id: str = "daily", **arguments: Any) -> StraitTriggerRunOperator:

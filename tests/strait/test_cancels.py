@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,10 +15,9 @@ from airflow_provider_runs.strait.hooks import StraitHook
 from airflow_provider_runs.strait.operators import StraitCancelRunOperator
 from tests.base.conftest import callable_operators, told  # noqa: F401
 from tests.simulators import Simulators
-from tests.strait.tasks import connect, ended, statuses
+from tests.strait.tasks import connect, ended, from_now, statuses
 from tests.tasks import new_context
 
-TOMORROW = datetime.now(UTC) + timedelta(days=1)
 UNKNOWN = "0195ffff-0000-7000-8000-000000000000"
 
 
@@ -39,7 +37,7 @@ def start(job_id: str = "slow", **arguments: Any) -> str:
 
 
 def waiting(job_id: str = "daily") -> str:
-    return start(job_id, scheduled_at=TOMORROW)
+    return start(job_id, scheduled_at=from_now(86_400))
 
 
 def test_only_runs_that_were_not_reported_as_cancelled_are_read_back(

@@ -21,7 +21,7 @@ from airflow_provider_runs.strait.api import RUN_KEY_TAG
 from airflow_provider_runs.strait.hooks import StraitHook
 from tests.base.conftest import callable_operators, later, told  # noqa: F401
 from tests.simulators import Simulators
-from tests.strait.tasks import connect, deferrable, replay, statuses, task, until
+from tests.strait.tasks import connect, deferrable, from_now, replay, statuses, task, until
 from tests.tasks import new_context, run
 
 DAILY = "01900000-0000-7000-8000-000000000001"
@@ -206,11 +206,8 @@ def test_a_paused_run_is_waited_for_until_somebody_resumes_it(
 
 
 def test_a_scheduled_run_is_delayed_and_can_end_the_wait(sim: Simulator) -> None:
-    import pendulum
-
-    begin = pendulum.now("UTC").add(hours=1)
     with pytest.raises(RunsError, match=r"delayed.*no_progress_timeout"):
-        run(task(scheduled_at=begin, no_progress_timeout=0.5), new_context())
+        run(task(scheduled_at=from_now(3600), no_progress_timeout=0.5), new_context())
     assert set(statuses(sim).values()) == {"delayed"}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from airflow_provider_runs.strait.hooks import StraitHook
 from airflow_provider_runs.strait.sensors import StraitRunSensor
 from tests.base.conftest import callable_operators, later, told  # noqa: F401
 from tests.simulators import Simulators
-from tests.strait.tasks import PACE, connect, deferrable, ended, statuses, until
+from tests.strait.tasks import PACE, connect, deferrable, ended, from_now, statuses, until
 from tests.tasks import new_context, run
 
 MODES = [{"deferrable": True}, {"mode": "poke"}, {"mode": "reschedule"}]
@@ -33,10 +32,6 @@ def sim(simulators: Simulators, monkeypatch: pytest.MonkeyPatch) -> Simulator:
 
 def sensor(**arguments: Any) -> StraitRunSensor:
     return StraitRunSensor(**{"task_id": "t", "poke_interval": 0.2, "deferrable": False, **PACE, **arguments})
-
-
-def now() -> datetime:
-    return datetime.fromtimestamp(clock.time(), UTC)
 
 
 def wait(made: StraitRunSensor, context: dict[str, Any]) -> Any:
@@ -67,7 +62,7 @@ def test_a_run_of_a_job_is_waited_for_that_somebody_starts_later(
 ) -> None:
     ended()
     clock.sleep(0.01)
-    since = now()
+    since = from_now(0)
     later(0.5, lambda: StraitHook().trigger_run("slow"))
     later(0.6, lambda: StraitHook().trigger_run("daily"))
     found = wait(sensor(job_id=job, since=since, **mode), new_context())
@@ -77,7 +72,7 @@ def test_a_run_of_a_job_is_waited_for_that_somebody_starts_later(
 
 @deferrable
 def test_a_run_is_searched_for_by_its_tag(sim: Simulator, deferrable: bool) -> None:
-    since = now()
+    since = from_now(0)
     for team in ("shop", "orders"):
         wanted = StraitHook().trigger_run("daily", tags={"team": team}).id
     made = sensor(tag_key="team", tag_value="orders", since=since, deferrable=deferrable)
@@ -94,7 +89,7 @@ def test_a_run_of_a_batch_is_waited_for(sim: Simulator) -> None:
         headers={"Authorization": "Bearer strait_simulator"},
         timeout=10,
     ).json()
-    since = now() - timedelta(minutes=1)
+    since = from_now(-60)
     found = wait(sensor(batch_id=answer["batch_id"], since=since), new_context())
     assert found in {row["id"] for row in answer["results"]}
 
@@ -157,7 +152,7 @@ def test_the_run_of_an_older_server_is_found(monkeypatch: pytest.MonkeyPatch) ->
     """It knows no filter by tag and gives bare arrays."""
     with Simulator(["strait"], speed=20, options={"strait": {"era": "seed"}}) as old:
         connect(monkeypatch, old)
-        since = now()
+        since = from_now(0)
         StraitHook().trigger_run("daily", tags={"team": "shop"})
         wanted = StraitHook().trigger_run("daily", tags={"team": "orders"}).id
         made = sensor(job_id="daily", tag_key="team", tag_value="orders", since=since)

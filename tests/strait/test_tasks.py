@@ -19,7 +19,7 @@ from airflow_provider_runs.strait.operators import StraitCancelRunOperator
 from airflow_provider_runs.strait.sensors import StraitRunSensor
 from tests.base.conftest import callable_operators, later, told  # noqa: F401
 from tests.simulators import Simulators
-from tests.strait.tasks import PACE, connect, deferrable, replay, task, until
+from tests.strait.tasks import PACE, connect, deferrable, from_now, replay, task, until
 from tests.tasks import new_context, run
 
 
@@ -291,18 +291,12 @@ def test_one_run_is_cancelled(sim: Simulator, context: dict[str, Any]) -> None:
 
 def test_queued_runs_are_cancelled_by_filters(sim: Simulator, context: dict[str, Any]) -> None:
     hook = StraitHook()
-    queued = [hook.trigger_run("slow", scheduled_at=time_from_now(600)).id for _ in range(2)]
-    other = hook.trigger_run("daily", scheduled_at=time_from_now(600)).id
+    queued = [hook.trigger_run("slow", scheduled_at=from_now(600)).id for _ in range(2)]
+    other = hook.trigger_run("daily", scheduled_at=from_now(600)).id
     cancelled = StraitCancelRunOperator(task_id="t", filters={"job_id": "slow"}).execute(context)
     assert sorted(cancelled) == sorted(queued)
     statuses = {str(one["id"]): one["status"] for one in sim.runs("strait")}
     assert statuses == {**dict.fromkeys(queued, "canceled"), other: "delayed"}
-
-
-def time_from_now(seconds: float) -> str:
-    import pendulum
-
-    return str(pendulum.now("UTC").add(seconds=int(seconds)))
 
 
 @pytest.mark.parametrize(
@@ -318,7 +312,7 @@ def test_a_cancel_needs_one_of_id_and_filters(
 
 @deferrable
 def test_a_sensor_finds_the_run_of_a_job(sim: Simulator, context: dict[str, Any], deferrable: bool) -> None:
-    since = time_from_now(-60)
+    since = from_now(-60)
     ended(sim, "slow", outcome="failed")
     run_id = ended(sim)
     sensor = StraitRunSensor(task_id="t", job_id="daily", since=since, deferrable=deferrable, poke_interval=1)
