@@ -16,7 +16,6 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
-from airflow_provider_runs.base import watch as watching
 from airflow_provider_runs.base.exceptions import (
     RequestRefused,
     RunCancelled,
@@ -38,12 +37,6 @@ soft = pytest.mark.parametrize("soft_fail", [False, True])
 
 def down() -> ConnectionFailed:
     return ConnectionFailed("down", sent=False)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "BACKOFF_BASE", 0.01)
-    monkeypatch.setattr(watching, "BACKOFF_CAP", 0.05)
 
 
 def a_sensor(mode: str, run_ids: Any, **changes: Any) -> FakeRunSensor:

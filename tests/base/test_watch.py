@@ -31,6 +31,7 @@ from tests.base.fakes import FakeApi, FullApi, Service
 from tests.virtual import VirtualClock
 
 DOWN = ConnectionFailed("down", sent=False)
+SLOW = {"min_poll_interval": 5.0, "poll_interval": 5.0}
 
 
 class Connections:
@@ -56,12 +57,6 @@ def connections() -> Connections:
     return Connections()
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "BACKOFF_BASE", 0.01)
-    monkeypatch.setattr(watching, "BACKOFF_CAP", 0.05)
-
-
 def a_watch(run_id: str, **changes: Any) -> Watch:
     return Watch(**{"run_id": run_id, "poll_interval": 0.05, "min_poll_interval": 0.01, **changes})
 
@@ -70,11 +65,11 @@ async def wait(
     connections: Connections, watch: Watch, told: list[Note] | None = None, key: Any = "key"
 ) -> Outcome:
     notes = told if told is not None else []
-    return await asyncio.wait_for(wait_for_run(key, connections.read, watch, "Fake", notes.append), 10)
+    return await asyncio.wait_for(wait_for_run(key, connections.read, watch, "Fake", notes.append), 4000)
 
 
 async def until(question: Callable[[], Any]) -> None:
-    end = clock.monotonic() + 5
+    end = clock.monotonic() + 300
     while not question():
         assert clock.monotonic() < end
         await asyncio.sleep(0.005)
@@ -285,7 +280,7 @@ async def test_an_outage_is_ridden_out_and_told_once_at_each_end(
         asyncio.create_task(wait(connections, a_watch(str(number)), notes[number])) for number in range(30)
     ]
     await until(lambda: all(notes))
-    service.get_errors = [DOWN] * 20
+    service.get_errors = [DOWN] * 12
     await until(lambda: not service.get_errors)
     await until(lambda: all(any("asked again" in note.text for note in told) for told in notes))
     for run_id in service.runs:
@@ -344,16 +339,15 @@ async def test_an_outage_is_told_to_a_few_waits_in_each_turn_of_the_event_loop(
 
 
 async def test_an_outage_is_probed_by_one_request_at_a_time(
-    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
+    service: Service, connections: Connections
 ) -> None:
-    monkeypatch.setattr(watching, "BACKOFF_BASE", 0.1)
-    monkeypatch.setattr(watching, "BACKOFF_CAP", 0.1)
     for number in range(100):
         service.runs[str(number)] = "going"
         service.errors[str(number)] = DOWN
     waiting = [asyncio.create_task(wait(connections, a_watch(str(number)))) for number in range(100)]
-    await asyncio.sleep(1)
-    # Singly in the beginning, as the connection is not known to work; then about every 0.05 to 0.1 s.
+    await asyncio.sleep(300)
+    # Singly in the beginning, as the connection is not known to work; then ever more rarely, up to every 15
+    # to 30 s.
     assert len(service.called("get")) <= 30
     service.errors.clear()
     for run_id in service.runs:
@@ -377,8 +371,6 @@ async def test_requests_that_are_cut_together_do_not_make_the_first_probe_wait_l
             raise DOWN
 
     monkeypatch.setattr(watching, "AsyncDriver", Driver)
-    monkeypatch.setattr(watching, "BACKOFF_BASE", 0.1)
-    monkeypatch.setattr(watching, "BACKOFF_CAP", 10.0)
     service.runs |= {str(number): "going" for number in range(20)}
     waiting = [
         asyncio.create_task(wait(connections, a_watch(str(number), poll_interval=0.02)))
@@ -392,7 +384,7 @@ async def test_requests_that_are_cut_together_do_not_make_the_first_probe_wait_l
     began = clock.monotonic()
     cut.set()
     await until(lambda: service.called("get"))
-    assert 0.05 <= clock.monotonic() - began < 0.5
+    assert 0.5 <= clock.monotonic() - began < 1.1
     service.runs |= {str(number): "done" for number in range(20)}
     assert {outcome.verdict for outcome in await asyncio.gather(*waiting)} == {Verdict.SUCCEEDED}
 
@@ -650,17 +642,13 @@ async def test_a_deadline_that_is_over_before_the_wait_begins_still_gives_one_lo
     assert (await wait(connections, a_watch("r2", **over))).verdict is Verdict.TIMEOUT
 
 
-async def test_a_deadline_is_kept_while_a_request_hangs(
-    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("airflow_provider_runs.core.progress.LAST_LOOK", 0.2)
-
+async def test_a_deadline_is_kept_while_a_request_hangs(service: Service, connections: Connections) -> None:
     async def hang() -> FakeApi:
-        await asyncio.sleep(60)
+        await asyncio.sleep(3600)
         raise AssertionError
 
     watch = a_watch("r1", wait_deadline=clock.time() + 0.2)
-    outcome = await asyncio.wait_for(wait_for_run("key", hang, watch, "Fake", lambda note: None), 5)
+    outcome = await asyncio.wait_for(wait_for_run("key", hang, watch, "Fake", lambda note: None), 60)
     assert outcome.which is Limit.TIMEOUT
 
 
@@ -677,15 +665,14 @@ async def test_a_changed_connection_is_used_after_a_refusal(
     assert (await waiting).verdict is Verdict.SUCCEEDED
 
 
-async def test_the_connection_is_read_again_now_and_then(
-    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watching, "REREAD_SECONDS", 0.1)
+async def test_the_connection_is_read_again_now_and_then(service: Service, connections: Connections) -> None:
     service.runs["r1"] = "going"
-    waiting = asyncio.create_task(wait(connections, a_watch("r1")))
-    await until(lambda: connections.reads >= 3)
+    waiting = asyncio.create_task(wait(connections, a_watch("r1", **SLOW)))
+    await asyncio.sleep(2.5 * watching.REREAD_SECONDS)
+    assert connections.reads == 3
     connections.error = RuntimeError("no database")
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(watching.REREAD_SECONDS)
+    assert connections.reads > 3
     service.runs["r1"] = "done"
     assert (await waiting).verdict is Verdict.SUCCEEDED
 
@@ -693,30 +680,29 @@ async def test_the_connection_is_read_again_now_and_then(
 async def test_files_of_certificates_are_read_again_with_the_connection(
     service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    renewed = []
+    renewed, times = [], []
+    began = clock.monotonic()
 
     async def renew(driver: watching.AsyncDriver) -> None:
         renewed.append(driver)
+        times.append(clock.monotonic() - began)
         if len(renewed) == 1:
             raise ConnectionFailed("ca_bundle is not there", sent=False)
 
-    monkeypatch.setattr(watching, "REREAD_SECONDS", 0.1)
-    monkeypatch.setattr(watching, "REREAD_AGAIN_SECONDS", 0.05)
     monkeypatch.setattr(watching.AsyncDriver, "renew_certificates", renew)
     service.runs["r1"] = "going"
-    waiting = asyncio.create_task(wait(connections, a_watch("r1")))
-    await until(lambda: len(renewed) >= 3)
+    waiting = asyncio.create_task(wait(connections, a_watch("r1", **SLOW)))
+    await asyncio.sleep(1300)
     service.runs["r1"] = "done"
     assert (await waiting).verdict is Verdict.SUCCEEDED
     assert len(set(renewed)) == 1
+    # With the first look after ten minutes, half a minute after a failure, and ten minutes after that.
+    assert times == [pytest.approx(600, abs=10), pytest.approx(635, abs=10), pytest.approx(1240, abs=15)]
 
 
 async def test_a_connection_that_cannot_be_read_ends_the_wait_as_unreachable(
-    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
+    service: Service, connections: Connections
 ) -> None:
-    from airflow_provider_runs.core import progress
-
-    monkeypatch.setitem(progress.OWN_TIMEOUTS, progress.Trouble.REFUSED, 0.3)
     connections.error = ConnectionUnreadable("the conn_id isn't defined")
     outcome = await wait(connections, a_watch("r1"))
     assert outcome.verdict is Verdict.UNREACHABLE
