@@ -92,7 +92,7 @@ async def wait_for_all(
         outcome = await wait_for_run("key", read, Watch(run_id, **pace), "Strait", told.append)
         return outcome, clock.time()
 
-    outcomes = await asyncio.wait_for(asyncio.gather(*(one(run_id) for run_id in jobs)), 60)
+    outcomes = await asyncio.wait_for(asyncio.gather(*(one(run_id) for run_id in jobs)), 600)
     return dict(zip(jobs, outcomes, strict=True)), told
 
 

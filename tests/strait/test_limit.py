@@ -1,26 +1,21 @@
 """
 Three hundred waits on a Strait that takes 100 requests a minute from one address, as servers do by default.
 
-Time runs ten times as fast: a minute has 6 seconds, the cap of the connection is 900 a minute instead of 90,
-which is the default, with the burst that belongs to 90. All intervals are a tenth of the default ones, and
-runs take 3 to 9 s.
+The cap of the connection and all intervals are the default ones, and runs take 30 to 90 s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from functools import partial
 from typing import Any
 
 import pytest
 
-from airflow_provider_runs.base import watch
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.connection import read_settings
 from airflow_provider_runs.core.drive import AsyncDriver
 from airflow_provider_runs.core.run import Run
-from airflow_provider_runs.core.schedule import RateCap
 from airflow_provider_runs.simulator import Simulator
 from airflow_provider_runs.strait.api import StraitRunApi
 from airflow_provider_runs.strait.lists import FEW, PAGE
@@ -29,8 +24,7 @@ from airflow_provider_runs.strait.simulator import Window
 from tests.strait.tasks import statuses
 from tests.strait.test_hints import ENDS, start_all, wait_for_all
 
-SCALE = 10
-MINUTE = 60 / SCALE
+MINUTE = 60
 LIMIT = 100
 SHARES = {"good": 200, "bad": 40, "reported": 20, "stopped": 20, "late": 10, "overdue": 10}
 
@@ -55,35 +49,30 @@ class Counted(Window):
         return max(sum(1 for other in self.moments if begin <= other < end) for begin, end in ends)
 
 
-def an_api(sim: Simulator, max_streams: int) -> StraitRunApi:
+def an_api(sim: Simulator, max_streams: int, **extra: Any) -> StraitRunApi:
     settings = read_settings(
         StraitRunApi.connection,
         conn_id="strait_default",
         host=sim.url_of("strait"),
         password="strait_simulator",
-        extra={"max_requests_per_minute": 90 * SCALE, "max_streams": max_streams},
+        extra={"max_streams": max_streams, **extra},
     )
     return StraitRunApi(settings)
 
 
 @pytest.mark.parametrize("max_streams", [100, 0], ids=["streams", "no streams"])
-async def test_three_hundred_waits_keep_the_limit_of_the_server_and_none_fails(
-    monkeypatch: pytest.MonkeyPatch, max_streams: int
-) -> None:
-    for name in ("STREAMED_INTERVAL", "SOON"):
-        monkeypatch.setattr(watch, name, getattr(watch, name) / SCALE)
-    monkeypatch.setattr(watch, "RateCap", partial(RateCap, burst=RateCap(90).burst))
+async def test_three_hundred_waits_keep_the_limit_of_the_server_and_none_fails(max_streams: int) -> None:
     jobs = tuple(Job(slug) for slug in ENDS)
-    options: dict[str, Any] = {"jobs": jobs, "keepalive": 15 / SCALE}
+    options: dict[str, Any] = {"jobs": jobs}
     with Simulator(["strait"], options={"strait": options}) as sim:
         for number, (slug, (word, _)) in enumerate(ENDS.items()):
-            sim.plan(system="strait", resource=slug, outcome=word, queued=1.0, duration=2.0 + 1.2 * number)
-        api = an_api(sim, max_streams)
-        started = await start_all(api, SHARES)
+            sim.plan(system="strait", resource=slug, outcome=word, queued=10, duration=20 + 12 * number)
         # The starts have a limit of their own, by which 300 would take half an hour.
+        started = await start_all(an_api(sim, 0, max_requests_per_minute=600_000), SHARES)
+        api = an_api(sim, max_streams)
         limit: Any = Counted()
         sim._server.systems["strait"]._gate.requests = limit  # type: ignore[attr-defined]
-        seen, told = await wait_for_all(api, started, min_poll_interval=0.2, poll_interval=6.0)
+        seen, told = await wait_for_all(api, started, min_poll_interval=2, poll_interval=60)
         assert len(seen) == 300
         for run_id, (outcome, _) in seen.items():
             assert (outcome.status, outcome.verdict) == ENDS[started[run_id]]
@@ -104,7 +93,7 @@ async def test_three_hundred_waits_keep_the_limit_of_the_server_and_none_fails(
 async def test_three_hundred_runs_are_asked_about_by_the_pages_of_two_lists(outcome: str) -> None:
     with Simulator(["strait"], options={"strait": {"jobs": (Job("good"),)}}) as sim:
         sim.plan(system="strait", outcome=outcome, queued=0.1, duration=0.1)
-        api = an_api(sim, 0)
+        api = an_api(sim, 0, max_requests_per_minute=900)
         started = await start_all(api, {"good": 300})
         await asyncio.sleep(0.5)
         sim.clear_requests()
