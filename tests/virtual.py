@@ -39,7 +39,9 @@ STEP = 0.001
 """Real seconds after which a waiting thread looks again whether it may go on."""
 QUIET = 0.0002
 """Real seconds for which everybody must wait before the clock jumps: what is on its way arrives first."""
-STUCK = 5.0
+LONGEST = 300.0
+"""Real seconds after which a test that keeps asking for what never comes is a failure."""
+STUCK = 60.0
 """Real seconds after which a wait that nothing can end, or that nobody's work ends, is a failure."""
 DRAIN = 900.0
 """Virtual seconds that threads get to end when virtual time does."""
@@ -61,7 +63,7 @@ class VirtualClock(clock.Clock):
     """The clock of one test."""
 
     def __init__(self) -> None:
-        self.now = self.began = real.monotonic()
+        self.now = self.began = self._real = real.monotonic()
         self._epoch = real.time() - self.now
         self._threads: dict[threading.Thread, _Wait | None] = {}
         """Who takes part; None: works."""
@@ -184,6 +186,8 @@ class VirtualClock(clock.Clock):
                     park(pause)
                 if changes != self._changes:
                     began, changes = real.monotonic(), self._changes
+                    if me is threading.main_thread() and began - self._real > LONGEST:
+                        raise AssertionError(f"{self.passed:.0f} s of virtual time bring no end")
                 elif me is threading.main_thread() and real.monotonic() - began > STUCK:
                     faulthandler.dump_traceback(file=sys.__stderr__)
                     raise AssertionError("everybody waits, or works on without end: nothing will ever happen")

@@ -242,6 +242,14 @@ class Server:
         ]
 
 
+async def cancel_others() -> None:
+    """End the other tasks of the event loop, such as handlers whose client has gone."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
 def control(action: Callable[[web.Request], Coroutine[Any, Any, Json]]) -> Handler:
     """Answer a control's result as JSON, and 400 with the reason for a body that does not fit."""
 
@@ -338,6 +346,7 @@ class Simulator:
         if self._loop is None or self._thread is None:
             return
         self._wait_for(self._server.stop())
+        self._wait_for(cancel_others())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
