@@ -6,8 +6,8 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	&& echo "$$python" && break; done)
 UV_VERSION := 0.13.9
 UV := .env/uv-$(UV_VERSION)/bin/uv
-# Processes that share tests which mostly wait.
-JOBS ?= 4
+# Processes that share the unit tests, which compute: in virtual time nothing waits.
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 # How `make test` calls pytest, and `make steady` too.
 SUITE := --numprocesses $(JOBS)
 

@@ -53,8 +53,6 @@ fuzzed = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-# For tests that give each answer to every call: making one takes far longer than reading it.
-fuzzed_for_all_calls = settings(fuzzed, max_examples=600)
 any_text = st.text(st.characters(exclude_categories=()), max_size=20)
 scalars = (
     st.none()

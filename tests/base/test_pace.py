@@ -32,6 +32,9 @@ from airflow_provider_runs.core.outcome import Verdict
 from airflow_provider_runs.core.schedule import AGE_SHARE, JITTER, RateCap
 from tests.base.virtual import BATCH, BatchApi, Plan, VirtualApi, World
 
+# Counting lines would make them three times as slow; other tests run each.
+pytestmark = pytest.mark.no_cover
+
 SINGLE_OR_BATCH = pytest.mark.parametrize("api_class", [VirtualApi, BatchApi], ids=["single", "batch"])
 DRAW_SHARE = CanGetMany.draw_share
 NEVER = 1e9

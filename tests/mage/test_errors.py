@@ -16,7 +16,7 @@ from tests.answers import (
     broken_answers,
     complains,
     exhaust,
-    fuzzed_for_all_calls,
+    fuzzed,
     never_without,
     sample,
     says,
@@ -352,7 +352,8 @@ MARKED["metadata"]["next"] = True
 WORDS = ["completed", "COMPLETED", "running", "failed", "record_not_found", "key-1", NOT_FOUND]
 
 
-@fuzzed_for_all_calls
+@pytest.mark.no_cover  # three times as quick; other tests run each line
+@fuzzed
 @given(responses=st.lists(broken_answers([*FUZZ_BODIES, MARKED], WORDS), min_size=1, max_size=3))
 @never_without("responses", [[answer(body)] for body in (*FUZZ_BODIES, MARKED)])
 def test_only_our_errors_come_out_and_success_only_where_it_is_said(responses):

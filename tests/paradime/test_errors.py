@@ -18,7 +18,7 @@ from airflow_provider_runs.core.errors import (
 )
 from airflow_provider_runs.core.http import Response
 from airflow_provider_runs.paradime.answers import BadAnswer, DocumentRefused, FieldFailed, Rejected
-from tests.answers import answer, broken_answers, complains, exhaust, fuzzed_for_all_calls, never_without
+from tests.answers import answer, broken_answers, complains, exhaust, fuzzed, never_without
 from tests.paradime.conftest import KEY, SECRET, SECRETS, TOKEN, data, errors, make_api
 from tests.play import play
 
@@ -190,7 +190,8 @@ GOOD = [
 WORDS = ["SUCCESS", "FAILED", "null", "path", "errors", "data", "r0", "not found", "already running"]
 
 
-@fuzzed_for_all_calls
+@pytest.mark.no_cover  # three times as quick; other tests run each line
+@fuzzed
 @given(supply=st.lists(broken_answers(GOOD, WORDS), min_size=1, max_size=4))
 @never_without("supply", [[answer(body)] for body in GOOD])
 def test_whatever_comes_back_ends_in_a_result_or_in_one_of_our_errors(supply: list[Response]) -> None:

@@ -21,7 +21,7 @@ from airflow_provider_runs.core.errors import ApiError, NotFound, Unauthorized, 
 from airflow_provider_runs.core.http import Flow, Request, Response
 from airflow_provider_runs.core.run import Run, RunState, moment
 from airflow_provider_runs.strait.api import StraitRunApi
-from tests.answers import answer, broken_answers, complains, exhaust, fuzzed_for_all_calls, never_without
+from tests.answers import answer, broken_answers, complains, exhaust, fuzzed, never_without
 from tests.covering import covering
 from tests.play import play
 from tests.strait.conftest import KEY, make_api, page, row
@@ -686,7 +686,8 @@ GOOD = [
 WORDS = ["dead_letter", "failed", "data", "error", "results", "next_cursor", "created_at", "tags", "queued"]
 
 
-@fuzzed_for_all_calls
+@pytest.mark.no_cover  # three times as quick; other tests run each line
+@fuzzed
 @given(supply=st.lists(broken_answers(GOOD, WORDS), min_size=1, max_size=4))
 @never_without("supply", [[answer(body)] for body in GOOD])
 def test_whatever_comes_back_ends_in_a_result_or_in_one_of_our_errors(supply: list[Response]) -> None:
