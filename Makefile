@@ -6,8 +6,9 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	&& echo "$$python" && break; done)
 UV_VERSION := 0.13.9
 UV := .env/uv-$(UV_VERSION)/bin/uv
-# Processes that share the unit tests, which compute: in virtual time nothing waits.
-JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+# Processes that share the unit tests, which compute: in virtual time nothing waits. A container may have less than
+# it shows, and each takes some 300 MB.
+JOBS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 4 ? cores : 4)))
 # How `make test` calls pytest, and `make steady` too.
 SUITE := --numprocesses $(JOBS)
 
@@ -140,7 +141,7 @@ dist: $(AIRFLOW)/.installed $(PUBLISH)/.installed
 	$(AIRFLOW)/bin/python -m pytest tests/published
 
 ## make all      all of the above that .ci/run does not run, or not in full: hours
-all: crash matrix mutants bench
+all: steady crash matrix mutants bench
 
 ## make tables   writes the status words in README.rst from the code
 tables: $(AIRFLOW)/.installed

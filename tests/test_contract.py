@@ -329,7 +329,7 @@ def test_the_command_line_lists_the_whole_provider() -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=True,
     )
     (entry,) = json.loads(shown.stdout[shown.stdout.index("[{") :])

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import time
-from queue import Empty, SimpleQueue
+from queue import Empty, Queue, SimpleQueue
 from typing import Any
 
 import pytest
@@ -99,6 +99,48 @@ def test_events_and_joins_keep_their_time(virtual: VirtualClock, comes: bool) ->
     assert sleeper.is_alive()
     sleeper.join()
     assert virtual.passed == pytest.approx(13 if comes else 17)
+
+
+def test_what_the_standard_library_waits_for_keeps_its_time(virtual: VirtualClock) -> None:
+    condition, queue = threading.Condition(), Queue[int]()
+    with condition:
+        assert not condition.wait_for(lambda: False, timeout=5)
+    assert virtual.passed == pytest.approx(5)
+    with pytest.raises(Empty):
+        queue.get(timeout=5)
+    assert virtual.passed == pytest.approx(10)
+
+
+def test_a_thread_that_is_just_starting_works(monkeypatch: pytest.MonkeyPatch, virtual: VirtualClock) -> None:
+    set_ident = threading.Thread._set_ident  # type: ignore[attr-defined]
+
+    def slowly(thread: threading.Thread) -> None:
+        set_ident(thread)
+        time.sleep(0.01)
+
+    monkeypatch.setattr(threading.Thread, "_set_ident", slowly)
+    seen: list[float] = []
+    worker = threading.Thread(target=lambda: (time.sleep(0.01), seen.append(virtual.passed)))
+    worker.start()
+    clock.sleep(1)
+    assert seen == [0]
+
+
+@pytest.mark.real_time  # it begins virtual time itself
+def test_time_never_goes_back_for_an_event_loop_that_outlives_a_test() -> None:
+    loop = times.VirtualLoop()
+    try:
+        moments = [loop.time()]
+        for _ in range(2):
+            with times.virtual_time():
+                moments.append(loop.time())
+                clock.sleep(100)
+                moments.append(loop.time())
+            moments.append(loop.time())
+        assert moments == sorted(moments)
+        assert moments[-1] - moments[0] >= 200
+    finally:
+        loop.close()
 
 
 @pytest.mark.parametrize("comes", [False, True])

@@ -8,8 +8,8 @@ for hours, and for events that take place at given moments (:meth:`VirtualClock.
 
 What takes part: the thread that enters, every thread that is started meanwhile, and every thread that runs a
 :class:`VirtualLoop`, such as that of a simulator which is shared by the tests of a module. A thread that
-waits for something the clock does not know (another process, a socket's ``accept``) counts as working: time
-does not pass for it.
+waits for something the clock does not know (another process, a connection that is being made, a thread of a
+pool without work) counts as working: time does not pass for it. It needs Linux (``epoll``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import faulthandler
+import queue
 import select
 import selectors
 import signal
@@ -26,7 +27,7 @@ import sys
 import threading
 import time as real
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -39,14 +40,16 @@ STEP = 0.001
 """Real seconds after which a waiting thread looks again whether it may go on."""
 QUIET = 0.0002
 """Real seconds for which everybody must wait before the clock jumps: what is on its way arrives first."""
-LONGEST = 300.0
+LONGEST = 900.0
 """Real seconds after which a test that keeps asking for what never comes is a failure."""
-STUCK = 60.0
+STUCK = 120.0
 """Real seconds after which a wait that nothing can end, or that nobody's work ends, is a failure."""
 DRAIN = 900.0
 """Virtual seconds that threads get to end when virtual time does."""
 
 _active: VirtualClock | None = None
+_ahead = 0.0
+"""Seconds that virtual time is ahead of real time: for event loops, which outlive tests, none goes back."""
 _loops: WeakSet[VirtualLoop] = WeakSet()
 _lock = threading.Lock()
 
@@ -59,11 +62,20 @@ class _Wait:
     is_ready: Callable[[], bool]
 
 
+def _may_go_on(wait: _Wait) -> bool:
+    """Tell whether what a thread waits for has come, or looking for it fails: the thread itself will see."""
+    try:
+        return wait.is_ready()
+    except Exception:
+        return True
+
+
 class VirtualClock(clock.Clock):
     """The clock of one test."""
 
     def __init__(self) -> None:
-        self.now = self.began = self._real = real.monotonic()
+        self._real = real.monotonic()
+        self.now = self.began = self._real + _ahead
         self._epoch = real.time() - self.now
         self._threads: dict[threading.Thread, _Wait | None] = {}
         """Who takes part; None: works."""
@@ -89,8 +101,13 @@ class VirtualClock(clock.Clock):
 
     def get(self, queue: SimpleQueue[T], timeout: float | None = None) -> T:
         """Take what is first in a queue."""
-        self.block(lambda: not queue.empty(), None if timeout is None else self.now + timeout)
-        return queue.get_nowait()
+        deadline = None if timeout is None else self.now + timeout
+        while self.block(lambda: not queue.empty(), deadline):
+            with suppress(Empty):  # another thread was quicker
+                return queue.get_nowait()
+        if self.closed:
+            return queue.get(timeout=timeout)
+        raise Empty
 
     # What tests use
 
@@ -150,6 +167,12 @@ class VirtualClock(clock.Clock):
             self._threads[thread] = None
             self._changes += 1
 
+    def forget(self, thread: threading.Thread) -> None:
+        """Have a thread take part no more."""
+        with _lock:
+            self._threads.pop(thread, None)
+            self._changes += 1
+
     def takes_part(self) -> bool:
         """Tell whether the calling thread takes part."""
         return not self.closed and threading.current_thread() in self._threads
@@ -204,17 +227,19 @@ class VirtualClock(clock.Clock):
             if self.closed:
                 return 0.0
             for thread, wait in tuple(self._threads.items()):
-                if wait is None and thread.ident is not None and not thread.is_alive():
+                # One that is just starting is not alive yet.
+                if wait is None and thread._started.is_set() and not thread.is_alive():  # type: ignore[attr-defined]
                     del self._threads[thread]
                     self._changes += 1
                 elif wait is None or (wait.deadline is not None and wait.deadline <= self.now):
                     return STEP
             waits = [wait for wait in self._threads.values() if wait is not None]
-            if any(wait.is_ready() for wait in waits):
+            if any(map(_may_go_on, waits)):
                 return STEP
-            if self._quiet[0] != self._changes:
-                self._quiet = (self._changes, real.monotonic())
             is_quiet = is_quiet and len(self._threads) == 1
+            if not is_quiet and self._quiet[0] != self._changes:
+                self._quiet = (self._changes, real.monotonic())
+                return QUIET
             if not is_quiet and real.monotonic() - self._quiet[1] < QUIET:
                 return QUIET
             deadlines = [wait.deadline for wait in waits if wait.deadline is not None]
@@ -226,9 +251,9 @@ class VirtualClock(clock.Clock):
 
     def drain(self) -> None:
         """Let the threads end that the test has started."""
-        mine = [thread for thread in self._threads if thread is not threading.current_thread()]
-        running = {loop.thread for loop in _loops if loop.is_running()}
-        left = [thread for thread in mine if thread not in running]
+        with _lock:
+            kept = {threading.current_thread(), *(loop.thread for loop in _loops if loop.is_running())}
+            left = [thread for thread in self._threads if thread not in kept]
         self.block(lambda: not any(thread.is_alive() for thread in left), self.now + DRAIN)
 
     def close(self) -> None:
@@ -259,10 +284,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         super().__init__(_Selector())
         self.thread: threading.Thread | None = None
-        _loops.add(self)
+        with _lock:
+            _loops.add(self)
 
     def time(self) -> float:
-        return real.monotonic() if _active is None else _active.now
+        return real.monotonic() + _ahead if _active is None else _active.now
 
     def run_forever(self) -> None:
         self.thread = threading.current_thread()
@@ -272,7 +298,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         current = _active
         if current is None or not current.takes_part():
             return super().run_in_executor(executor, func, *args)
-        # A thread of its own each time: one of a pool that has nothing to do would count as working.
+        # A thread of its own each time, whatever the pool: one that has nothing to do would count as working.
         answer = self.create_future()
 
         def settle(method: str, value: Any) -> None:
@@ -304,9 +330,16 @@ _wait, _accept_connection = threading.Condition.wait, socket.socket.accept
 
 
 def _start_thread(thread: threading.Thread) -> None:
-    if _active is not None and _active.takes_part():
-        _active.add(thread)
-    _start(thread)
+    current = _active
+    if current is not None and current.takes_part():
+        current.add(thread)
+        try:
+            _start(thread)
+        except BaseException:
+            current.forget(thread)
+            raise
+    else:
+        _start(thread)
 
 
 def _join_thread(thread: threading.Thread, timeout: float | None = None) -> None:
@@ -406,8 +439,14 @@ def _make_lock() -> Any:
     return _Lock() if is_own else _new_lock()
 
 
+def _now() -> float:
+    """Return what the waits of the standard library that ask for the time count by."""
+    return _active.now if _active is not None and _active.takes_part() else real.monotonic()
+
+
 def install() -> None:
     """Have every event loop and thread be able to keep virtual time. Real time goes on until it is begun."""
+    threading._time = queue.time = _now  # type: ignore[attr-defined]
     asyncio.set_event_loop_policy(Policy())
     threading.Thread.start = _start_thread  # type: ignore[method-assign]
     threading.Thread.join = _join_thread  # type: ignore[method-assign]
@@ -422,22 +461,23 @@ def install() -> None:
 @contextmanager
 def virtual_time() -> Iterator[VirtualClock]:
     """Keep virtual time while the context is open."""
-    global _active
+    global _active, _ahead
     made = VirtualClock()
     made.add(threading.current_thread())
     before = clock.current
-    for loop in tuple(_loops):
-        if loop.is_running() and loop.thread is not None:
-            made.add(loop.thread)
+    with _lock:
+        shared = [loop for loop in _loops if loop.is_running() and loop.thread is not None]
+    for loop in shared:
+        made.add(loop.thread)  # type: ignore[arg-type]
     _active = clock.current = made
-    for loop in tuple(_loops):
-        if loop.is_running():
-            loop.call_soon_threadsafe(lambda: None)  # it may be waiting in real time
+    for loop in shared:
+        loop.call_soon_threadsafe(lambda: None)  # it may be waiting in real time
     try:
         yield made
         made.drain()
     finally:
         made.close()
+        _ahead = made.now - real.monotonic()
         _active, clock.current = None, before
 
 

@@ -106,7 +106,7 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End pytest and what is left of its group."""
+    """End pytest, which stops what it started."""
     if process.poll() is None:
         process.send_signal(signal.SIGCONT)
         process.send_signal(signal.SIGINT)

@@ -6,7 +6,7 @@ import pytest
 
 from airflow_provider_runs.chalk.api import ARGUMENTS, ChalkRunApi
 from airflow_provider_runs.core.connection import read_settings
-from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed
+from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed, Unauthorized, WrongScope
 from airflow_provider_runs.core.run import RunState
 from tests.answers import answer, sample
 from tests.chalk.conftest import BEARER, NOW, SECRET, make_api
@@ -499,6 +499,21 @@ class TestCheck:
     def test_any_other_service_does_not_pass_for_chalk(self, api, body):
         with pytest.raises(ApiError, match="who-am-i without user"):
             play(api.check(), answer(body))
+
+    @pytest.mark.parametrize(
+        ("status", "kind"), [(200, WrongScope), (401, Unauthorized), (403, Unauthorized)]
+    )
+    def test_a_refused_scope_is_told_from_refused_credentials(self, status, kind):
+        flow = make_api({"environment": "env-x"}).check()
+        refused = next(flow)
+        bare = flow.send(answer({"detail": "no"}, 403))
+        assert bare.url == refused.url and not bare.authenticated
+        assert bare.headers["Authorization"] == f"Bearer {BEARER}"
+        assert set(bare.headers) == {*refused.headers, "Authorization"}
+        with pytest.raises(Unauthorized) as error:
+            flow.send(answer(sample("chalk/who_am_i"), status))
+        assert type(error.value) is kind
+        assert str(error.value).startswith("no access to environment 'env-x'. ") is (kind is WrongScope)
 
     def test_it_shows_no_secret(self, api):
         _, said = play(api.check(), answer({"user": f"u {SECRET} {BEARER}"}))

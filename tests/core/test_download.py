@@ -343,7 +343,7 @@ def test_fifty_megabytes_take_little_memory(wire: Start) -> None:
         [sys.executable, "-c", textwrap.dedent(script), wire(send).url, wire(reply()).url],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr

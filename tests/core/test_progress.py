@@ -427,6 +427,17 @@ def test_a_search_that_finds_nothing_says_so_once_and_goes_on() -> None:
     assert texts(progress) == ["Testing has no run with job j yet, waiting for one"]
 
 
+def test_the_run_that_a_search_finds_is_named_once_and_waited_for() -> None:
+    progress = searching()
+    assert progress.saw(Run("r1", RunState.RUNNING, "running", "http://testing/r1"), T0) is None
+    assert progress.saw(Run("r1", RunState.RUNNING, "running", "http://testing/r1"), T0 + 1) is None
+    assert texts(progress)[0] == "Found Testing run r1: http://testing/r1"
+    assert progress.saw(Run("r2", RunState.RUNNING, "running"), T0 + 2) is None
+    assert texts(progress)[0] == "Found Testing run r2"
+    outcome = progress.saw(Run("r2", RunState.SUCCEEDED, "done"), T0 + 3)
+    assert outcome is not None and (outcome.verdict, outcome.run_id) == (Verdict.SUCCEEDED, "r2")
+
+
 def test_a_search_ends_with_the_wait() -> None:
     progress = searching(wait_deadline=T0 + 100)
     assert progress.found_none(T0 + 99) is None

@@ -102,6 +102,29 @@ def test_a_query_that_was_answered_in_part_is_not_read() -> None:
     assert type(error) is FieldFailed and "at boltRunStatus.state" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("status", "hints"), [(404, True), (499, True), (429, False), (500, False), (503, False)]
+)
+def test_an_answer_of_something_else_hints_at_the_endpoint_where_that_may_be_wrong(
+    status: int, hints: bool
+) -> None:
+    said = str(refusal_of(answer("<h1>elsewhere</h1>", status)))
+    assert said.endswith(". Check the endpoint of connection 'paradime_default'") is hints
+    assert said.endswith("<h1>elsewhere</h1>") is not hints
+
+
+def test_what_an_error_does_not_tell_is_not_mentioned() -> None:
+    said = str(refusal_of(errors("No such thing", triggerBoltRun=None)))
+    assert said.endswith("with an error: No such thing")
+
+
+@pytest.mark.parametrize(("status", "shown"), [(401, 401), (403, 403), (200, 401)])
+def test_refused_credentials_keep_their_status(status: int, shown: int) -> None:
+    response = errors(("Unauthorized", None, "UNAUTHENTICATED"), status=status, triggerBoltRun=None)
+    error = refusal_of(response)
+    assert type(error) is Unauthorized and error.status == shown
+
+
 def test_an_unknown_run_is_not_found() -> None:
     gone = errors(("Run 5 does not exist", ["boltRunStatus"]), boltRunStatus=None)
     assert type(refusal_of(gone, make_api().get("5"))) is NotFound

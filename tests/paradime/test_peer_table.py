@@ -338,7 +338,7 @@ def test_metadata_needs_no_sdk_of_the_vendor() -> None:
         [sys.executable, "-W", "ignore", "-c", script],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=True,
     )
     assert shown.stdout.splitlines()[-1] == "[]"

@@ -25,6 +25,10 @@ def start(sim: Simulator) -> requests.Response:
     return requests.post(url, headers={"Authorization": "Bearer tok123"}, timeout=10)
 
 
+HANGS = 300
+"""Seconds after which another process hangs, on however slow a machine."""
+
+
 @pytest.mark.real_time  # another process answers
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_process(number: signal.Signals) -> None:
@@ -36,12 +40,13 @@ def test_process(number: signal.Signals) -> None:
         try:
             assert word == "simulator:"
             assert url.startswith("http://127.0.0.1:")
-            health = requests.get(url + "/_health", timeout=10).json()
+            health = requests.get(url + "/_health", timeout=HANGS).json()
             assert health == {"status": "ok", "systems": {"chalk": url}}
-            assert requests.get(url + "/v1/who-am-i", timeout=10).status_code == 401
-        finally:
+            assert requests.get(url + "/v1/who-am-i", timeout=HANGS).status_code == 401
             process.send_signal(number)
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=HANGS)
+        finally:
+            process.kill()
         assert (process.returncode, out, err) == (0, "", "")
 
 
@@ -50,7 +55,7 @@ def test_no_airflow_is_imported() -> None:
         "import sys, airflow_provider_runs.simulator, airflow_provider_runs.chalk.simulator,"
         " airflow_provider_runs.mage.simulator; sys.exit('airflow' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=HANGS).returncode == 0
 
 
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
