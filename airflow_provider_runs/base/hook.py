@@ -206,14 +206,22 @@ class RunHook(BaseHook):
         """
         Look at a run that was cancelled, every half second, until it has ended.
 
+        Where the service may lose a cancel, it is sent again as long as the run is active.
+
         :param run_id: the service's id.
         :param until: how long, as a moment of the monotonic clock in seconds. There is one look at least.
         :return: the run as it was seen last; it may not have ended.
         :raises RunsError: if the service cannot be asked.
         """
         while not (run := self.get_run(run_id)).state.is_terminal and clock.monotonic() < until:
+            if self._may_lose_cancels:
+                self.cancel_run(run_id)
             clock.sleep(CONFIRM_INTERVAL)
         return run
+
+    @property
+    def _may_lose_cancels(self) -> bool:
+        return issubclass(self.api_class, CanCancel) and self.api_class.may_lose_cancels
 
     async def acancel_and_confirm(self, run_id: str, seconds: float) -> Run:
         """
@@ -225,6 +233,8 @@ class RunHook(BaseHook):
         until = clock.monotonic() + seconds
         await self.acancel_run(run_id)
         while not (run := await self.aget_run(run_id)).state.is_terminal and clock.monotonic() < until:
+            if self._may_lose_cancels:
+                await self.acancel_run(run_id)
             await asyncio.sleep(CONFIRM_INTERVAL)
         return run
 

@@ -233,6 +233,9 @@ def header_text(name: str, value: object) -> str:
 class CanCancel(ABC):
     """A service whose runs can be cancelled."""
 
+    may_lose_cancels: ClassVar[bool] = False
+    """Whether a cancel that was answered well may be without effect: it is sent until the run has ended."""
+
     @abstractmethod
     def cancel(self, run_id: str) -> Flow[None]:
         """

@@ -113,6 +113,8 @@ class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListActi
     connection = CONNECTION
     # One list of the active runs serves all who wait; the server's work grows with the rows of a page.
     batch_size = 10_000
+    # Mage's scheduler, which begins a run, writes "running" over a "cancelled" that came meanwhile.
+    may_lose_cancels = True
     draw_share = 0.6
     # The status changes with the loops of Mage's scheduler only, every 10 s by default.
     pace = Pace(min_poll_interval=5, poll_interval=60, max_requests_per_minute=600)

@@ -16,7 +16,9 @@ from airflow_provider_runs.base.link import RunLink
 from airflow_provider_runs.chalk.hooks import ChalkHook
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.errors import BadInput, NotFound, Unauthorized
+from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.run import RunState
+from airflow_provider_runs.mage.api import MageRunApi
 from airflow_provider_runs.mage.hooks import MageHook
 from airflow_provider_runs.simulator import Simulator
 
@@ -214,3 +216,29 @@ def test_the_link_is_what_the_task_pushed(mocker: Any) -> None:
     assert pull.call_args.kwargs == {"key": "run_url", "ti_key": "key"}
     pull.return_value = None
     assert RunLink().get_link(None, ti_key="key") == ""  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("call", ["cancel_and_confirm", "acancel_and_confirm"])
+async def test_a_cancel_that_mage_lost_is_sent_again(
+    sim: Simulator, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Mage's scheduler may write "running" over it while it begins the run."""
+    sim.plan(system="mage", duration=600)
+    hook = MageHook()
+    run = await asyncio.to_thread(hook.trigger_run, pipeline_schedule_id=1, allow_inactive_trigger=True)
+    cancel, lost = MageRunApi.cancel, 0
+
+    def lose_the_first(api: MageRunApi, run_id: str) -> Flow[None]:
+        nonlocal lost
+        if lost:
+            yield from cancel(api, run_id)
+        lost += 1
+
+    monkeypatch.setattr(MageRunApi, "cancel", lose_the_first)
+    if call == "cancel_and_confirm":
+        ended = await asyncio.to_thread(hook.cancel_and_confirm, run.id, 10)
+    else:
+        ended = await hook.acancel_and_confirm(run.id, 10)
+    await hook.aclose()
+    assert ended.state is RunState.CANCELLED
+    assert lost == 2

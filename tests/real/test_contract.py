@@ -295,9 +295,10 @@ def test_run_is_cancelled_before_it_begins(mage: Mage) -> None:
         run = mage.start("example")
         driver.drive(driver.api.cancel(run.id))
         cancelled = mage.get(run)
-        assert cancelled.state is RunState.CANCELLED
-        if cancelled.started_at is None:
+        if cancelled.state is RunState.CANCELLED and cancelled.started_at is None:
             break
+        # Its scheduler was beginning the run just then, and may have written over the cancel.
+        assert driver.api.may_lose_cancels
     clock.sleep(3 * mage.loop)
     assert mage.get(run) == cancelled
     assert {block["status"] for block in mage.row(run)["block_runs"]} == {"cancelled"}
@@ -455,9 +456,9 @@ def test_login_is_refused_where_nobody_can_log_in(mage: Mage) -> None:
 
 @with_login
 def test_without_login_runs_can_be_started_but_not_read(mage: Mage) -> None:
-    driver, _ = as_given(mage, login=None, password=None)
-    run = driver.drive(driver.api.trigger({"pipeline_schedule_id": mage.schedules["example"].id}))
-    arguments = {"pipeline_schedule_id": mage.schedules["example"].id}
+    driver, _ = as_given(mage, trigger="empty", login=None, password=None)
+    arguments = {"pipeline_schedule_id": mage.schedules["empty"].id}
+    run = driver.drive(driver.api.trigger(arguments))
     for flow in (
         driver.api.get(run.id),
         driver.api.cancel(run.id),

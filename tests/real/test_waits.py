@@ -19,6 +19,7 @@ from airflow_provider_runs.core.run import Run
 from airflow_provider_runs.mage.api import MageRunApi
 from tests.real.waits import VERDICTS, MortalMage, Requests, Waits, mortal_mage, outcomes, reasons, until
 from tools.airflow_stack import AirflowStack
+from tools.speed import scaled
 
 REASON = "block bang: ValueError: bang in transform"
 DAG_FILE = """
@@ -29,8 +30,8 @@ from airflow_provider_runs.mage.operators import MageTriggerRunOperator
 with DAG(dag_id="pair", schedule=None, start_date=pendulum.datetime(2024, 1, 1, tz="UTC"), catchup=False):
     for name in ("one", "two"):
         MageTriggerRunOperator(
-            task_id=name, pipeline_schedule_id=Variable.get("schedule"), variables={"sleep": 15},
-            deferrable=True, min_poll_interval=0.5,
+            task_id=name, pipeline_schedule_id=Variable.get("schedule"),
+            variables={"sleep": float(Variable.get("sleep"))}, deferrable=True, min_poll_interval=0.5,
         )
 """
 
@@ -187,7 +188,11 @@ def stack(mortal: MortalMage, tmp_path: Path) -> Iterator[AirflowStack]:
     dags.mkdir()
     (dags / "pair.py").write_text(DAG_FILE)
     connections = {"mage_default": mortal.connection("example")}
-    env = {"AIRFLOW_VAR_SCHEDULE": json.dumps(mortal.schedules["example"].id)}
+    # Longer than the tasks take to defer and to see that their runs go, on however slow a machine.
+    env = {
+        "AIRFLOW_VAR_SCHEDULE": json.dumps(mortal.schedules["example"].id),
+        "AIRFLOW_VAR_SLEEP": json.dumps(scaled(15)),
+    }
     with AirflowStack(
         tmp_path / "airflow", dags, connections=connections, env=env, python=Path(sys.executable)
     ) as stack:
@@ -212,7 +217,7 @@ def test_deferred_tasks_succeed_when_the_server_is_killed_and_started_again(
     assert {task["state"] for task in stack.task_instances("pair", dag_run)} == {"deferred"}
     mortal.revive()
 
-    assert stack.wait_for_dag_run("pair", dag_run, timeout=180) == "success"
+    assert stack.wait_for_dag_run("pair", dag_run, timeout=240) == "success"
     run_ids = {str(stack.xcom("pair", dag_run, task, "run_url")).rpartition("/")[2] for task in tasks}
     rows = mortal.call("GET", "/api/pipeline_runs", **{"_limit": "2", "order_by[]": "id desc"}).json()
     found = {str(row["id"]): row["status"] for row in rows["pipeline_runs"]}
