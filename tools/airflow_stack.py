@@ -35,7 +35,7 @@ from typing import Any, Self
 import psutil  # type: ignore[import-untyped]
 import requests
 
-from tools.speed import scaled
+from tools.speed import patient, scaled
 
 log = logging.getLogger("airflow_stack")
 
@@ -231,7 +231,7 @@ class AirflowStack:
 
     def wait_for(self, condition: Callable[[], Any], timeout: float = 60, what: str = "it") -> Any:
         """Return the condition's first true value; raise StackError when time is up or a process ended."""
-        limit = scaled(timeout)
+        limit = patient(timeout)
         deadline = time.monotonic() + limit
         while not (value := condition()):
             if time.monotonic() > deadline:

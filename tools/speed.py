@@ -18,6 +18,7 @@ REFERENCE = 0.04
 SAMPLES = 5
 """Measured apart from each other, as the load of a machine comes and goes."""
 APART = 0.05
+PATIENCE = 3
 
 
 def _compute() -> float:
@@ -44,3 +45,8 @@ def speed_factor() -> float:
 def scaled(seconds: float) -> float:
     """Return a time limit that was chosen for a quiet machine, as long as this one needs it."""
     return seconds * speed_factor()
+
+
+def patient(seconds: float) -> float:
+    """Return a limit that only a hang meets: thrice as long, as load may come after the measurement."""
+    return PATIENCE * scaled(seconds)

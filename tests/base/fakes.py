@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow.providers.common.compat.sdk import AirflowTaskTimeout
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout, timeout
 
 from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.operator import CancelRunOperator, RetryRunOperator, TriggerRunOperator
@@ -383,9 +383,10 @@ def run_here(task: Any, context: dict[str, Any]) -> Any:
     """Execute a task as Airflow's worker does: under its alarm for ``execution_timeout``."""
     if task.execution_timeout is None:
         return task.execute(context)
-    assert isinstance(clock.current, VirtualClock)
+    seconds, current = task.execution_timeout.total_seconds(), clock.current
+    virtual = isinstance(current, VirtualClock)
     try:
-        with clock.current.alarm(task.execution_timeout.total_seconds(), AirflowTaskTimeout("alarm")):
+        with current.alarm(seconds, AirflowTaskTimeout("alarm")) if virtual else timeout(seconds):
             return task.execute(context)
     except AirflowTaskTimeout:
         task.on_kill()

@@ -30,7 +30,7 @@ from tests.crash.cases import (
 from tests.crash.points import go_path, mark_path, thaw
 from tests.crash.systems import TARGETS
 from tools.airflow_stack import AirflowStack, StackError
-from tools.speed import scaled
+from tools.speed import patient, scaled
 
 log = logging.getLogger("crash_bench")
 Script = Generator[None, None, None]
@@ -464,7 +464,7 @@ class Bench:
         self._tasks |= {task["dag_run_id"]: task for task in found}
 
     def _until(self, what: str, condition: Callable[[], bool], seconds: float = POSITION_SECONDS) -> Script:
-        limit = scaled(seconds)
+        limit = patient(seconds)
         until = time.monotonic() + limit
         while not condition():
             if time.monotonic() > until:

@@ -22,7 +22,7 @@ from airflow_provider_runs.mage.simulator import Pipeline
 from airflow_provider_runs.mage.simulator import Schedule as SimulatedSchedule
 from airflow_provider_runs.simulator import Simulator
 from tools.mage_server import MageServer, Schedule
-from tools.speed import scaled
+from tools.speed import patient, scaled
 
 USERNAME = "admin"
 
@@ -103,7 +103,7 @@ class Mage:
     def watch(self, run: Run, seconds: float = 45.0) -> Iterator[Run]:
         """Yield what Mage says about a run, again and again until it has ended."""
         driver = self.driver()
-        limit = scaled(seconds)
+        limit = patient(seconds)
         end = clock.monotonic() + limit
         while clock.monotonic() < end:
             seen = driver.drive(driver.api.get(run.id))

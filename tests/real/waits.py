@@ -20,7 +20,7 @@ from airflow_provider_runs.core.run import Run
 from airflow_provider_runs.mage.triggers import MageRunTrigger
 from tests.real.target import Mage
 from tools.mage_server import MageServer
-from tools.speed import scaled
+from tools.speed import patient
 
 VERDICTS = {"completed": "succeeded", "failed": "failed", "cancelled": "cancelled"}
 
@@ -146,7 +146,7 @@ class Waits:
 
     async def events(self, seconds: float) -> dict[str, Mapping[str, Any]]:
         """Return what each wait ended with, by its run's id, once all are over."""
-        async with asyncio.timeout(scaled(seconds)):
+        async with asyncio.timeout(patient(seconds)):
             events = await asyncio.gather(*self._tasks)
         return {event["run_id"]: event for event in events}
 
@@ -163,7 +163,7 @@ def reasons(events: Mapping[str, Mapping[str, Any]], runs: Iterable[Run]) -> set
 
 async def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> None:
     """Wait until a condition holds, asking it off the event loop."""
-    limit = scaled(seconds)
+    limit = patient(seconds)
     try:
         async with asyncio.timeout(limit):
             while not await asyncio.to_thread(condition):
