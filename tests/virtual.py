@@ -42,6 +42,8 @@ QUIET = 0.0002
 """Real seconds for which everybody must wait before the clock jumps: what is on its way arrives first."""
 LONGEST = 900.0
 """Real seconds after which a test that keeps asking for what never comes is a failure."""
+TICK = 1e-7
+"""Seconds by which the clock jumps farther: rounding must not make a wait shorter than it was asked to be."""
 STUCK = 120.0
 """Real seconds after which a wait that nothing can end, or that nobody's work ends, is a failure."""
 DRAIN = 900.0
@@ -245,7 +247,7 @@ class VirtualClock(clock.Clock):
             deadlines = [wait.deadline for wait in waits if wait.deadline is not None]
             if not deadlines:
                 return STEP
-            self.now = min(deadlines)
+            self.now = min(deadlines) + TICK
             self._changes += 1
             return 0.0
 
