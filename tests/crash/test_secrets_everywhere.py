@@ -348,7 +348,8 @@ def test_every_secret_was_used_and_every_error_was_told(
         *("strait_wrong", "strait_down", "strait_proxy", "strait_worker", "strait_dead_letter"),
     )
     assert {states[name][0] for name in bad} == {"failed"}
-    assert max(number for _, number in states.values()) == 3
+    down = ("chalk_down", "mage_old_down", "paradime_down", "strait_down")
+    assert {states[name][1] for name in down} == {3}
     logs = "".join(task_logs(stack, found.dag_run).values())
     for said in (
         "RunFailed: ",
@@ -376,12 +377,22 @@ def leaks(texts: dict[str, bytes], found: Found) -> list[tuple[str, str]]:
 
 
 def task_logs(stack: AirflowStack, dag_run: str) -> dict[str, str]:
-    """Return the log of every try of every task, as the web interface shows it."""
-    return {
-        f"{each['task_id']}, try {number}": stack.task_log("everything", dag_run, each["task_id"], number)
-        for each in stack.task_instances("everything", dag_run)
-        for number in range(1, each["try_number"] + 1)
-    }
+    """
+    Return the log of every try of every task, as the web interface shows it.
+
+    On a machine that is too busy Airflow now and then does not know a try that it counts; each task has one.
+    """
+    logs: dict[str, str] = {}
+    for each in stack.task_instances("everything", dag_run):
+        name, shown = each["task_id"], len(logs)
+        for number in range(1, each["try_number"] + 1):
+            try:
+                logs[f"{name}, try {number}"] = stack.task_log("everything", dag_run, name, number)
+            except requests.HTTPError as error:
+                if error.response is None or error.response.status_code != 404:
+                    raise
+        assert len(logs) > shown, f"no try of {name} has a log"
+    return logs
 
 
 def test_no_task_log_holds_a_secret(stack: AirflowStack, found: Found) -> None:

@@ -23,6 +23,8 @@ from airflow_provider_runs.strait.sensors import StraitRunSensor
 
 PACE = {"poll_interval": 1, "min_poll_interval": 0.5}
 AGAIN = {"retries": 2, "retry_delay": timedelta(seconds=1)}
+# For tasks that must succeed in the end, whatever chance and a busy machine do to their first tries.
+SURE = {**AGAIN, "retries": 6}
 
 
 def chalk(task_id: str, resolver: str = "shop.load", **arguments: Any) -> ChalkTriggerRunOperator:
@@ -45,7 +47,7 @@ def paradime(task_id: str, slug: str = "daily", **arguments: Any) -> ParadimeTri
 
 def download(task_id: str, run_id: Any, path: str) -> ParadimeDownloadArtifactOperator:
     target = f"{os.environ['AIRFLOW_HOME']}/{task_id}"
-    return ParadimeDownloadArtifactOperator(task_id=task_id, run_id=run_id, path=path, target=target, **AGAIN)
+    return ParadimeDownloadArtifactOperator(task_id=task_id, run_id=run_id, path=path, target=target, **SURE)
 
 
 def strait(task_id: str, job_id: str = "daily", **arguments: Any) -> StraitTriggerRunOperator:
@@ -59,49 +61,49 @@ with DAG(
     catchup=False,
     max_active_tasks=40,
 ):
-    chalk_deferred = chalk("chalk_deferred", deferrable=True)
+    chalk_deferred = chalk("chalk_deferred", deferrable=True, **SURE)
     chalk("chalk_worker", "shop.broken")
-    chalk("chalk_bearer", deferrable=True, chalk_conn_id="chalk_bearer")
+    chalk("chalk_bearer", deferrable=True, chalk_conn_id="chalk_bearer", **SURE)
     chalk("chalk_wrong", chalk_conn_id="chalk_wrong")
     chalk("chalk_down", chalk_conn_id="chalk_down")
-    mage_deferred = mage("mage_deferred", deferrable=True)
+    mage_deferred = mage("mage_deferred", deferrable=True, **SURE)
     mage("mage_worker", 2)
-    mage("mage_reads_token", 3, mage_conn_id="mage_reads", deferrable=True)
-    mage("mage_old", mage_conn_id="mage_old")
+    mage("mage_reads_token", 3, mage_conn_id="mage_reads", deferrable=True, **SURE)
+    mage("mage_old", mage_conn_id="mage_old", **SURE)
     mage("mage_old_deferred", 2, mage_conn_id="mage_old", deferrable=True)
     mage("mage_old_wrong", mage_conn_id="mage_old_wrong")
     mage("mage_old_down", mage_conn_id="mage_old_down")
     mage("mage_wrong_login", mage_conn_id="mage_wrong_login", deferrable=True)
     chalk_deferred >> ChalkRunSensor(
-        task_id="chalk_sensor", run_id=chalk_deferred.output, mode="reschedule", poke_interval=2, **AGAIN
+        task_id="chalk_sensor", run_id=chalk_deferred.output, mode="reschedule", poke_interval=2, **SURE
     )
     mage_deferred >> MageRunSensor(
-        task_id="mage_sensor", run_id=mage_deferred.output, poke_interval=2, **AGAIN
+        task_id="mage_sensor", run_id=mage_deferred.output, poke_interval=2, **SURE
     )
-    paradime_deferred = paradime("paradime_deferred", deferrable=True)
+    paradime_deferred = paradime("paradime_deferred", deferrable=True, **SURE)
     paradime("paradime_worker", "broken", stream_logs=True, deferrable=False)
     paradime("paradime_workspace", paradime_conn_id="paradime_workspace", deferrable=True)
-    paradime("paradime_company", paradime_conn_id="paradime_company", deferrable=True)
-    paradime("paradime_peer", paradime_conn_id="paradime_peer")
+    paradime("paradime_company", paradime_conn_id="paradime_company", deferrable=True, **SURE)
+    paradime("paradime_peer", paradime_conn_id="paradime_peer", **SURE)
     paradime("paradime_wrong", paradime_conn_id="paradime_wrong")
     paradime("paradime_wrong_endpoint", paradime_conn_id="paradime_wrong_endpoint")
     paradime("paradime_down", paradime_conn_id="paradime_down")
     paradime_deferred >> ParadimeRunSensor(
-        task_id="paradime_sensor", run_id=paradime_deferred.output, poke_interval=2, deferrable=True, **AGAIN
+        task_id="paradime_sensor", run_id=paradime_deferred.output, poke_interval=2, deferrable=True, **SURE
     )
     paradime_deferred >> [
         download("paradime_download", paradime_deferred.output, "target/graph.gpickle"),
         download("paradime_digest", paradime_deferred.output, "target/run_results.json"),
         download("paradime_no_such_file", paradime_deferred.output, "target/none.json"),
     ]
-    strait_deferred = strait("strait_deferred", push_result=True, push_outputs=True, deferrable=True)
+    strait_deferred = strait("strait_deferred", push_result=True, push_outputs=True, deferrable=True, **SURE)
     strait("strait_dead_letter", "broken", deferrable=True, retries=0)
     strait_worker = strait("strait_worker", "mended", stream_logs=True, deferrable=False, retries=1)
     strait("strait_wrong", strait_conn_id="strait_wrong")
     strait("strait_down", strait_conn_id="strait_down")
     strait("strait_proxy", strait_conn_id="strait_proxy")
     strait_deferred >> StraitRunSensor(
-        task_id="strait_sensor", run_id=strait_deferred.output, poke_interval=2, deferrable=True, **AGAIN
+        task_id="strait_sensor", run_id=strait_deferred.output, poke_interval=2, deferrable=True, **SURE
     )
     strait_worker >> StraitReplayRunOperator(
         task_id="strait_replay",
@@ -109,5 +111,5 @@ with DAG(
         trigger_rule="all_done",
         deferrable=True,
         **PACE,
-        **AGAIN,
+        **SURE,
     )
