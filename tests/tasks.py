@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 from airflow.providers.common.compat.sdk import TaskDeferred
 
+from airflow_provider_runs.core import clock
 from tests.base.fakes import FakeTaskInstance, Store, fire
 
 
@@ -24,3 +26,8 @@ def run(task: Any, context: dict[str, Any]) -> Any:
         kind = type(pause.trigger)
         assert path == f"{kind.__module__}.{kind.__qualname__}"
         return task.execute_complete(context, fire(kind(**json.loads(json.dumps(arguments)))))
+
+
+def now() -> datetime:
+    """Return the present moment of the clock that tests replace."""
+    return datetime.fromtimestamp(clock.time(), UTC)

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from airflow_provider_runs.provider_info import SYSTEMS
+from tests.conftest import REAL_TIME
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "airflow_provider_runs"
@@ -125,15 +126,27 @@ def test_only_the_drivers_do_io() -> None:
     assert offences(IO_FREE, lambda path: {one.rpartition(".")[0] for one in ever(path)} & requesting) == {}
 
 
-def test_there_is_one_clock() -> None:
-    def other_clocks(path: Path) -> set[str]:
-        calls = {ast.unparse(node.func) for node in ast.walk(tree(path)) if isinstance(node, ast.Call)}
-        return top(ever(path)) & {"time"} | {
-            call for call in calls if call.endswith((".now", ".utcnow")) and call != "self.now"
-        }
+def other_clocks(path: Path) -> set[str]:
+    """Return the calls by which a module asks another clock than the one that tests replace."""
+    calls = {ast.unparse(node.func) for node in ast.walk(tree(path)) if isinstance(node, ast.Call)}
+    return {call for call in calls if call.endswith(("datetime.now", "pendulum.now", "utcnow"))}
 
+
+def test_there_is_one_clock() -> None:
     files = sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / "core/clock.py"})
-    assert offences(files, other_clocks) == {}
+    assert offences(files, lambda path: top(ever(path)) & {"time"} | other_clocks(path)) == {}
+
+
+def test_tests_in_virtual_time_ask_that_clock() -> None:
+    tests = ROOT / "tests"
+    # They make certificates, and a value that is refused.
+    allowed = {tests / "core" / name for name in ("conftest.py", "test_sessions.py", "test_inputs.py")}
+    # Most tests of the real Mage are shared with the simulated one.
+    allowed |= {tests / "real/test_differences.py"}
+    real = REAL_TIME - {"real"}
+    files = [path for path in tests.rglob("*.py") if path.relative_to(tests).parts[0] not in real]
+    found = {path.name: calls for path in sorted({*files} - allowed) if (calls := other_clocks(path))}
+    assert found == {}
 
 
 def test_core_knows_nothing_above_it() -> None:

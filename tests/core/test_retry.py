@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.errors import ConnectionFailed
 from airflow_provider_runs.core.http import Request, Response
 from airflow_provider_runs.core.retry import (
@@ -103,7 +104,7 @@ def test_a_date_in_whatever_zone_words_is_utc(zone: str) -> None:
 
 
 def test_a_date_is_measured_by_the_clock() -> None:
-    ahead = format_datetime(datetime.now(UTC) + timedelta(seconds=60))
+    ahead = format_datetime(datetime.fromtimestamp(clock.time(), UTC) + timedelta(seconds=60))
     wait = retry_after(Response(503, {"retry-after": ahead}))
     assert wait is not None and 50 < wait <= 60
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from airflow_provider_runs.mage.sensors import MageRunSensor
 from tests.base.conftest import callable_operators, later  # noqa: F401
 from tests.base.fakes import FakeTaskInstance, Store
 from tests.real.target import Mage, simulated_mage
-from tests.tasks import run
+from tests.tasks import now, run
 from tests.virtual import VirtualClock
 
 PACE = {"min_poll_interval": 0.1}
@@ -135,7 +134,12 @@ def test_a_run_is_waited_for_that_somebody_starts_later(
     mage.wait(mage.start("empty"))
     clock.sleep(0.01)
     sensor = MageRunSensor(
-        task_id="t", since=datetime.now(UTC), deferrable=deferrable, poke_interval=0.2, **search, **PACE
+        task_id="t",
+        since=now(),
+        deferrable=deferrable,
+        poke_interval=0.2,
+        **search,
+        **PACE,
     )
     started = []
     later(0.5, lambda: started.append(mage.start("empty")))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -30,7 +29,7 @@ from airflow_provider_runs.simulator import Simulator
 from tests.base.conftest import callable_operators, later, told  # noqa: F401
 from tests.base.fakes import FakeTaskInstance, Store
 from tests.paradime.conftest import connect
-from tests.tasks import run
+from tests.tasks import now, run
 
 PACE = {"min_poll_interval": 0.1}
 deferrable = pytest.mark.parametrize("deferrable", [False, True], ids=["on the worker", "deferred"])
@@ -193,7 +192,7 @@ def test_a_run_is_waited_for_that_somebody_starts_later(
     clock.sleep(0.01)
     named: dict[str, Any] = {name: "daily"}
     sensor = ParadimeRunSensor(
-        task_id="t", since=datetime.now(UTC), deferrable=deferrable, poke_interval=0.2, **named, **PACE
+        task_id="t", since=now(), deferrable=deferrable, poke_interval=0.2, **named, **PACE
     )
     started: list[str] = []
     later(0.5, lambda: started.append(start()))
