@@ -112,18 +112,17 @@ browser: $(AIRFLOW)/.installed
 	$(AIRFLOW)/bin/python -m pytest tests/browser $(if $(SCREENSHOTS),--screenshots $(SCREENSHOTS))
 
 ## make crash    the crash bench; FIXED=1: few cases that stand for all, SAMPLE=20: random ones, or besides the fixed,
-##               SEED=7: the same again; DATABASE=sqlite is slower
+##               SEED=7: the same again
 crash: crash-cases crash-others
 
 crash-cases: $(AIRFLOW)/.installed
 	$(AIRFLOW)/bin/python -m pytest tests/crash/test_crash.py -q --tb=line $(if $(FIXED),--fixed) \
-		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(if $(DATABASE),--database $(DATABASE)) \
+		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(WIDTH),--width $(WIDTH))
 
 # Outages, many waits and secrets, whole in .ci/run too.
 crash-others: $(AIRFLOW)/.installed
-	$(AIRFLOW)/bin/python -m pytest tests/crash --ignore=tests/crash/test_crash.py -q --numprocesses 3 --dist loadgroup \
-		$(if $(DATABASE),--database $(DATABASE))
+	$(AIRFLOW)/bin/python -m pytest tests/crash --ignore=tests/crash/test_crash.py -q --numprocesses 3 --dist loadgroup
 
 ## make bench    what waiting costs, beside other providers; BENCH_ARGUMENTS="--runs 1000 --scenario equal"
 bench: $(BENCH)/.installed

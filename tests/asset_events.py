@@ -1,5 +1,5 @@
 """
-What Airflow has stored about asset events, read from its SQLite database.
+What Airflow has stored about asset events, read from its database.
 
 While a DAG run is queued, the API of Airflow 3.3.2 may answer a list of events with status 500.
 """
@@ -7,9 +7,7 @@ While a DAG run is queued, the API of Airflow 3.3.2 may answer a list of events 
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections import Counter, defaultdict
-from contextlib import closing
 from typing import Any
 
 from tools.airflow_stack import AirflowStack
@@ -17,24 +15,17 @@ from tools.airflow_stack import AirflowStack
 Told = dict[str, Counter[str]]
 
 
-def rows(stack: AirflowStack, query: str) -> list[Any]:
-    """Return what a query of the metadata database gives."""
-    with closing(sqlite3.connect(stack.home / "airflow.db", timeout=30)) as connection:
-        return connection.execute(query).fetchall()
-
-
 def told(stack: AirflowStack) -> Told:
     """Return how often the end of each run stands in an asset event, by asset."""
-    query = "SELECT asset.name, asset_event.extra FROM asset_event JOIN asset ON asset.id = asset_id"
-    return _by_name(rows(stack, query))
+    query = "SELECT asset.name, CAST(extra AS TEXT) FROM asset_event JOIN asset ON asset.id = asset_id"
+    return _by_name(stack.rows(query))
 
 
 def scheduled_by(stack: AirflowStack) -> Told:
     """Return how often a DAG run that succeeded was scheduled by the end of each run, by DAG."""
     return _by_name(
-        rows(
-            stack,
-            "SELECT dag_run.dag_id, asset_event.extra FROM asset_event"
+        stack.rows(
+            "SELECT dag_run.dag_id, CAST(asset_event.extra AS TEXT) FROM asset_event"
             " JOIN dagrun_asset_event ON dagrun_asset_event.event_id = asset_event.id"
             " JOIN dag_run ON dag_run.id = dagrun_asset_event.dag_run_id WHERE dag_run.state = 'success'",
         )
@@ -43,7 +34,7 @@ def scheduled_by(stack: AirflowStack) -> Told:
 
 def stored(stack: AirflowStack) -> list[str]:
     """Return what watchers have stored, as JSON."""
-    return [value for (value,) in rows(stack, "SELECT value FROM asset_state_store")]
+    return [value for (value,) in stack.rows("SELECT CAST(value AS TEXT) FROM asset_state_store")]
 
 
 def is_noted(stack: AirflowStack, run_id: str) -> bool:

@@ -1,7 +1,7 @@
 """A real Airflow 3.3 on this machine's loopback address, for the demo and the system tests.
 
 It runs what a deployment runs (API server, scheduler with LocalExecutor, DAG processor, triggerers),
-each in a session of its own, on SQLite unless told otherwise, in a folder that holds everything it writes::
+each in a session of its own, on a PostgreSQL of its own, in a folder that holds everything it writes::
 
     with AirflowStack(home, dags, connections={"chalk_default": {"conn_type": "chalk", ...}}) as stack:
         run_id = stack.trigger_dag("my_dag")
@@ -18,15 +18,12 @@ import json
 import logging
 import os
 import secrets
-import shutil
 import signal
-import socket
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -34,13 +31,17 @@ from typing import Any, Self
 
 import psutil  # type: ignore[import-untyped]
 import requests
+import sqlalchemy
 
+from tools.ports import HOST, ReservedPort
+from tools.postgres import postgres
 from tools.speed import patient, scaled
 
 log = logging.getLogger("airflow_stack")
 
-HOST = "127.0.0.1"
 TRIES_WHILE_LOCKED = 10
+SQLITE_SECONDS = 60
+"""How long processes wait for a locked SQLite database; after the usual 5 the scheduler ends."""
 ANSWER_SECONDS = 60
 COMMANDS = {
     "api-server": ("api-server",),
@@ -54,29 +55,13 @@ class StackError(Exception):
     """The stack did not start, did not stop, or an expectation about it was not met in time."""
 
 
-class ReservedPort:
-    """A free port of the loopback address, which the kernel gives to nobody else until it is released.
-
-    It is bound, but nobody listens. A server that may reuse addresses, as servers do, can bind and listen.
-    """
-
-    def __init__(self) -> None:
-        self._socket = socket.socket()
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind((HOST, 0))
-        self.number = int(self._socket.getsockname()[1])
-
-    def release(self) -> None:
-        """Give the port back."""
-        self._socket.close()
-
-
 class Component:
     """One Airflow process and all that it starts: a session, whose id is the process's own id."""
 
     def __init__(self, name: str, command: list[str], environment: Mapping[str, str], log_file: Path) -> None:
         self.name = name
         self.log_file = log_file
+        self.may_end = False  # until it is told to
         with log_file.open("ab") as output:
             self.process = subprocess.Popen(
                 command,
@@ -137,6 +122,8 @@ class AirflowStack:
     :param env: further environment variables; they win over the stack's own.
     :param python: interpreter of the environment to run.
     :param triggerers: how many triggerers to run: ``triggerer``, ``triggerer-2``, ...
+    :param sqlite: keep the data in a SQLite file, for machines without PostgreSQL. A busy Airflow gets little
+        done there, and some of its writes are lost.
     """
 
     def __init__(
@@ -148,6 +135,7 @@ class AirflowStack:
         env: Mapping[str, str] | None = None,
         python: Path = Path(sys.executable),
         triggerers: int = 1,
+        sqlite: bool = False,
     ) -> None:
         self.home = home.resolve()
         self.connections = dict(connections or {})
@@ -155,6 +143,8 @@ class AirflowStack:
         self.url = f"http://{HOST}:{self._port.number}"
         self.components: dict[str, Component] = {}
         self._python = python
+        self._sqlite = sqlite
+        self._database = ExitStack()
         self._environment = self._make_environment(dags_folder.resolve(), env or {})
         self._commands = {name: COMMANDS[name] for name in COMMANDS}
         self._commands |= {f"triggerer-{n}": COMMANDS["triggerer"] for n in range(2, triggerers + 1)}
@@ -179,13 +169,19 @@ class AirflowStack:
         """The address of the metadata database for SQLAlchemy, with its password."""
         return self._environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
 
+    def rows(self, query: str) -> list[Any]:
+        """Return what a query of the metadata database gives."""
+        engine = sqlalchemy.create_engine(self.database, poolclass=sqlalchemy.NullPool)
+        with engine.connect() as connection:
+            return list(connection.exec_driver_sql(query))
+
     # Processes
 
     def start(self, timeout: float = 180) -> None:
         """Create the database, start every component and return when all are healthy."""
         began = time.monotonic()
         self.home.mkdir(parents=True, exist_ok=True)
-        self._migrate()
+        self._open_database()
         log.info("database ready after %.1f s", time.monotonic() - began)
         for name in self._commands:
             self.restart(name)
@@ -204,6 +200,7 @@ class AirflowStack:
         for component in self.components.values():
             component.end(max(0.1, deadline - time.monotonic()))
         self.components.clear()
+        self._database.close()
         self._session.close()
         self._port.release()
 
@@ -212,11 +209,16 @@ class AirflowStack:
         if name in self.components:
             self.components[name].end(grace=5)
         command = [str(self._python), "-m", "airflow", *self._commands[name]]
-        self.components[name] = Component(name, command, self._environment, self.home / f"{name}.log")
+        environment = dict(self._environment)
+        # Its API server may wait for itself, as `request` says: the sooner it gives up, the better.
+        if self._sqlite and name != "api-server":
+            environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] += f"?timeout={SQLITE_SECONDS}"
+        self.components[name] = Component(name, command, environment, self.home / f"{name}.log")
 
     def kill(self, name: str, number: int = signal.SIGKILL, *, children: bool = True) -> None:
         """Send a signal to one component, by default to the processes that it started, too."""
         component = self.components[name]
+        component.may_end |= number not in (signal.SIGSTOP, signal.SIGCONT)
         if children:
             component.signal(number)
         else:
@@ -234,6 +236,7 @@ class AirflowStack:
         limit = patient(timeout)
         deadline = time.monotonic() + limit
         while not (value := condition()):
+            self._check_components()
             if time.monotonic() > deadline:
                 raise StackError(f"waited {limit:.0f} s for {what} in vain; logs in {self.home}")
             time.sleep(0.25)
@@ -409,7 +412,6 @@ class AirflowStack:
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home}/airflow.db",
             "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": str(round(scaled(10))),
             # A busy API server is asked again as if it had not answered, and a task then fails to start.
@@ -424,26 +426,20 @@ class AirflowStack:
             **extra,
         }
 
-    def _migrate(self) -> None:
-        """Create the database's tables, or copy a file that has them already."""
-        file = self.home / "airflow.db"
+    def _open_database(self) -> None:
+        """Start the database's server, with all tables."""
+        if self._sqlite:
+            self._create_tables(f"sqlite:///{self.home}/airflow.db")
+            return
         prefix = self._python.parent.parent
-        template = prefix / "airflow-tables.db"
         installed = [path.stat().st_mtime for path in prefix.glob("lib/python3*/site-packages")]
-        is_own = self.database == f"sqlite:///{file}" and not file.exists()
-        if not is_own or not installed or not os.access(prefix, os.W_OK):
-            self._create_tables()
-        elif template.exists() and template.stat().st_mtime > max(installed):
-            shutil.copyfile(template, file)
-        else:
-            self._create_tables()
-            # Other stacks may start at the same time.
-            made = template.with_suffix(f".{os.getpid()}")
-            with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(made)) as copy:
-                source.backup(copy)
-            made.replace(template)
+        is_kept = installed and os.access(prefix, os.W_OK)
+        template = prefix / f"airflow-tables-{max(installed):.0f}" if is_kept else None
+        url = self._database.enter_context(postgres(template, self._create_tables))
+        self._environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = url
 
-    def _create_tables(self) -> None:
+    def _create_tables(self, url: str) -> None:
+        self._environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = url
         command = [str(self._python), "-m", "airflow", "db", "migrate"]
         log_file = self.home / "migrate.log"
         with log_file.open("wb") as output:
@@ -458,10 +454,12 @@ class AirflowStack:
         if done.returncode:
             raise StackError(f"airflow db migrate failed:\n{_tail(log_file)}")
 
-    def _is_healthy(self) -> bool:
+    def _check_components(self) -> None:
         for component in self.components.values():
-            if component.process.poll() is not None:
+            if component.process.poll() is not None and not component.may_end:
                 raise StackError(f"{component.name} ended by itself:\n{_tail(component.log_file)}")
+
+    def _is_healthy(self) -> bool:
         try:
             parts = self.get("monitor/health").values()
         except requests.RequestException:

@@ -29,6 +29,7 @@ from airflow_provider_runs.paradime.simulator import ParadimeOptions
 from airflow_provider_runs.strait.simulator import StraitOptions
 from tools.airflow_stack import AirflowStack, Component, StackError
 from tools.mage_server import MageServer
+from tools.postgres import find_programs
 from tools.speed import scaled
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -252,7 +253,13 @@ def main() -> int:
             log.info("Mage at %s", mage)
         connections = make_connections(f"{address}/chalk", mage, f"{address}/paradime", f"{address}/strait")
         variables = {"AIRFLOW_VAR_ARTIFACTS": f"file://{home}/artifacts"}
-        stack = AirflowStack(home, arguments.dags, connections=connections, env=variables)
+        stack = AirflowStack(
+            home,
+            arguments.dags,
+            connections=connections,
+            env=variables,
+            sqlite=find_programs() is None,
+        )
         parts.enter_context(stack)
         # The first to run at the end: a second Ctrl-C must not cut the stopping short.
         parts.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)

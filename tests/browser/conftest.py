@@ -12,7 +12,6 @@ from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
 
 from airflow_provider_runs.simulator import Simulator
 from tests.browser.pages import Browsed
-from tests.crash.postgres import postgres
 from tools.airflow_stack import AirflowStack
 from tools.demo import ROOT, find_dags
 from tools.speed import scaled
@@ -66,13 +65,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowStack]:
         "AIRFLOW__CORE__PARALLELISM": "8",
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
     }
-    # The dialog that triggers a DAG sends two writes at once, of which Airflow's API server may lose one on
-    # SQLite, as AirflowStack.request says.
-    with postgres() as database:
-        env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = database
-        with AirflowStack(home, ROOT / "example_dags", env=env) as stack:
-            find_dags(stack, ROOT / "example_dags")
-            yield stack
+    with AirflowStack(home, ROOT / "example_dags", env=env) as stack:
+        find_dags(stack, ROOT / "example_dags")
+        yield stack
 
 
 @pytest.fixture(scope="session")

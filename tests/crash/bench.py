@@ -35,8 +35,8 @@ from tools.speed import patient, scaled
 log = logging.getLogger("crash_bench")
 Script = Generator[None, None, None]
 
-WIDTH = {"postgres": 24, "sqlite": 5}
-"""Cases that are under way at the same time: what two cores, or Airflow on SQLite, can bear."""
+WIDTH = 24
+"""Cases that are under way at the same time: what two cores can bear."""
 TICK = 0.5
 ENDED = ("success", "failed", "skipped", "removed", "upstream_failed")
 POSITION_SECONDS = 120.0

@@ -16,7 +16,6 @@ from airflow_provider_runs.simulator import Simulator
 from tests.crash.bench import WIDTH, Bench, Result, table
 from tests.crash.cases import FIXED, Case, all_cases, sample
 from tests.crash.points import FOLDER
-from tests.crash.postgres import postgres
 from tests.crash.systems import TARGETS
 from tools.airflow_stack import AirflowStack
 from tools.speed import scaled, speed_factor
@@ -36,9 +35,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--sample", type=int, help="run this many random cases only")
     group.addoption("--width", type=int, help="have at most this many cases under way at the same time")
     group.addoption("--seed", type=int, help="choose the same random cases again")
-    group.addoption(
-        "--database", choices=tuple(WIDTH), default="postgres", help="where Airflow keeps its data"
-    )
     group.addoption("--case", action="append", default=[], help="run the cases whose name holds this text")
 
 
@@ -84,15 +80,6 @@ def simulator() -> Iterator[Simulator]:
 
 
 @pytest.fixture(scope="module")
-def database(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
-    if request.config.getoption("--database") == "sqlite":
-        yield {}
-        return
-    with postgres() as url:
-        yield {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url}
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the task processes and the bench share."""
     return tmp_path_factory.mktemp("marks")
@@ -100,7 +87,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stack(
-    simulator: Simulator, database: dict[str, str], folder: Path, tmp_path_factory: pytest.TempPathFactory
+    simulator: Simulator, folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[AirflowStack]:
     connections: dict[str, dict[str, Any]] = {
         TARGETS[system].operator.hook_class.default_conn_name: {
@@ -111,12 +98,11 @@ def stack(
         for system in SYSTEMS
     }
     env = {
-        **database,
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         FOLDER: str(folder),
         "CRASH_SLOWNESS": str(speed_factor()),
         # A worker that was killed or stands still keeps its place.
-        "AIRFLOW__CORE__PARALLELISM": str(max(WIDTH.values()) + 16),
+        "AIRFLOW__CORE__PARALLELISM": str(WIDTH + 16),
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(round(scaled(HEARTBEAT_SECONDS))),
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
@@ -144,7 +130,7 @@ def results(
 ) -> dict[str, Result]:
     """What came out of every case. All are run before the first is judged."""
     logging.getLogger("crash_bench").setLevel(logging.INFO)
-    width = request.config.getoption("--width") or WIDTH[request.config.getoption("--database")]
+    width = request.config.getoption("--width") or WIDTH
     bench = Bench(stack, simulator, folder, max(NARROWEST, round(width / speed_factor())))
     found = bench.run(request.config.stash[CHOSEN])
     text = table(found)

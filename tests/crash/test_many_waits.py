@@ -189,10 +189,9 @@ def few_runs() -> Iterator[SimulatorProcess]:
 
 
 @pytest.fixture
-def stack(few_runs: SimulatorProcess, database: dict[str, str], tmp_path: Path) -> Iterator[AirflowStack]:
+def stack(few_runs: SimulatorProcess, tmp_path: Path) -> Iterator[AirflowStack]:
     names = [kind.name for kind in FEW]
     env = {
-        **database,
         "AIRFLOW_VAR_OUTAGE_KINDS": json.dumps(names),
         "AIRFLOW_VAR_OUTAGE_SCALE": str(SCALE),
         "AIRFLOW__CORE__PARALLELISM": "20",

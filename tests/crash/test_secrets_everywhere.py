@@ -173,9 +173,7 @@ def simulator() -> Iterator[Simulator]:
 
 
 @pytest.fixture(scope="module")
-def stack(
-    simulator: Simulator, database: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[AirflowStack]:
+def stack(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowStack]:
     closed = "http://127.0.0.1:9"  # discard: nobody listens
 
     def chalk(secret: str | None, **rest: Any) -> dict[str, Any]:
@@ -242,7 +240,6 @@ def stack(
         },
     }
     env = {
-        **database,
         "AIRFLOW__CORE__PARALLELISM": "16",
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG",
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
