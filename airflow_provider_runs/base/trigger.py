@@ -20,7 +20,13 @@ from airflow_provider_runs.core.outcome import Outcome, Verdict
 from airflow_provider_runs.core.progress import UNREACHABLE_TIMEOUT, Note, Watch
 from airflow_provider_runs.core.run import Run
 
+ASK_SECONDS = 60.0
+"""
+Longest time in seconds for each question to Airflow about a task that was ended. The first one of a triggerer
+builds Airflow's own client: more than 20 s on a starved machine.
+"""
 CANCEL_SECONDS = 20.0
+"""Longest time in seconds for the cancel itself, from when it is known that it is wanted."""
 SETTLE_SECONDS = 6.0
 """
 Shortest time in seconds from the start of the trigger to its event. Airflow's worker may notice only after
@@ -145,7 +151,7 @@ class RunTrigger(BaseTrigger):
         the run has ended, too, or the task has noted that it leaves the run going.
         """
         # Airflow 3.3 sends its cancellation again every second until the trigger has ended, which cuts this
-        # call short. What is owed to the run goes on in a task of its own, within CANCEL_SECONDS.
+        # call short. What is owed to the run goes on in a task of its own, each step within its own limit.
         task = asyncio.create_task(self._settle())
         _settling.add(task)
         task.add_done_callback(_settling.discard)
@@ -160,15 +166,18 @@ class RunTrigger(BaseTrigger):
             self.log.info("cancel_on_kill is off: run %s goes on", self.run_id)
             return
         try:
-            async with asyncio.timeout(CANCEL_SECONDS):
+            async with asyncio.timeout(ASK_SECONDS):
                 state = await aown_state(self.task_instance)
-                if not ended_by_person(state):
-                    self.log.info("The task is %s: run %s is not cancelled", state, self.run_id)
-                    return
-                if await asyncio.to_thread(left_going, self.task_instance) == self.run_id:
-                    self.log.info("The task has ended by itself: run %s is left alone", self.run_id)
-                    return
-                self.log.info("The task was ended (%s)", state or "cleared")
+            if not ended_by_person(state):
+                self.log.info("The task is %s: run %s is not cancelled", state, self.run_id)
+                return
+            async with asyncio.timeout(ASK_SECONDS):
+                left = await asyncio.to_thread(left_going, self.task_instance)
+            if left == self.run_id:
+                self.log.info("The task has ended by itself: run %s is left alone", self.run_id)
+                return
+            self.log.info("The task was ended (%s)", state or "cleared")
+            async with asyncio.timeout(CANCEL_SECONDS):
                 await self._cancel()
         except (RunsError, TimeoutError) as error:
             self.log.warning("Run %s may go on: %s", self.run_id, str(error) or "no end seen in time")

@@ -55,14 +55,11 @@ async def test_a_trigger_fires_one_event(service: Service) -> None:
     assert [event["outcome"] for event in fired] == ["succeeded"]
 
 
-async def test_a_trigger_leaves_airflow_time_to_notice_that_the_task_has_deferred(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "SETTLE_SECONDS", 0.3)
+async def test_a_trigger_leaves_airflow_time_to_notice_that_the_task_has_deferred(service: Service) -> None:
     service.runs["r1"] = "done"
     began = clock.monotonic()
     assert [event.payload["outcome"] async for event in a_trigger().run()] == ["succeeded"]
-    assert clock.monotonic() - began >= 0.3
+    assert clock.monotonic() - began >= module.SETTLE_SECONDS
 
 
 @pytest.mark.parametrize("state", [None, *BY_PERSON])
@@ -191,13 +188,10 @@ async def test_a_slow_cancellation_survives_that_airflow_cancels_the_trigger_aga
     assert service.runs["r1"] == "stopped"
 
 
-async def test_a_cancellation_that_is_not_seen_to_work_is_said(
-    service: Service, monkeypatch: pytest.MonkeyPatch, mocker: Any
-) -> None:
+async def test_a_cancellation_that_is_not_seen_to_work_is_said(service: Service, mocker: Any) -> None:
     service.runs["r1"] = "going"
     made = a_trigger()
     made.task_instance.state = "failed"  # type: ignore[union-attr]
-    monkeypatch.setattr(module, "CANCEL_SECONDS", 0.2)
     mocker.patch("tests.base.fakes.FakeHook.acancel_run")
     log = mocker.patch.object(module.RunTrigger, "log")
     await made.on_kill()
@@ -205,6 +199,34 @@ async def test_a_cancellation_that_is_not_seen_to_work_is_said(
     mocker.patch("tests.base.fakes.FakeHook.acancel_run", side_effect=CannotCancel("refused"))
     await made.on_kill()
     assert log.warning.call_args.args[1:] == ("r1", "refused")
+
+
+async def test_the_time_for_the_cancel_begins_when_airflow_has_said_who_ended_the_task(
+    service: Service, mocker: Any
+) -> None:
+    service.runs["r1"] = "going"
+    made = a_trigger()
+
+    def slow(state: Any) -> Any:
+        clock.sleep(module.ASK_SECONDS - 1)
+        return state
+
+    mocker.patch.object(FakeTaskInstance, "current_state", lambda self: slow("failed"))
+    mocker.patch.object(module, "left_going", lambda task_instance: slow(None))
+    await made.on_kill()
+    assert service.runs["r1"] == "stopped"
+
+
+async def test_where_airflow_does_not_say_who_ended_the_task_the_log_says_that_the_run_may_go_on(
+    service: Service, mocker: Any
+) -> None:
+    service.runs["r1"] = "going"
+    made = a_trigger()
+    mocker.patch.object(FakeTaskInstance, "current_state", lambda self: clock.sleep(module.ASK_SECONDS + 1))
+    log = mocker.patch.object(module.RunTrigger, "log")
+    await made.on_kill()
+    assert log.warning.call_args.args[0].startswith("Run %s may go on")
+    assert service.calls == []
 
 
 async def test_killing_twice_is_harmless(service: Service) -> None:
