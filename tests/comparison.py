@@ -38,18 +38,18 @@ PROOFS = {
     ],
     "execution_timeout while deferred cancels the run": [
         "base/test_operator.py::test_an_execution_timeout_cancels_the_run_unless_told_otherwise",
-        "crash/test_outages.py::test_execution_timeout_during_an_outage_cancels_the_run_afterwards",
+        "test_outages.py::test_execution_timeout_during_an_outage_cancels_the_run_afterwards",
     ],
     "A limit on the wait of one's own": [
         "base/test_operator.py::test_a_wait_that_takes_too_long_leaves_the_run_unless_told_otherwise"
     ],
     "A retry goes on with the run, on a worker (3.3)": [
         "system/test_durability.py::test_a_killed_task_process_is_followed_by_a_retry_that_goes_on_with_the_run",
-        "crash/test_outages.py::test_a_retry_during_the_outage_goes_on_with_the_run_too",
+        "test_outages.py::test_a_retry_during_the_outage_goes_on_with_the_run_too",
     ],
     "A retry goes on with the run, deferred (3.3)": [
         "base/test_operator.py::test_a_retry_attaches_in_either_way",
-        "crash/test_outages.py::test_a_retry_during_the_outage_goes_on_with_the_run_too",
+        "test_outages.py::test_a_retry_during_the_outage_goes_on_with_the_run_too",
     ],
     "Starts that cannot be doubled, by default": [
         "test_verdicts.py::test_a_start_whose_answer_is_lost_makes_one_run",
@@ -65,13 +65,13 @@ PROOFS = {
         "paradime/test_peer_table.py::test_retry_from_failure_is_of_the_tasks_own_run",
         "strait/test_operators.py::test_a_retry_of_the_task_replays_once_more_where_the_replay_ended_badly",
     ],
-    "A 503 while deferred is ridden out": ["crash/test_outages.py::test_server_errors"],
-    "A 429 while deferred is ridden out": ["crash/test_outages.py::test_429_whose_retry_after_is_obeyed"],
+    "A 503 while deferred is ridden out": ["test_outages.py::test_server_errors"],
+    "A 429 while deferred is ridden out": ["test_outages.py::test_429_whose_retry_after_is_obeyed"],
     "Retry-After is obeyed": [
         "core/test_drive.py::test_retry_after_is_obeyed",
         "base/test_watch.py::test_retry_after_holds_every_request_back",
     ],
-    "A 404 early in the wait is ridden out": ["crash/test_outages.py::test_a_run_that_is_not_found_at_first"],
+    "A 404 early in the wait is ridden out": ["test_outages.py::test_a_run_that_is_not_found_at_first"],
     "Request timeout by default": [
         "core/test_api.py::test_limits_come_from_the_connection",
         "core/test_drive.py::test_the_connections_timeout_bounds_the_wait_for_an_answer",
@@ -120,7 +120,7 @@ PROOFS = {
         "core/test_sessions.py::test_a_private_authority_is_trusted_where_the_connection_names_it",
     ],
     "A token is renewed in a long wait": [
-        "crash/test_outages.py::test_a_token_that_expires_in_the_middle_is_renewed_without_a_word"
+        "test_outages.py::test_a_token_that_expires_in_the_middle_is_renewed_without_a_word"
     ],
     "A remote cancel fails without a retry": [
         "test_verdicts.py::test_a_run_that_was_cancelled_in_the_tool_is_not_retried"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -207,12 +209,15 @@ async def test_the_time_for_the_cancel_begins_when_airflow_has_said_who_ended_th
     service.runs["r1"] = "going"
     made = a_trigger()
 
-    def slow(state: Any) -> Any:
-        clock.sleep(module.ASK_SECONDS - 1)
-        return state
+    def answered(state: str | None) -> Callable[..., str | None]:
+        def slowly(*_: Any) -> str | None:
+            clock.sleep(module.ASK_SECONDS - 1)
+            return state
 
-    mocker.patch.object(FakeTaskInstance, "current_state", lambda self: slow("failed"))
-    mocker.patch.object(module, "left_going", lambda task_instance: slow(None))
+        return slowly
+
+    mocker.patch.object(FakeTaskInstance, "current_state", side_effect=answered("failed"))
+    mocker.patch.object(module, "left_going", side_effect=answered(None))
     await made.on_kill()
     assert service.runs["r1"] == "stopped"
 
@@ -222,7 +227,8 @@ async def test_where_airflow_does_not_say_who_ended_the_task_the_log_says_that_t
 ) -> None:
     service.runs["r1"] = "going"
     made = a_trigger()
-    mocker.patch.object(FakeTaskInstance, "current_state", lambda self: clock.sleep(module.ASK_SECONDS + 1))
+    silent = partial(clock.sleep, module.ASK_SECONDS + 1)
+    mocker.patch.object(FakeTaskInstance, "current_state", side_effect=silent)
     log = mocker.patch.object(module.RunTrigger, "log")
     await made.on_kill()
     assert log.warning.call_args.args[0].startswith("Run %s may go on")
