@@ -414,8 +414,9 @@ class AirflowStack:
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
             "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": str(round(scaled(10))),
-            # A busy API server is asked again as if it had not answered, and a task then fails to start.
-            "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": str(scaled(5)),
+            # By default a busy API server is asked again after 5 s as if it had not answered, which makes it
+            # busier. After five times the task's process ends, which the scheduler notices after 5 minutes.
+            "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": str(patient(20)),
             # A worker may notice the end of its task process only this many seconds later. By then a task
             # that had deferred can be queued again, and Airflow 3.3 takes that for a failure
             # (https://github.com/apache/airflow/issues/67287). The default is 5.
