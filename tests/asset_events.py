@@ -17,7 +17,10 @@ Told = dict[str, Counter[str]]
 
 def told(stack: AirflowStack) -> Told:
     """Return how often the end of each run stands in an asset event, by asset."""
-    query = "SELECT asset.name, CAST(extra AS TEXT) FROM asset_event JOIN asset ON asset.id = asset_id"
+    query = (
+        "SELECT asset.name, CAST(asset_event.extra AS TEXT)"
+        " FROM asset_event JOIN asset ON asset.id = asset_id"
+    )
     return _by_name(stack.rows(query))
 
 

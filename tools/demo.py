@@ -29,7 +29,7 @@ from airflow_provider_runs.paradime.simulator import ParadimeOptions
 from airflow_provider_runs.strait.simulator import StraitOptions
 from tools.airflow_stack import AirflowStack, Component, StackError
 from tools.mage_server import MageServer
-from tools.postgres import find_programs
+from tools.postgres import can_be_used
 from tools.speed import scaled
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -258,7 +258,7 @@ def main() -> int:
             arguments.dags,
             connections=connections,
             env=variables,
-            sqlite=find_programs() is None,
+            sqlite=not can_be_used(),
         )
         parts.enter_context(stack)
         # The first to run at the end: a second Ctrl-C must not cut the stopping short.

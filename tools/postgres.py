@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from tools.ports import HOST, ReservedPort
@@ -31,6 +32,11 @@ def find_programs() -> Path | None:
     folders = [Path(found).resolve().parent for found in [shutil.which("initdb")] if found]
     folders += sorted((found.parent for found in DEBIAN.glob("*/bin/initdb")), reverse=True)
     return next((folder for folder in folders if (folder / "postgres").exists()), None)
+
+
+def can_be_used() -> bool:
+    """Tell whether the server is installed, and what Airflow reaches it with."""
+    return find_programs() is not None and all(find_spec(driver) for driver in ("asyncpg", "psycopg2"))
 
 
 def programs() -> Path:
