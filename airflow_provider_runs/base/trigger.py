@@ -25,8 +25,11 @@ ASK_SECONDS = 60.0
 Longest time in seconds for each question to Airflow about a task that was ended. The first one of a triggerer
 builds Airflow's own client: more than 20 s on a starved machine.
 """
-CANCEL_SECONDS = 20.0
-"""Longest time in seconds for the cancel itself, from when it is known that it is wanted."""
+CANCEL_SECONDS = 60.0
+"""
+Longest time in seconds for the cancel itself, from when it is known that it is wanted: a login, the request, and
+reading back. A busy Mage takes half a minute for a login alone.
+"""
 SETTLE_SECONDS = 6.0
 """
 Shortest time in seconds from the start of the trigger to its event. Airflow's worker may notice only after

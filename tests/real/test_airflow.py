@@ -18,6 +18,7 @@ import pytest
 from tests.asset_events import is_noted, scheduled_by, stored, told
 from tests.real.target import Mage
 from tools.airflow_stack import AirflowStack
+from tools.speed import scaled
 
 PIPELINES = ("example", "broken", "slow")
 DAG_FILE = """
@@ -51,7 +52,7 @@ with DAG(dag_id="searching", **ALL):
 
 with DAG(dag_id="changing", **ALL):
     start = MageTriggerRunOperator(
-        task_id="start", pipeline_uuid="example", trigger_name="example", variables={"sleep": 15},
+        task_id="start", pipeline_uuid="example", trigger_name="example", variables={"sleep": Variable.get("sleep", deserialize_json=True)},
         wait_for_completion=False,
     )
     cancel = MageCancelRunOperator(task_id="cancel", run_id="{{ ti.xcom_pull(task_ids='start') }}")
@@ -82,7 +83,11 @@ def stack(mage: Mage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airf
     # One connection without a trigger's token serves all triggers.
     connections["mage_default"] = mage.connection(trigger=None)
     schedules = {name: mage.schedules[name].id for name in PIPELINES}
-    env = {"AIRFLOW_VAR_SCHEDULES": json.dumps(schedules)}
+    env = {
+        "AIRFLOW_VAR_SCHEDULES": json.dumps(schedules),
+        # Longer than it takes to cancel the run, on however slow a machine.
+        "AIRFLOW_VAR_SLEEP": json.dumps(round(scaled(15))),
+    }
     with AirflowStack(
         tmp_path_factory.mktemp("airflow"),
         dags,
