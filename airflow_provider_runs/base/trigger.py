@@ -27,8 +27,8 @@ builds Airflow's own client: more than 20 s on a starved machine.
 """
 CANCEL_SECONDS = 60.0
 """
-Longest time in seconds for the cancel itself, from when it is known that it is wanted: a login, the request, and
-reading back. A busy Mage takes half a minute for a login alone.
+Longest time in seconds for the cancel itself, from when it is known that it is wanted: a login, the request
+and reading back. A busy Mage takes half a minute for a login alone.
 """
 SETTLE_SECONDS = 6.0
 """

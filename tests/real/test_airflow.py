@@ -52,7 +52,8 @@ with DAG(dag_id="searching", **ALL):
 
 with DAG(dag_id="changing", **ALL):
     start = MageTriggerRunOperator(
-        task_id="start", pipeline_uuid="example", trigger_name="example", variables={"sleep": Variable.get("sleep", deserialize_json=True)},
+        task_id="start", pipeline_uuid="example", trigger_name="example",
+        variables={"sleep": Variable.get("sleep", deserialize_json=True)},
         wait_for_completion=False,
     )
     cancel = MageCancelRunOperator(task_id="cancel", run_id="{{ ti.xcom_pull(task_ids='start') }}")
