@@ -263,11 +263,12 @@ class CanFindStarted(ABC):
     @abstractmethod
     def find_started(self, arguments: Mapping[str, Any], key: str, since: float) -> Flow[Run | None]:
         """
-        Find the run that was started with a key.
+        Find the run that was started with a key, None if it surely was not started.
 
         :param arguments: the arguments that it was started with.
         :param key: the key.
         :param since: UTC epoch seconds before which it was surely not started.
+        :raises IncompleteList: if the list that would show it had to be left before its end.
         """
 
 
@@ -305,6 +306,7 @@ class CanFindUnmarked(ABC):
         :param snapshot: what :meth:`snapshot` returned just before; empty where that is not known.
         :param since: UTC epoch seconds before which it was surely not started.
         :raises Unsure: if there are runs that could be it, and nothing tells.
+        :raises IncompleteList: if the list that would show it had to be left before its end.
         """
 
 
@@ -321,6 +323,7 @@ class CanListRuns(ABC):
         :param filters: the service's own filters, see its hook's ``list_runs``.
         :param since: UTC epoch seconds; runs that were created before are left out.
         :param limit: runs at most; None: all.
+        :raises IncompleteList: if the list had to be left before its end.
         """
 
 

@@ -2,23 +2,19 @@
 Mage's pipeline runs: connection and endpoints.
 
 See https://docs.mage.ai/api-reference/pipeline-runs/overview. What the answers mean stands in
-:mod:`~airflow_provider_runs.mage.answers`.
+:mod:`~airflow_provider_runs.mage.answers`, how runs are listed in :mod:`~airflow_provider_runs.mage.lists`.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
 from airflow_provider_runs.core.api import (
     CanCancel,
-    CanFindStarted,
-    CanGetMany,
-    CanListActive,
     CanRetry,
     Scope,
     Token,
@@ -34,22 +30,15 @@ from airflow_provider_runs.core.http import Flow, Request, one_line
 from airflow_provider_runs.core.inputs import boolean, json_object, required_text, unknown_names
 from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.core.schedule import Pace
-from airflow_provider_runs.mage.answers import Row, blocks_of, created_at, inner_token
+from airflow_provider_runs.mage.answers import Row, blocks_of, inner_token
+from airflow_provider_runs.mage.lists import MARKER, MageLists
 from airflow_provider_runs.mage.lookups import TRIGGER_FIELDS, run_number
-from airflow_provider_runs.mage.reasons import MageReasons
 
 # The public client id of Mage's own web interface, the same in every installation.
 API_KEY = "zkWlN0PkIKSN0C11CfUHUj84OT5XOJ6tDZ6bDRO2"
 SESSION_LIFETIME = 3600.0
 LONGEST_LIFETIME = 1e9
 """Seconds; a session that says it lives longer is taken to live :data:`SESSION_LIFETIME`."""
-MARKER = "airflow_run_key"
-ACTIVE_PAGE = 500
-"""Rows of a page of the list of active runs."""
-# Rows since a moment, which is mostly a recent one. A full row takes Mage some milliseconds.
-FEW = 20
-# created_at has whole seconds, and on Postgres it is the start of the transaction.
-CLOCK_SLACK = 300.0
 ARGUMENTS = (
     "pipeline_schedule_id",
     "pipeline_uuid",
@@ -107,7 +96,7 @@ CONNECTION = ConnectionSpec(
 )
 
 
-class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListActive, CanRetry):
+class MageRunApi(MageLists, CanCancel, CanRetry):
     """Describe Mage's run API for one connection."""
 
     connection = CONNECTION
@@ -253,107 +242,10 @@ class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListActi
             )
         return event_variables | marker
 
-    def find_started(self, arguments: Mapping[str, Any], key: str, since: float) -> Flow[Run | None]:
-        self._check_schedule(arguments)
-        if arguments.get("pipeline_uuid") is None:
-            schedule = self._schedule_id(arguments)
-        else:
-            schedule = int((yield from self._schedule(arguments))["id"])
-        rows = yield from self._rows(
-            f"/api/pipeline_schedules/{schedule}/pipeline_runs",
-            {"order_by[]": "id desc", "disable_retries_grouping": "1"},
-            "pipeline_runs",
-            f"listing the runs of trigger {schedule}",
-            enough=lambda page: _is_before(page[-1], since - CLOCK_SLACK),
-        )
-        found = []
-        for row in rows:
-            marks = (row.get("variables"), row.get("event_variables"))
-            marked = any(isinstance(one, dict) and one.get(MARKER) == key for one in marks)
-            if marked and row.get("pipeline_schedule_id") == schedule:
-                found.append(self._run(row))
-        # A run retried in Mage's interface copies the marker into a newer run; ours is the oldest.
-        return min(found, key=lambda run: int(run.id), default=None)
-
     # Asking
 
     def get(self, run_id: str) -> Flow[Run]:
         return self._run((yield from self._detail(run_id)))
-
-    def get_many(self, run_ids: Sequence[str]) -> Flow[dict[str, Run | Exception]]:
-        """
-        Ask about many runs by one list of the active ones.
-
-        A run that is not in it has ended, was deleted, or slipped between two pages: it is left out, so that
-        it is asked about by itself. So is one that ended while Mage made the list, which tells no reasons.
-
-        :param run_ids: the runs' ids.
-        """
-        wanted = {int(run_id) for run_id in run_ids if run_id.isdecimal() and run_id.isascii()}
-        lowest = min(wanted, default=0)
-        rows = yield from self._rows(
-            "/api/pipeline_runs",
-            {
-                "status[]": "initial,running",
-                "_format": "with_basic_details",
-                "disable_retries_grouping": "1",
-                "order_by[]": "id desc",
-            },
-            "pipeline_runs",
-            "listing the active runs",
-            page=ACTIVE_PAGE,
-            # Newest first: below the lowest id nobody is waited for.
-            enough=lambda page: int(self._run(page[-1]).id) < lowest,
-            keep=lambda row: isinstance(row.get("id"), int) and row["id"] in wanted,
-        )
-        runs = (self._run(row) for row in rows)
-        return {run.id: run for run in runs if not run.state.is_terminal}
-
-    def list_runs(
-        self, filters: Mapping[str, Any], *, since: float | None = None, limit: int | None = None
-    ) -> Flow[list[Run]]:
-        unknown_names("list of Mage runs", filters, (*TRIGGER_FIELDS, "status"))
-        status = _statuses(filters.get("status"), self.statuses.all_words())
-        named = {name: filters[name] for name in TRIGGER_FIELDS if filters.get(name) is not None}
-        params = {"order_by[]": "id desc", "disable_retries_grouping": "1"}
-        if status:
-            params["status[]"] = status
-        path, schedule, what = "/api/pipeline_runs", None, "listing runs"
-        if "trigger_name" in named or "pipeline_schedule_id" in named:
-            self._check_schedule(named)
-            if "trigger_name" in named:
-                schedule = int((yield from self._schedule(named))["id"])
-            else:
-                schedule = self._schedule_id(named)
-            path = f"/api/pipeline_schedules/{schedule}/pipeline_runs"
-            what += f" of trigger {schedule}"
-        elif "pipeline_uuid" in named:
-            params["pipeline_uuid"] = required_text("pipeline_uuid", named["pipeline_uuid"])
-            what += f" of pipeline {params['pipeline_uuid']!r}"
-
-        def enough(page: list[Row]) -> bool:
-            return since is not None and _is_before(page[-1], since - CLOCK_SLACK)
-
-        rows = yield from self._rows(
-            path,
-            params,
-            "pipeline_runs",
-            what,
-            page=None if since is None else FEW,
-            enough=enough,
-            limit=limit,
-        )
-        if not rows and named:
-            yield from self._exists(schedule, params.get("pipeline_uuid"))
-        if schedule is not None and any(row.get("pipeline_schedule_id") != schedule for row in rows):
-            # The runs of a trigger that does not exist are those of all triggers.
-            raise NotFound(f"Mage has no trigger {schedule}", status=404)
-        runs = [self._run(row) for row in rows if since is None or not _is_before(row, since)]
-        return runs[:limit]
-
-    def active_filters(self, arguments: Mapping[str, Any]) -> Row:
-        named = {name: arguments[name] for name in TRIGGER_FIELDS if arguments.get(name) is not None}
-        return {**named, "status": list(self.statuses.active_words())}
 
     @staticmethod
     def check_run_id(run_id: str) -> None:
@@ -518,22 +410,6 @@ class MageRunApi(MageReasons, CanCancel, CanFindStarted, CanGetMany, CanListActi
 
 def _named(arguments: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(arguments.get(name)) for name in (*TRIGGER_FIELDS, "allow_inactive_trigger"))
-
-
-def _is_before(row: Row, moment: float) -> bool:
-    created = created_at(row)
-    if created is None:
-        return False
-    # Where Mage keeps whole seconds, a run of the same second may be a later one.
-    return created.timestamp() < (moment if created.microsecond else math.floor(moment))
-
-
-def _statuses(given: Any, known: Sequence[str]) -> str:
-    """Return status words as Mage's filter wants them; none where none are given."""
-    words = list(given) if isinstance(given, (list, tuple, set)) else [] if given is None else [given]
-    if unknown := [word for word in words if word not in known]:
-        raise BadInput(f"Mage has no status {unknown[0]!r}; it has {', '.join(known)}")
-    return ",".join(words)
 
 
 def _no_retry(run: Run, why: str) -> ApiError:

@@ -92,6 +92,7 @@ class MageHook(RunHook):
         :return: the runs.
         :raises BadInput: if an argument is wrong; nothing was sent.
         :raises NotFound: if there is no such trigger or pipeline.
+        :raises IncompleteList: if the list has no end: more than 1,000 pages or 10 minutes, or nothing new.
         :raises RunsError: if Mage cannot be asked.
         """
         return self.drive(_listing(pipeline_schedule_id, pipeline_uuid, trigger_name, status, since, limit))

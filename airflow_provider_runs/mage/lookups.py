@@ -9,10 +9,10 @@ from urllib.parse import quote
 from airflow_provider_runs.core.errors import BadInput, NotFound
 from airflow_provider_runs.core.http import Flow, Request, one_line
 from airflow_provider_runs.core.inputs import integer, required_text
+from airflow_provider_runs.core.pages import Page, read_pages
 from airflow_provider_runs.mage.answers import MageAnswers, Row
 
 PAGE = 100
-ENDLESS = 10**9
 TRIGGER_FIELDS = ("pipeline_schedule_id", "pipeline_uuid", "trigger_name")
 """What a trigger is named by: its id, or its pipeline and its name."""
 
@@ -46,18 +46,16 @@ class MageLookups(MageAnswers):
             raise self._unusable(response, f"run {run_id}")
         return row
 
-    def _rows(
+    def _walk(
         self,
         path: str,
         params: Mapping[str, str],
         key: str,
         what: str,
+        take: Callable[[list[Row]], bool],
         *,
-        page: int | None = None,
-        enough: Callable[[list[Row]], bool] = lambda page: False,
-        keep: Callable[[Row], bool] = lambda row: True,
-        limit: int | None = None,
-    ) -> Flow[list[Row]]:
+        size: int = PAGE,
+    ) -> Flow[None]:
         """
         Read a list page by page.
 
@@ -65,29 +63,19 @@ class MageLookups(MageAnswers):
         :param params: query parameters beside those of paging.
         :param key: the answer's member that holds the rows.
         :param what: what is done, for messages.
-        :param page: rows of a page; None: :data:`PAGE`.
-        :param enough: tells of a page that is not empty whether the rest of the list does not matter.
-        :param keep: tells of a row whether it is wanted.
-        :param limit: rows after which the rest does not matter either.
+        :param take: is given the rows of a page that did not come before; tells whether more are wanted.
+        :param size: rows of a page.
+        :raises IncompleteList: if the list had to be left before its end.
         """
-        size = min(page or PAGE, limit or ENDLESS)
-        rows: list[Row] = []
-        last: list[Row] = []
-        seen: set[Any] = set()
-        offset = 0
-        while True:
+
+        def ask(offset: int) -> Flow[Page[int]]:
             asked = {**params, "_limit": str(size), "_offset": str(offset)}
             response = yield self._request("GET", path, asked)
-            found, more = self._read_page(response, key, what)
-            if found and found == last:
-                raise self._unusable(response, what)
-            last = found
-            # A run that is created meanwhile moves the others to a later place.
-            rows += [row for row in found if row.get("id") not in seen and keep(row)]
-            seen |= {row.get("id") for row in found if isinstance(row.get("id"), int)}
-            offset += size
-            if not found or not more or enough(found) or (limit is not None and len(rows) >= limit):
-                return rows
+            rows, more = self._read_page(response, key, what)
+            return Page(rows, offset + size if more else None)
+
+        # A run that is created meanwhile moves the others to a later place.
+        yield from read_pages(f"{self.service}: {what}", ask, 0, _id_of, take)
 
     # Triggers
 
@@ -114,11 +102,18 @@ class MageLookups(MageAnswers):
         if arguments.get("pipeline_uuid") is None:
             return (yield from self._schedule_by_id(self._schedule_id(arguments)))
         pipeline = required_text("pipeline_uuid", arguments["pipeline_uuid"])
-        rows = yield from self._rows(
+        rows: list[Row] = []
+
+        def take(fresh: list[Row]) -> bool:
+            rows.extend(fresh)
+            return True
+
+        yield from self._walk(
             f"/api/pipelines/{quote(pipeline, safe='')}/pipeline_schedules",
             {},
             "pipeline_schedules",
             f"listing the triggers of pipeline {pipeline!r}",
+            take,
         )
         name = arguments.get("trigger_name")
         if name is None:
@@ -154,6 +149,11 @@ class MageLookups(MageAnswers):
         path = f"/api/pipelines/{quote(str(pipeline), safe='')}/pipeline_schedules"
         response = yield self._request("GET", path, {"_limit": "0"})
         self._read(response, "pipeline_schedules", f"pipeline {pipeline!r}")
+
+
+def _id_of(row: Row) -> int | None:
+    found = row.get("id")
+    return found if isinstance(found, int) else None
 
 
 def run_number(run_id: str) -> int:

@@ -262,8 +262,8 @@ class ParadimeRunApi(ParadimeLookups, CanCancel, CanFindUnmarked, CanRetry):
             slug,
             None,
             lambda rows: (
-                rows[-1]["id"] <= latest
-                or is_before(self._run(rows[-1]["id"], None, rows[-1]), since, ZONE_SLACK)
+                rows[-1]["id"] > latest
+                and not is_before(self._run(rows[-1]["id"], None, rows[-1]), since, ZONE_SLACK)
             ),
         )
         possible = []
@@ -408,7 +408,9 @@ class ParadimeRunApi(ParadimeLookups, CanCancel, CanFindUnmarked, CanRetry):
         yield from self.get(run_id)
 
         rows = yield from self._run_rows(
-            slug, None, lambda rows: is_before(self._run(rows[-1]["id"], None, rows[-1]), since, ZONE_SLACK)
+            slug,
+            None,
+            lambda rows: not is_before(self._run(rows[-1]["id"], None, rows[-1]), since, ZONE_SLACK),
         )
         runs = [
             self._run(row["id"], row.get("state"), row)

@@ -119,6 +119,7 @@ class ParadimeHook(RunHook):
         :return: the runs.
         :raises BadInput: if an argument is wrong; nothing was sent.
         :raises NotFound: if there is no such schedule.
+        :raises IncompleteList: if the list has no end: more than 1,000 pages or 10 minutes, or nothing new.
         :raises RunsError: if Paradime cannot be asked.
         """
         return self.drive(_listing(slug, schedule_name, state, since, limit))
@@ -417,6 +418,7 @@ class ParadimeHook(RunHook):
             ``successfulRunOnly`` of each) of each schedule. Older servers tell no ``slug`` and no
             ``suspended``.
         :raises BadInput: if ``limit`` is wrong; nothing was sent.
+        :raises IncompleteList: if the list has no end: more than 1,000 pages or 10 minutes, or nothing new.
         :raises RunsError: if Paradime cannot be asked.
         """
         return self.drive(_schedules(show_inactive, limit))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from airflow_provider_runs.core.api import CanExplain, CanGetMany, CanListActive
 from airflow_provider_runs.core.errors import ApiError, BadInput, RunsError
 from airflow_provider_runs.core.http import Flow, Request
 from airflow_provider_runs.core.inputs import integer, one_of, required_text, unknown_names
+from airflow_provider_runs.core.pages import Page, read_pages
 from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.paradime.answers import (
     BadAnswer,
@@ -212,47 +214,49 @@ class ParadimeLookups(ParadimeAnswers, CanExplain, CanGetMany, CanListActive):
         elif not states:
             newest = limit
 
-        def kept(rows: list[Row]) -> list[Run]:
-            runs = (self._run(row["id"], row.get("state"), row) for row in rows)
-            return [
-                run
-                for run in runs
-                if (not states or run.status in states) and not is_before(run, since, slack=0.0)
-            ]
+        found: list[Run] = []
 
-        rows = yield from self._run_rows(
-            slug,
-            newest,
-            lambda rows: (
-                is_before(self._run(rows[-1]["id"], None, rows[-1]), since)
-                or (limit is not None and len(kept(rows)) >= limit)
-            ),
-        )
+        def more(rows: list[Row]) -> bool:
+            runs = [self._run(row["id"], row.get("state"), row) for row in rows]
+            wanted = (run for run in runs if not states or run.status in states)
+            found.extend(run for run in wanted if not is_before(run, since, slack=0.0))
+            return not is_before(runs[-1], since) and (limit is None or len(found) < limit)
+
+        rows = yield from self._run_rows(slug, newest, more)
         if not rows:
             # An unknown schedule may be answered by an empty list.
             yield from self.get_schedule({"slug": slug})
-        return kept(rows)[:limit]
+        return found[:limit]
 
     def _run_rows(
-        self, slug: str | None, newest: int | None, enough: Callable[[list[Row]], bool]
+        self, slug: str | None, newest: int | None, more: Callable[[list[Row]], bool]
     ) -> Flow[list[Row]]:
-        """Return the rows of a schedule's runs, the newest first, until there are enough of them."""
+        """
+        Return the rows of runs, the newest first.
+
+        :param slug: those of this schedule; None: of all.
+        :param newest: so many at most; None: all.
+        :param more: is given the rows of a page that did not come before; tells whether more are wanted.
+        :raises IncompleteList: if the list had to be left before its end.
+        """
         what = "listing runs" if slug is None else f"listing the runs of schedule {slug!r}"
         named = {} if slug is None else {"slug": slug}
         found: dict[int, Row] = {}
-        offset = 0
-        while newest is None or len(found) < newest:
-            size = RUNS_PAGE if newest is None else min(newest - len(found), LARGEST_PAGE)
+
+        def ask(offset: int) -> Flow[Page[int]]:
+            size = _page_size(newest, len(found))
             answer = yield from self._call(RUNS, {**named, "offset": offset, "limit": size}, what)
             rows = rows_of(answer.get("runs"))
             if rows is None:
                 raise self._bad_answer(what, "without a list of runs")
-            # Runs that were started meanwhile shift the pages.
-            fresh = {row["id"]: row for row in rows if row["id"] not in found}
-            found |= fresh
-            offset += len(rows)
-            if len(rows) < size or not fresh or enough(list(found.values())):
-                break
+            return Page(rows, offset + len(rows) if len(rows) >= size else None)
+
+        def take(rows: list[Row]) -> bool:
+            found.update({row["id"]: row for row in rows})
+            return more(rows) and (newest is None or len(found) < newest)
+
+        # Runs that were started meanwhile shift the pages.
+        yield from read_pages(f"{self.service}: {what}", ask, 0, itemgetter("id"), take)
         return list(found.values())
 
     def _states(self, given: Any) -> frozenset[str]:
@@ -392,20 +396,37 @@ class ParadimeLookups(ParadimeAnswers, CanExplain, CanGetMany, CanListActive):
 
         :param show_inactive: whether to list inactive ones too.
         :param limit: so many at most; None: all.
+        :raises IncompleteList: if the list had to be left before its end.
         """
         what = "listing schedules"
         found: list[Row] = []
-        while limit is None or len(found) < limit:
-            size = RUNS_PAGE if limit is None else min(limit - len(found), LARGEST_PAGE)
-            page = {"offset": len(found), "limit": size, "showInactive": show_inactive}
-            answer = yield from self._call_or_older(SCHEDULES, page, what)
+
+        def ask(offset: int) -> Flow[Page[int]]:
+            size = _page_size(limit, len(found))
+            asked = {"offset": offset, "limit": size, "showInactive": show_inactive}
+            answer = yield from self._call_or_older(SCHEDULES, asked, what)
             rows = answer.get("schedules")
             if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
                 raise self._bad_answer(what, "without a list of schedules")
-            found += rows
-            if len(rows) < size:
-                break
-        return found
+            return Page(rows, offset + len(rows) if len(rows) >= size else None)
+
+        def take(rows: list[Row]) -> bool:
+            found.extend(rows)
+            return limit is None or len(found) < limit
+
+        yield from read_pages(f"{self.service}: {what}", ask, 0, _id_of_schedule, take)
+        return found[:limit]
+
+
+def _page_size(most: int | None, found: int) -> int:
+    """Return the rows of the next page, where so many are wanted at most and so many were found."""
+    return RUNS_PAGE if most is None else min(most - found, LARGEST_PAGE)
+
+
+def _id_of_schedule(row: Row) -> str | int | None:
+    """Return what tells a schedule from others, of what the server says about it."""
+    named = (row.get(name) for name in ("uuid", "id", "name"))
+    return next((found for found in named if isinstance(found, (str, int))), None)
 
 
 def run_number(run_id: str) -> int:

@@ -193,6 +193,7 @@ class StraitHook(RunHook):
         :param limit: so many at most; None: all.
         :return: the runs.
         :raises BadInput: if an argument is wrong; nothing was sent.
+        :raises IncompleteList: if the list has no end: more than 1,000 pages or 10 minutes, or nothing new.
         :raises RunsError: if Strait cannot be asked.
         """
         filters = {
@@ -266,6 +267,7 @@ class StraitHook(RunHook):
         :param limit: so many at most; None: all.
         :return: the runs.
         :raises BadInput: if an argument is wrong; nothing was sent.
+        :raises IncompleteList: if the list has no end: more than 1,000 pages or 10 minutes, or nothing new.
         :raises RunsError: if Strait cannot be asked.
         """
         return self.drive(_dead_letters(limit))

@@ -13,10 +13,12 @@ import logging
 import math
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from airflow_provider_runs.core import pages
 from airflow_provider_runs.core.ends import CanListRecent
 from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound
 from airflow_provider_runs.core.http import Flow, Request
@@ -98,20 +100,22 @@ class StraitLists(StraitAnswers, CanListRecent):
         :param take: is given the rows of a page that did not come before; tells whether more are wanted.
         :param start: cursor of the first page.
         :param size: rows of a page.
+        :raises IncompleteList: if the list had to be left before its end.
         """
-        seen: set[str] = set()
-        cursor = start
-        while True:
+        old = False
+
+        def ask(cursor: str | None) -> Flow[pages.Page[str | None]]:
+            nonlocal old
             page = yield from self._one_page(path, params, what, cursor, size)
-            fresh = [row for row in page.rows if str(row.get("id")) not in seen]
-            seen |= {str(row.get("id")) for row in fresh}
-            if not take(fresh) or page.cursor is None:
-                return page.old
-            # A page that brings nothing new consists of runs of one moment: then Strait's cursor leads on.
-            following = (fresh and _just_after(page.rows[-1])) or page.cursor
-            if following == cursor:
-                return page.old
-            cursor = following
+            old = page.old
+            after = _just_after(page.rows[-1]) if page.rows else None
+            # From there on is only what has come: then Strait's cursor leads on.
+            if page.cursor is None or after is None or after == cursor:
+                after = page.cursor
+            return pages.Page(page.rows, after, page.cursor)
+
+        yield from pages.read_pages(f"{self.service}: {what}", ask, start, _id_of, take)
+        return old
 
     def _one_page(
         self,
@@ -323,8 +327,10 @@ class StraitLists(StraitAnswers, CanListRecent):
         self._page_size = min(PAGE, 2 * self._page_size)
         found: dict[str, Run | Exception] = {}
         missing = set(run_ids)
-        if not (yield from self._look_for(missing, found, self.statuses.active_words())):
-            yield from self._look_for(missing, found, self.statuses.ended_words())
+        # What a list without an end does not show is asked about singly, too.
+        with suppress(pages.IncompleteList):
+            if not (yield from self._look_for(missing, found, self.statuses.active_words())):
+                yield from self._look_for(missing, found, self.statuses.ended_words())
         return found
 
     def _look_for(
@@ -402,6 +408,11 @@ def _created_within(run_ids: Iterable[str]) -> tuple[str | None, float]:
         moments.append(made)
     after = datetime.fromtimestamp(max(moments) + ID_SLACK, UTC)
     return _zulu(after), min(moments) - ID_SLACK
+
+
+def _id_of(row: Row) -> str | None:
+    found = row.get("id")
+    return found if isinstance(found, str) else None
 
 
 def _just_after(row: Mapping[str, Any]) -> str | None:

@@ -12,10 +12,11 @@ import pytest
 from airflow_provider_runs.base.watch import wait_for_run
 from airflow_provider_runs.core.errors import ApiError
 from airflow_provider_runs.core.outcome import Verdict
+from airflow_provider_runs.core.pages import IncompleteList
 from airflow_provider_runs.core.progress import Watch
 from airflow_provider_runs.core.run import RunState
-from airflow_provider_runs.mage.api import ACTIVE_PAGE
 from airflow_provider_runs.mage.hooks import MageHook
+from airflow_provider_runs.mage.lists import ACTIVE_PAGE
 from airflow_provider_runs.simulator import Simulator
 from tests.answers import answer
 from tests.mage.conftest import make_api
@@ -74,7 +75,7 @@ def test_a_list_that_cannot_be_read_says_nothing_about_any_run(rows: Any) -> Non
 
 
 def test_a_server_that_repeats_a_page_is_not_asked_for_ever() -> None:
-    with pytest.raises(ApiError):
+    with pytest.raises(IncompleteList):
         play(make_api().get_many(["1"]), page(9, 8, more=True), page(9, 8, more=True))
 
 

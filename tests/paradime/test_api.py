@@ -11,6 +11,7 @@ import pytest
 from airflow_provider_runs.core.api import Unsure
 from airflow_provider_runs.core.connection import read_settings
 from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound, Unauthorized, WrongScope
+from airflow_provider_runs.core.pages import IncompleteList
 from airflow_provider_runs.core.run import RunState
 from airflow_provider_runs.paradime.answers import BadAnswer, DocumentRefused
 from airflow_provider_runs.paradime.api import CONNECTION, ParadimeRunApi
@@ -383,8 +384,17 @@ class TestLists:
 
     def test_a_server_that_repeats_a_page_is_not_asked_for_ever(self) -> None:
         page = runs(*(row(n) for n in range(100, 50, -1)))
-        _, found = play(make_api().list_runs(DAILY), page, page)
-        assert len(found) == 50
+        with pytest.raises(IncompleteList, match=r"page 2 brings nothing new\. 50 entries were read"):
+            play(make_api().list_runs(DAILY), page, page)
+
+    def test_a_schedule_that_comes_twice_is_listed_once(self) -> None:
+        def schedules(first: int, last: int) -> Any:
+            listed = [{"id": n, "uuid": f"u{n}", "name": f"s{n}"} for n in range(first, last)]
+            return data(listBoltSchedules={"totalCount": 51, "schedules": listed})
+
+        # One was deleted in between, so that others moved up, and one was made.
+        _, found = play(make_api().list_schedules(), schedules(0, 50), schedules(48, 52))
+        assert [row["id"] for row in found] == list(range(52))
 
     def test_no_further_page_than_the_limit_needs(self) -> None:
         page = runs(*(row(n) for n in range(1200, 200, -1))), runs(*(row(n) for n in range(200, 100, -1)))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_runs.core.errors import ApiError, BadInput
+from airflow_provider_runs.core.pages import IncompleteList
 from airflow_provider_runs.core.run import moment
 from airflow_provider_runs.strait.api import StraitRunApi
 from tests.answers import answer
@@ -45,10 +46,18 @@ def test_a_page_of_one_moment_is_left_by_straits_cursor(api: StraitRunApi) -> No
     assert ids(runs) == ["a", "b", "r6"]
 
 
-def test_a_list_that_does_not_go_on_is_left(api: StraitRunApi) -> None:
+def test_a_moment_with_more_runs_than_a_page_does_not_end_the_list(api: StraitRunApi) -> None:
+    first = page(at(9), at(7, "a"), cursor="2027-01-15T08:00:07Z")
+    second = page(at(7, "a"), at(7, "b"), cursor="2027-01-15T08:00:07Z")
+    requests, runs = play(api.list_runs({}), answer(first), answer(second), answer(page(at(6))))
+    assert requests[2].params["cursor"] == "2027-01-15T08:00:07Z"
+    assert ids(runs) == ["r9", "a", "b", "r6"]
+
+
+def test_a_list_that_does_not_go_on_though_it_should_is_no_answer(api: StraitRunApi) -> None:
     same = page(at(7, "a"), cursor="x")
-    _, runs = play(api.list_runs({}), answer(same), answer(same), answer(same))
-    assert ids(runs) == ["a"]
+    with pytest.raises(IncompleteList, match=r"listing runs stopped early.* page 3 brings nothing new"):
+        play(api.list_runs({}), answer(same), answer(same), answer(same))
 
 
 def test_runs_without_a_date_are_left_by_straits_cursor(api: StraitRunApi) -> None:

@@ -1,0 +1,154 @@
+"""Lists of Mage's runs: what users ask for, the active ones that all polls share, the search for a start."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from airflow_provider_runs.core.api import CanFindStarted, CanGetMany, CanListActive
+from airflow_provider_runs.core.errors import BadInput, NotFound
+from airflow_provider_runs.core.http import Flow
+from airflow_provider_runs.core.inputs import required_text, unknown_names
+from airflow_provider_runs.core.run import Run
+from airflow_provider_runs.mage.answers import Row, created_at
+from airflow_provider_runs.mage.lookups import PAGE, TRIGGER_FIELDS
+from airflow_provider_runs.mage.reasons import MageReasons
+
+MARKER = "airflow_run_key"
+ACTIVE_PAGE = 500
+"""Rows of a page of the list of active runs."""
+# Rows since a moment, which is mostly a recent one. A full row takes Mage some milliseconds.
+FEW = 20
+# created_at has whole seconds, and on Postgres it is the start of the transaction.
+CLOCK_SLACK = 300.0
+
+
+class MageLists(MageReasons, CanFindStarted, CanGetMany, CanListActive):
+    """List runs, for :class:`~airflow_provider_runs.mage.api.MageRunApi`."""
+
+    def find_started(self, arguments: Mapping[str, Any], key: str, since: float) -> Flow[Run | None]:
+        self._check_schedule(arguments)
+        if arguments.get("pipeline_uuid") is None:
+            schedule = self._schedule_id(arguments)
+        else:
+            schedule = int((yield from self._schedule(arguments))["id"])
+        found: list[Run] = []
+
+        def take(rows: list[Row]) -> bool:
+            ours = (row for row in rows if row.get("pipeline_schedule_id") == schedule and _has(row, key))
+            found.extend(self._run(row) for row in ours)
+            return not _is_before(rows[-1], since - CLOCK_SLACK)
+
+        yield from self._walk(
+            f"/api/pipeline_schedules/{schedule}/pipeline_runs",
+            {"order_by[]": "id desc", "disable_retries_grouping": "1"},
+            "pipeline_runs",
+            f"listing the runs of trigger {schedule}",
+            take,
+        )
+        # A run retried in Mage's interface copies the marker into a newer run; ours is the oldest.
+        return min(found, key=lambda run: int(run.id), default=None)
+
+    def get_many(self, run_ids: Sequence[str]) -> Flow[dict[str, Run | Exception]]:
+        """
+        Ask about many runs by one list of the active ones.
+
+        A run that is not in it has ended, was deleted, or slipped between two pages: it is left out, so that
+        it is asked about by itself. So is one that ended while Mage made the list, which tells no reasons.
+
+        :param run_ids: the runs' ids.
+        :raises IncompleteList: if the list had to be left before its end: to read it again each time would
+            cost more than it tells.
+        """
+        wanted = {int(run_id) for run_id in run_ids if run_id.isdecimal() and run_id.isascii()}
+        lowest = min(wanted, default=0)
+        found: dict[str, Run | Exception] = {}
+
+        def take(rows: list[Row]) -> bool:
+            ours = (row for row in rows if isinstance(row.get("id"), int) and row["id"] in wanted)
+            runs = (self._run(row) for row in ours)
+            found.update({run.id: run for run in runs if not run.state.is_terminal})
+            # Newest first: below the lowest id nobody is waited for.
+            return int(self._run(rows[-1]).id) >= lowest
+
+        yield from self._walk(
+            "/api/pipeline_runs",
+            {
+                "status[]": "initial,running",
+                "_format": "with_basic_details",
+                "disable_retries_grouping": "1",
+                "order_by[]": "id desc",
+            },
+            "pipeline_runs",
+            "listing the active runs",
+            take,
+            size=ACTIVE_PAGE,
+        )
+        return found
+
+    def list_runs(
+        self, filters: Mapping[str, Any], *, since: float | None = None, limit: int | None = None
+    ) -> Flow[list[Run]]:
+        unknown_names("list of Mage runs", filters, (*TRIGGER_FIELDS, "status"))
+        status = _statuses(filters.get("status"), self.statuses.all_words())
+        named = {name: filters[name] for name in TRIGGER_FIELDS if filters.get(name) is not None}
+        params = {"order_by[]": "id desc", "disable_retries_grouping": "1"}
+        if status:
+            params["status[]"] = status
+        path, schedule, what = "/api/pipeline_runs", None, "listing runs"
+        if "trigger_name" in named or "pipeline_schedule_id" in named:
+            self._check_schedule(named)
+            if "trigger_name" in named:
+                schedule = int((yield from self._schedule(named))["id"])
+            else:
+                schedule = self._schedule_id(named)
+            path = f"/api/pipeline_schedules/{schedule}/pipeline_runs"
+            what += f" of trigger {schedule}"
+        elif "pipeline_uuid" in named:
+            params["pipeline_uuid"] = required_text("pipeline_uuid", named["pipeline_uuid"])
+            what += f" of pipeline {params['pipeline_uuid']!r}"
+
+        rows: list[Row] = []
+
+        def take(fresh: list[Row]) -> bool:
+            rows.extend(fresh)
+            passed = since is not None and _is_before(fresh[-1], since - CLOCK_SLACK)
+            return not passed and (limit is None or len(rows) < limit)
+
+        usual = PAGE if since is None else FEW
+        size = usual if limit is None else min(usual, limit)
+        yield from self._walk(path, params, "pipeline_runs", what, take, size=size)
+        if not rows and named:
+            yield from self._exists(schedule, params.get("pipeline_uuid"))
+        if schedule is not None and any(row.get("pipeline_schedule_id") != schedule for row in rows):
+            # The runs of a trigger that does not exist are those of all triggers.
+            raise NotFound(f"Mage has no trigger {schedule}", status=404)
+        runs = [self._run(row) for row in rows if since is None or not _is_before(row, since)]
+        return runs[:limit]
+
+    def active_filters(self, arguments: Mapping[str, Any]) -> Row:
+        named = {name: arguments[name] for name in TRIGGER_FIELDS if arguments.get(name) is not None}
+        return {**named, "status": list(self.statuses.active_words())}
+
+
+def _has(row: Row, key: str) -> bool:
+    """Tell whether a run has the marker of a start."""
+    marks = (row.get("variables"), row.get("event_variables"))
+    return any(isinstance(one, dict) and one.get(MARKER) == key for one in marks)
+
+
+def _is_before(row: Row, moment: float) -> bool:
+    created = created_at(row)
+    if created is None:
+        return False
+    # Where Mage keeps whole seconds, a run of the same second may be a later one.
+    return created.timestamp() < (moment if created.microsecond else math.floor(moment))
+
+
+def _statuses(given: Any, known: Sequence[str]) -> str:
+    """Return status words as Mage's filter wants them; none where none are given."""
+    words = list(given) if isinstance(given, (list, tuple, set)) else [] if given is None else [given]
+    if unknown := [word for word in words if word not in known]:
+        raise BadInput(f"Mage has no status {unknown[0]!r}; it has {', '.join(known)}")
+    return ",".join(words)
