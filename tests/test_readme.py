@@ -224,16 +224,21 @@ def test_the_example_test_passes(name: str, example: Any, monkeypatch: pytest.Mo
 
 
 def test_the_simulators_examples_are_accepted() -> None:
-    from airflow_provider_runs.simulator.world import Fault, Plan, read_rule
+    import requests
+
+    from airflow_provider_runs.simulator import Simulator
 
     posted = [
-        (kind, json.loads(body))
+        found
         for block in code("shell")
-        for kind, body in re.findall(r"/_(plans|faults) -d \\\n *'([^']*)'", block)
+        for found in re.findall(r"curl http://127.0.0.1:8765(\S+) -H '([^']+)' -d \\\n *'([^']*)'", block)
     ]
     assert len(posted) == 3
-    for kind, body in posted:
-        read_rule(Plan, body) if kind == "plans" else read_rule(Fault, body)
+    with Simulator() as simulator:
+        for path, header, body in posted:
+            name, _, value = header.partition(": ")
+            answer = requests.post(simulator.url + path, data=body, headers={name: value}, timeout=10)
+            assert answer.status_code == 200, answer.text
 
 
 def test_its_pictures_are_there_and_small() -> None:

@@ -5,7 +5,8 @@
 Python, :class:`Simulator` does the same in a thread. It needs no Airflow; Paradime needs graphql-core (the
 extra ``simulator``).
 
-Controls, all JSON:
+Controls, all JSON (``Content-Type: application/json``), for what runs on this machine: another ``Host`` than
+``127.0.0.1``, ``localhost`` or ``[::1]`` is refused, and so are pages of other origins in its browsers:
 
 ========================  =============================================================================
 ``POST /_plans``          how runs of a resource behave: ``system``, ``resource`` (glob on Chalk's

@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.payload import Payload
 
 from airflow_provider_runs.provider_info import SYSTEMS
+from airflow_provider_runs.simulator.controls import control
 from airflow_provider_runs.simulator.world import (
     INNER_FAULT,
     NOTE,
@@ -248,18 +249,6 @@ async def cancel_others() -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
-
-
-def control(action: Callable[[web.Request], Coroutine[Any, Any, Json]]) -> Handler:
-    """Answer a control's result as JSON, and 400 with the reason for a body that does not fit."""
-
-    async def handler(request: web.Request) -> web.StreamResponse:
-        try:
-            return web.json_response(await action(request))
-        except ValueError as error:
-            return web.json_response({"error": str(error)}, status=400)
-
-    return handler
 
 
 def cut(request: web.Request) -> web.StreamResponse:

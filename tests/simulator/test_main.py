@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -130,6 +131,81 @@ def test_controls_over_http(sim: Simulator) -> None:
     assert requests.post(url + "/_expire_tokens", timeout=10).ok
     requests.post(url + "/_reset", timeout=10)
     assert sim.runs() == []
+
+
+CONTROLS = (
+    *(("POST", f"/_{name}") for name in ("plans", "faults", "expire_tokens", "reset")),
+    *(("DELETE", f"/_{name}") for name in ("plans", "faults", "requests")),
+    *(("GET", f"/_{name}") for name in ("runs", "requests", "health")),
+)
+each_control = pytest.mark.parametrize(("method", "path"), CONTROLS)
+
+
+def test_every_control_is_tried() -> None:
+    server = Server(["mage"])
+    assert {(route.method, route.path) for route in server._controls()} == set(CONTROLS)
+
+
+@each_control
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example.com"},
+        {"Host": "evil.example.com:{port}"},
+        {"Host": "127.0.0.1.evil.example.com:{port}"},
+        {"Host": "localhost.evil.example.com"},
+        {"Host": "169.254.169.254"},
+        {"Host": "[::1"},
+        {"Origin": "https://evil.example.com"},
+        {"Origin": "null"},
+        {"Origin": ""},
+        {"Origin": "http://127.0.0.1"},
+        {"Origin": "http://localhost:{port}"},
+        {"Origin": "https://127.0.0.1:{port}"},
+        {"Origin": "http://127.0.0.1:{port}.evil.example.com"},
+    ],
+    ids=str,
+)
+def test_controls_refuse_pages_of_other_origins(
+    sim: Simulator, method: str, path: str, headers: dict[str, str]
+) -> None:
+    assert start(sim).ok
+    port = sim.url.rpartition(":")[2]
+    shown = {name: value.replace("{port}", port) for name, value in headers.items()}
+    body = {} if method == "GET" else {"json": {"fault": "reset_before", "system": "mage", "operation": "*"}}
+    answer = requests.request(method, sim.url + path, headers=shown, timeout=10, **body)  # type: ignore[arg-type]
+    assert answer.status_code == 403
+    assert set(answer.json()) == {"error"}
+    # Nothing was done.
+    assert mage(sim).ok and len(sim.runs()) == 1 and sim.count("mage", "trigger") == 1
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:{port}", "localhost:{port}", "LOCALHOST:1", "localhost", "[::1]:8080"]
+)
+def test_controls_are_for_this_machine_by_any_of_its_names(sim: Simulator, host: str) -> None:
+    host = host.replace("{port}", sim.url.rpartition(":")[2])
+    for headers in ({"Host": host}, {"Host": host, "Origin": f"http://{host}"}):
+        assert requests.post(f"{sim.url}/_reset", headers=headers, timeout=10).ok
+
+
+@pytest.mark.parametrize("path", ["/_plans", "/_faults", "/_expire_tokens", "/_reset"])
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", None]
+)
+def test_controls_refuse_bodies_that_any_page_may_send(sim: Simulator, path: str, kind: str | None) -> None:
+    assert start(sim).ok
+    body = json.dumps({"fault": "reset_before", "system": "mage", "operation": "*"})
+    headers = {} if kind is None else {"Content-Type": kind}
+    answer = requests.post(sim.url + path, data=body.encode(), headers=headers, timeout=10)
+    assert answer.status_code == 415 and "application/json" in answer.json()["error"]
+    assert mage(sim).ok and len(sim.runs()) == 1
+
+
+def test_controls_take_json_with_a_character_set(sim: Simulator) -> None:
+    kind = {"Content-Type": "Application/JSON; charset=utf-8"}
+    answer = requests.post(f"{sim.url}/_expire_tokens", data=b'{"system": "mage"}', headers=kind, timeout=10)
+    assert answer.json() == {"expired": True}
 
 
 @pytest.mark.parametrize(
