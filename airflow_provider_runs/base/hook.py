@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import BaseHook, mask_secret
 
 from airflow_provider_runs.base.forms import add_form_methods
 from airflow_provider_runs.base.group import look_at_runs
+from airflow_provider_runs.base.loops import LoopDrivers
 from airflow_provider_runs.base.watch import Connect
 from airflow_provider_runs.base.worker import Attended
 from airflow_provider_runs.core import clock
@@ -75,7 +76,7 @@ class RunHook(BaseHook):
     A subclass names its :attr:`api_class`; its constructor takes the connection id under
     ``conn_name_attr`` and each of the API's scope fields. Methods whose names begin with ``a`` are for event
     loops: they return and raise the same as the method that they are named after. ``async with`` or
-    :meth:`aclose` closes what they opened.
+    :meth:`aclose` closes what they opened in the running loop, as the end of that loop does.
 
     :param conn_id: the Airflow connection.
     :param scope: what was chosen beside the connection; unset values are left out.
@@ -97,8 +98,7 @@ class RunHook(BaseHook):
         super().__init__()
         self.conn_id = conn_id
         self.scope = without_none(scope or {})
-        self._async_driver: AsyncDriver | None = None
-        self._async_loop: asyncio.AbstractEventLoop | None = None
+        self._async_drivers = LoopDrivers()
 
     @classmethod
     def for_scope(cls, conn_id: str, scope: Mapping[str, str]) -> RunHook:
@@ -442,16 +442,11 @@ class RunHook(BaseHook):
         :raises ConnectionUnreadable: if Airflow does not hand the connection out.
         :raises BadInput: if a field of it is wrong.
         """
-        loop = asyncio.get_running_loop()
-        if self._async_driver is None or self._async_loop is not loop:
-            self._async_driver, self._async_loop = AsyncDriver(await self.aread_api()), loop
-        return self._async_driver
+        return await self._async_drivers.get(self.aread_api)
 
     async def aclose(self) -> None:
-        """Close what the asynchronous methods opened."""
-        if self._async_driver is not None:
-            driver, self._async_driver = self._async_driver, None
-            await driver.close()
+        """Close what the asynchronous methods opened in the running event loop."""
+        await self._async_drivers.close()
 
     async def __aenter__(self) -> RunHook:
         return self

@@ -73,8 +73,7 @@ async def test_a_token_obtained_in_an_event_loop_is_masked_from_a_thread(sim: Si
     async with ChalkHook() as hook:
         with pytest.raises(NotFound):
             await hook.aget_run("r1")
-        assert hook._async_driver is not None
-        token = hook._async_driver.api.token
+        token = (await hook.async_driver()).api.token
     assert token is not None
     # Nobody waits for that thread.
     for _ in range(500):
