@@ -177,9 +177,9 @@ class ChalkRunApi(RunApi):
         if (tag := arguments.get("override_target_image_tag")) is not None:
             body["override_target_image_tag"] = required_text("override_target_image_tag", tag)
         if (own := arguments.get("idempotency_key")) is not None:
-            key = required_text("idempotency_key", own)
+            key = own
         if key is not None:
-            body["idempotency_key"] = key
+            body["idempotency_key"] = required_text("idempotency_key", key)
         return body
 
     def authenticates(self) -> bool:

@@ -106,8 +106,9 @@ class RunApi(ABC):
         Start a run.
 
         :param arguments: the service's own arguments, see its hook's ``trigger_run``.
-        :param key: the idempotency key, or the marker by which the run can be found again.
+        :param key: the idempotency key, or the marker by which the run can be found again; never empty.
         :param began: UTC epoch seconds of the first request with this key, the same whenever it is repeated.
+        :raises BadInput: if an argument is wrong, or the key is empty; nothing was sent.
         """
 
     @abstractmethod

@@ -232,7 +232,7 @@ class MageRunApi(MageLists, CanCancel, CanRetry):
             raise BadInput("event_variables must not hold pipeline_run: Mage reads it as the run itself")
         if MARKER in event_variables:
             raise BadInput(f"event_variables must not hold {MARKER}: runs are found again by it")
-        marker = {} if key is None else {MARKER: key}
+        marker = {} if key is None else {MARKER: required_text("run_key", key)}
         if not self.old_trigger_url:
             return {"pipeline_run": {"variables": variables | marker}, **event_variables}
         if variables:

@@ -29,6 +29,7 @@ class MageLists(MageReasons, CanFindStarted, CanGetMany, CanListActive):
 
     def find_started(self, arguments: Mapping[str, Any], key: str, since: float) -> Flow[Run | None]:
         self._check_schedule(arguments)
+        key = required_text("run_key", key)
         if arguments.get("pipeline_uuid") is None:
             schedule = self._schedule_id(arguments)
         else:

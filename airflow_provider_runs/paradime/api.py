@@ -174,6 +174,9 @@ class ParadimeRunApi(ParadimeLookups, CanCancel, CanFindUnmarked, CanRetry):
         self, arguments: Mapping[str, Any], key: str | None = None, began: float | None = None
     ) -> Flow[Run]:
         values = self._start_values(arguments)
+        if key is not None:
+            # Paradime takes none, but an empty one is a mistake with any service.
+            required_text("the key of a start", key)
         what = f"starting schedule {values.get('slug') or values.get('scheduleName')!r}"
         if not self._learned.reason:
             values.pop("reason", None)

@@ -766,10 +766,7 @@ def _key(arguments: Mapping[str, Any], key: str | None) -> str | None:
     key = key if own is None else own
     if key is None:
         return None
-    key = header_text("idempotency_key", key)
-    if len(key) > KEY_LENGTH:
-        raise BadInput(f"idempotency_key must have {KEY_LENGTH} characters at most, not {len(key)}")
-    return key
+    return header_text("idempotency_key", required_text("idempotency_key", key, longest=KEY_LENGTH))
 
 
 def _ids(run_ids: Any, most: int | None = None) -> list[str]:

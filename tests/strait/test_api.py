@@ -181,7 +181,7 @@ class TestStart:
             ({"debounce_key": ""}, "debounce_key is empty"),
             ({"batch_key": 5}, "batch_key must be a text"),
             ({"idempotency_key": "x" * 257}, "idempotency_key must have 256 characters at most, not 257"),
-            ({"idempotency_key": ""}, "idempotency_key must be a text of printable"),
+            ({"idempotency_key": ""}, "idempotency_key is empty"),
             ({"idempotency_key": "\u00e9"}, "idempotency_key must be a text of printable"),
             ({"allow_no_run_id": "maybe"}, "allow_no_run_id must be true or false"),
         ],
