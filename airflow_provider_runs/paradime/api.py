@@ -4,22 +4,20 @@ Paradime's Bolt runs: connection, starts, retries and cancels.
 See https://docs.paradime.io/app-help/documentation/bolt. The documents stand in
 :mod:`~airflow_provider_runs.paradime.operations`, what the answers mean in
 :mod:`~airflow_provider_runs.paradime.answers`, and what only asks in
-:mod:`~airflow_provider_runs.paradime.lookups`.
+:mod:`~airflow_provider_runs.paradime.lookups` and :mod:`~airflow_provider_runs.paradime.lists`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from airflow_provider_runs.core.api import (
     CanCancel,
-    CanFindUnmarked,
     CanRetry,
     Scope,
     Unsure,
@@ -36,14 +34,8 @@ from airflow_provider_runs.paradime.answers import (
     Row,
     is_number,
 )
-from airflow_provider_runs.paradime.lookups import (
-    SCHEDULE_FIELDS,
-    Learned,
-    ParadimeLookups,
-    is_before,
-    run_number,
-    schedule_of,
-)
+from airflow_provider_runs.paradime.lists import ZONE_SLACK, ParadimeLists, digest, is_before
+from airflow_provider_runs.paradime.lookups import SCHEDULE_FIELDS, Learned, run_number, schedule_of
 from airflow_provider_runs.paradime.operations import (
     CANCEL,
     COUNT,
@@ -70,12 +62,8 @@ ARGUMENTS = (
     "command_configs",
     "continue_on_error",
 )
-# It comes without a zone, and nobody says which one is meant.
-ZONE_SLACK = 86_400.0
-MOST_CANDIDATES = 20
 # Parts of an endpoint's path that are no secret.
 _PLAIN = re.compile(r"api|v\d+|graphql|paradime|", re.IGNORECASE)
-_COMMIT = re.compile(r"[0-9a-f]{7,40}")
 _UNKNOWN_REASON = re.compile(r"unknown argument\W+reason\b", re.IGNORECASE)
 
 CONNECTION = ConnectionSpec(
@@ -115,7 +103,7 @@ CONNECTION = ConnectionSpec(
 _learned: dict[str, Learned] = {}
 
 
-class ParadimeRunApi(ParadimeLookups, CanCancel, CanFindUnmarked, CanRetry):
+class ParadimeRunApi(ParadimeLists, CanCancel, CanRetry):
     """Describe Paradime's run API for one connection and workspace."""
 
     connection = CONNECTION
@@ -242,65 +230,11 @@ class ParadimeRunApi(ParadimeLookups, CanCancel, CanFindUnmarked, CanRetry):
         return {
             "slug": text,
             "latest": latest or 0,
-            "commands": [_digest(command) for command in commands],
+            "commands": [digest(command) for command in commands],
             "shared": shared,
             "branch": values.get("branch"),
             "pr_number": values.get("prNumber"),
         }
-
-    def find_unmarked(self, snapshot: Mapping[str, Any], since: float) -> Flow[Run | None]:
-        """
-        Look for a run among those of the schedule that were started after a snapshot.
-
-        Paradime keeps nothing by which a run could be told for sure, but its commands: a run that has begun
-        commands of ours which the schedule does not have there is ours. Others may be anybody's.
-
-        :param snapshot: what :meth:`snapshot` returned.
-        :param since: UTC epoch seconds.
-        """
-        slug, latest = snapshot.get("slug"), snapshot.get("latest")
-        if not isinstance(slug, str) or not isinstance(latest, int):
-            raise Unsure("it is not known which Paradime runs there were before the start", ())
-        rows = yield from self._run_rows(
-            slug,
-            None,
-            lambda rows: (
-                rows[-1]["id"] > latest
-                and not is_before(self._run(rows[-1]["id"], None, rows[-1]), since, ZONE_SLACK)
-            ),
-        )
-        possible = []
-        for row in rows:
-            run = self._run(row["id"], row.get("state"), row)
-            # The id tells. Were a run of our own taken for an older one, another would be started.
-            older = row["id"] <= latest or is_before(run, since, ZONE_SLACK)
-            if not older and _is_as_asked(row, snapshot):
-                possible.append(run)
-        proven: list[Run] = []
-        wanted, shared = snapshot.get("commands") or [], snapshot.get("shared", 0)
-        if wanted and len(possible) <= MOST_CANDIDATES:
-            for run in tuple(possible):
-                commands = yield from self.list_commands(run.id)
-                listed = [_digest(str(row.get("command"))) for row in commands]
-                if _begun_of(wanted, listed) > shared:
-                    proven.append(run)
-                elif run.state is RunState.SUCCEEDED and not set(wanted[shared:]) <= set(listed):
-                    possible.remove(run)
-        if len(proven) == 1:
-            return proven[0]
-        if found := proven or possible:
-            named = ", ".join(f"{run.id} ({run.status})" for run in found)
-            raise Unsure(
-                f"a Paradime run of schedule {slug!r} may have been started, and nothing tells whether it is "
-                f"one of those that were started since: {named}",
-                found,
-                # A run clones and installs before its first command.
-                may_tell=len(wanted) > shared
-                and not proven
-                and len(possible) <= MOST_CANDIDATES
-                and any(not run.state.is_terminal for run in possible),
-            )
-        return None
 
     # Checking
 
@@ -439,44 +373,6 @@ class ParadimeRunApi(ParadimeLookups, CanCancel, CanFindUnmarked, CanRetry):
         _, slug = schedule_of(arguments)
         what = f"retrying the newest run of schedule {slug!r}"
         return self._started((yield from self._call(RETRY_FROM_FAILURE, {"slug": slug}, what)), what)
-
-
-def _digest(command: str) -> str:
-    """Return a short text that stands for a command, which may hold what belongs in no record."""
-    return hashlib.sha256(" ".join(command.split()).encode()).hexdigest()[:16]
-
-
-def _begun_of(wanted: Sequence[str], listed: Sequence[str]) -> int:
-    """Return how many of the wanted commands, from the first on, stand at the end of a run's list."""
-    for count in range(min(len(wanted), len(listed)), 0, -1):
-        if list(listed[-count:]) == list(wanted[:count]):
-            return count
-    return 0
-
-
-def _same_ref(asked: str, branch: str) -> bool:
-    return branch == asked or branch.endswith(f"/{asked}") or bool(branch and asked.endswith(f"/{branch}"))
-
-
-def _same_commit(asked: str, commit: str) -> bool:
-    # Either of them may be shortened.
-    return bool(commit) and (commit.startswith(asked) or asked.startswith(commit))
-
-
-def _is_as_asked(row: Row, snapshot: Mapping[str, Any]) -> bool:
-    """Tell whether a run may be one that was started with the branch and pull request of a snapshot."""
-    git = row.get("gitInfo")
-    known = {name: str(value) for name, value in git.items() if value} if isinstance(git, dict) else {}
-    asked, branch, commit = snapshot.get("branch"), known.get("branch", ""), known.get("commitHash", "")
-    # The commit of a run may not be known yet, its branch is from the start.
-    told = commit if asked and _COMMIT.fullmatch(asked) else branch
-    if asked and told and not (_same_ref(asked, branch) or _same_commit(asked, commit)):
-        return False
-    number, pull_request = snapshot.get("pr_number"), known.get("pullRequestId")
-    if number and pull_request and str(number) != pull_request:
-        return False
-    # A retry of another run.
-    return row.get("parentScheduleRunId") is None
 
 
 def _listed(name: str, value: Any) -> list[Any]:

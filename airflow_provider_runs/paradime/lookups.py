@@ -1,18 +1,16 @@
-"""How Paradime is called, and all that only asks: runs, commands and their files, schedules."""
+"""How Paradime is called, and what is asked about single runs, commands, their files, and a schedule."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Any
 
-from airflow_provider_runs.core.api import CanExplain, CanGetMany, CanListActive
+from airflow_provider_runs.core.api import CanExplain, CanGetMany
 from airflow_provider_runs.core.errors import ApiError, BadInput, RunsError
 from airflow_provider_runs.core.http import Flow, Request
-from airflow_provider_runs.core.inputs import integer, one_of, required_text, unknown_names
-from airflow_provider_runs.core.pages import Page, read_pages
+from airflow_provider_runs.core.inputs import required_text, unknown_names
 from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.paradime.answers import (
     BadAnswer,
@@ -28,9 +26,7 @@ from airflow_provider_runs.paradime.operations import (
     LOGS,
     RESOURCE_URL,
     RESOURCES,
-    RUNS,
     SCHEDULE,
-    SCHEDULES,
     STATUS,
     Operation,
     alias,
@@ -39,12 +35,6 @@ from airflow_provider_runs.paradime.operations import (
 from airflow_provider_runs.paradime.reasons import explain_command
 
 SCHEDULE_FIELDS = ("slug", "schedule_name")
-FILTERS = (*SCHEDULE_FIELDS, "state", "newest")
-RUNS_PAGE = 50
-LARGEST_PAGE = 1000
-NEWEST_ACTIVE = 100
-# startDttm is the server's clock, and a run that waits for a machine may get it late.
-CLOCK_SLACK = 300.0
 MOST_REPEATS = 3
 _UNKNOWN_FIELD = re.compile(r"cannot query field", re.IGNORECASE)
 
@@ -64,8 +54,8 @@ class Learned:
     older: set[str] = field(default_factory=set)
 
 
-class ParadimeLookups(ParadimeAnswers, CanExplain, CanGetMany, CanListActive):
-    """Look up runs and schedules, for :class:`~airflow_provider_runs.paradime.api.ParadimeRunApi`."""
+class ParadimeLookups(ParadimeAnswers, CanExplain, CanGetMany):
+    """Look up what has an id, for :class:`~airflow_provider_runs.paradime.api.ParadimeRunApi`."""
 
     _learned: Learned
     _endpoint_token: str | None
@@ -202,73 +192,6 @@ class ParadimeLookups(ParadimeAnswers, CanExplain, CanGetMany, CanListActive):
                 left = unanswered + left if repeats <= MOST_REPEATS else left
         return answers
 
-    def list_runs(
-        self, filters: Mapping[str, Any], *, since: float | None = None, limit: int | None = None
-    ) -> Flow[list[Run]]:
-        unknown_names("list of Paradime runs", filters, FILTERS)
-        _, slug = schedule_of(filters)
-        states = self._states(filters.get("state"))
-        newest = None
-        if filters.get("newest") is not None:
-            newest = integer("newest", filters["newest"], at_least=1)
-        elif not states:
-            newest = limit
-
-        found: list[Run] = []
-
-        def more(rows: list[Row]) -> bool:
-            runs = [self._run(row["id"], row.get("state"), row) for row in rows]
-            wanted = (run for run in runs if not states or run.status in states)
-            found.extend(run for run in wanted if not is_before(run, since, slack=0.0))
-            return not is_before(runs[-1], since) and (limit is None or len(found) < limit)
-
-        rows = yield from self._run_rows(slug, newest, more)
-        if not rows:
-            # An unknown schedule may be answered by an empty list.
-            yield from self.get_schedule({"slug": slug})
-        return found[:limit]
-
-    def _run_rows(
-        self, slug: str | None, newest: int | None, more: Callable[[list[Row]], bool]
-    ) -> Flow[list[Row]]:
-        """
-        Return the rows of runs, the newest first.
-
-        :param slug: those of this schedule; None: of all.
-        :param newest: so many at most; None: all.
-        :param more: is given the rows of a page that did not come before; tells whether more are wanted.
-        :raises IncompleteList: if the list had to be left before its end.
-        """
-        what = "listing runs" if slug is None else f"listing the runs of schedule {slug!r}"
-        named = {} if slug is None else {"slug": slug}
-        found: dict[int, Row] = {}
-
-        def ask(offset: int) -> Flow[Page[int]]:
-            size = _page_size(newest, len(found))
-            answer = yield from self._call(RUNS, {**named, "offset": offset, "limit": size}, what)
-            rows = rows_of(answer.get("runs"))
-            if rows is None:
-                raise self._bad_answer(what, "without a list of runs")
-            return Page(rows, offset + len(rows) if len(rows) >= size else None)
-
-        def take(rows: list[Row]) -> bool:
-            found.update({row["id"]: row for row in rows})
-            return more(rows) and (newest is None or len(found) < newest)
-
-        # Runs that were started meanwhile shift the pages.
-        yield from read_pages(f"{self.service}: {what}", ask, 0, itemgetter("id"), take)
-        return list(found.values())
-
-    def _states(self, given: Any) -> frozenset[str]:
-        """Return the status words of a filter; none where none are given."""
-        words = list(given) if isinstance(given, (list, tuple, set)) else [] if given is None else [given]
-        known = [word.upper() for word in self.statuses.all_words()]
-        return frozenset(one_of("state", str(word).upper(), known) for word in words)
-
-    def active_filters(self, arguments: Mapping[str, Any]) -> Row:
-        named = {name: arguments[name] for name in SCHEDULE_FIELDS if arguments.get(name) is not None}
-        return {**named, "state": list(self.statuses.active_words()), "newest": NEWEST_ACTIVE}
-
     # Commands and what they leave
 
     def list_commands(self, run_id: str) -> Flow[list[Row]]:
@@ -390,44 +313,6 @@ class ParadimeLookups(ParadimeAnswers, CanExplain, CanGetMany, CanListActive):
         name, text = schedule_of(arguments)
         return (yield from self._call_or_older(SCHEDULE, {name: text}, f"schedule {text!r}"))
 
-    def list_schedules(self, *, show_inactive: bool = False, limit: int | None = None) -> Flow[list[Row]]:
-        """
-        Return the workspace's schedules as Paradime shows them.
-
-        :param show_inactive: whether to list inactive ones too.
-        :param limit: so many at most; None: all.
-        :raises IncompleteList: if the list had to be left before its end.
-        """
-        what = "listing schedules"
-        found: list[Row] = []
-
-        def ask(offset: int) -> Flow[Page[int]]:
-            size = _page_size(limit, len(found))
-            asked = {"offset": offset, "limit": size, "showInactive": show_inactive}
-            answer = yield from self._call_or_older(SCHEDULES, asked, what)
-            rows = answer.get("schedules")
-            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-                raise self._bad_answer(what, "without a list of schedules")
-            return Page(rows, offset + len(rows) if len(rows) >= size else None)
-
-        def take(rows: list[Row]) -> bool:
-            found.extend(rows)
-            return limit is None or len(found) < limit
-
-        yield from read_pages(f"{self.service}: {what}", ask, 0, _id_of_schedule, take)
-        return found[:limit]
-
-
-def _page_size(most: int | None, found: int) -> int:
-    """Return the rows of the next page, where so many are wanted at most and so many were found."""
-    return RUNS_PAGE if most is None else min(most - found, LARGEST_PAGE)
-
-
-def _id_of_schedule(row: Row) -> str | int | None:
-    """Return what tells a schedule from others, of what the server says about it."""
-    named = (row.get(name) for name in ("uuid", "id", "name"))
-    return next((found for found in named if isinstance(found, (str, int))), None)
-
 
 def run_number(run_id: str) -> int:
     """
@@ -451,16 +336,3 @@ def schedule_of(arguments: Mapping[str, Any]) -> tuple[str, str]:
         raise BadInput("give either slug or schedule_name" + (", not both" if given else ""))
     wire = "slug" if given == ["slug"] else "scheduleName"
     return wire, required_text(given[0], arguments[given[0]])
-
-
-def is_before(run: Run, moment: float | None, slack: float = CLOCK_SLACK) -> bool:
-    """
-    Tell whether a run was surely started before a moment.
-
-    :param run: the run.
-    :param moment: UTC epoch seconds; None: before no moment.
-    :param slack: seconds by which the run's own time may be wrong.
-    """
-    if moment is None or run.started_at is None:
-        return False
-    return run.started_at.timestamp() < moment - slack
