@@ -2,7 +2,9 @@
 Strait's job runs: connection and endpoints.
 
 See https://docs.strait.dev. What the answers mean stands in :mod:`~airflow_provider_runs.strait.answers`, how
-runs are listed in :mod:`~airflow_provider_runs.strait.lists`.
+runs are listed in :mod:`~airflow_provider_runs.strait.lists`, what is kept about a run in
+:mod:`~airflow_provider_runs.strait.details`, and how it is replayed in
+:mod:`~airflow_provider_runs.strait.replays`.
 """
 
 from __future__ import annotations
@@ -10,21 +12,17 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from airflow_provider_runs.core.api import (
     CanCancel,
-    CanExplain,
     CanFindStarted,
     CanGetMany,
     CanListActive,
-    CanRetry,
     CanStream,
     Scope,
-    Unsure,
     header_text,
 )
 from airflow_provider_runs.core.connection import (
@@ -32,7 +30,7 @@ from airflow_provider_runs.core.connection import (
     Field,
     Settings,
 )
-from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound, RunsError, WrongScope
+from airflow_provider_runs.core.errors import ApiError, BadInput, RunsError, WrongScope
 from airflow_provider_runs.core.http import Flow, Request, Response, one_line
 from airflow_provider_runs.core.inputs import (
     boolean,
@@ -46,9 +44,10 @@ from airflow_provider_runs.core.inputs import (
 from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.core.schedule import Pace
 from airflow_provider_runs.core.sse import Event
-from airflow_provider_runs.strait.answers import DEAD_LETTER, REPLAYABLE, Row
-from airflow_provider_runs.strait.lists import PAGE, TAG, StraitLists, run_path, segment
-from airflow_provider_runs.strait.reasons import reason
+from airflow_provider_runs.strait.answers import Row
+from airflow_provider_runs.strait.details import StraitDetails
+from airflow_provider_runs.strait.lists import CLOCK_SLACK, RUN_KEY_TAG, TAG, run_path, segment
+from airflow_provider_runs.strait.replays import StraitReplays, ids_of
 from airflow_provider_runs.strait.streams import is_news
 
 DOCUMENTATION = "https://docs.strait.dev"
@@ -56,17 +55,12 @@ CLOUD_HOST = "api.strait.dev"
 CLOUD_APP = "https://app.strait.dev"
 API_KEY = "strait_"
 KEY_LENGTH = 256
-RUN_KEY_TAG = "airflow_run_key"
-"""Tag whose value is the key of a start. Strait copies tags into replays, but no keys."""
 MOST_TAGS = 20
 TAG_KEY_LENGTH, TAG_VALUE_LENGTH = 64, 256
 # Seconds between two looks at a start that is under way. Strait takes 30 s for a request at most.
 BUSY_DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)
 BODY_BYTES = 1_048_576
-MOST_CANCELS = MOST_REPLAYS = 100
-MOST_DLQ_REPLAYS = 500
-# The clocks of Strait and of a worker may differ.
-CLOCK_SLACK = 300.0
+MOST_CANCELS = 100
 DEFAULT_STREAMS = 100
 ARGUMENTS = (
     "job_id",
@@ -115,7 +109,7 @@ CONNECTION = ConnectionSpec(
 
 
 class StraitRunApi(
-    StraitLists, CanCancel, CanExplain, CanFindStarted, CanListActive, CanRetry, CanGetMany, CanStream
+    StraitReplays, StraitDetails, CanCancel, CanFindStarted, CanListActive, CanGetMany, CanStream
 ):
     """Describe Strait's run API for one connection and project."""
 
@@ -294,143 +288,6 @@ class StraitRunApi(
         named = f", project {one_line(str(project), self.redact, 100)}" if project else ""
         return f"Connected to Strait at {self.settings.base_url}{named}"
 
-    def get_details(self, run_id: str) -> Flow[Row]:
-        """
-        Return a run as Strait shows it, ``result`` and ``error`` among it.
-
-        :param run_id: the run.
-        """
-        return (yield from self._current(run_id))
-
-    def list_children(self, run_id: str) -> Flow[list[Run]]:
-        """
-        Return the runs that a run has started, the first 100 of them, the oldest first.
-
-        :param run_id: the run.
-        """
-        return (yield from self._runs_of(run_id, "children", "the children"))
-
-    def list_lineage(self, run_id: str) -> Flow[list[Run]]:
-        """
-        Return the chain of runs, each of which went on with the one before, that a run belongs to.
-
-        :param run_id: any run of it.
-        """
-        return (yield from self._runs_of(run_id, "lineage", "the lineage"))
-
-    def list_events(
-        self, run_id: str, *, level: str | None = None, type: str | None = None
-    ) -> Flow[list[Row]]:
-        """
-        Return a run's events, the first 100 of them, the oldest first.
-
-        :param run_id: the run.
-        :param level: those of this level (``error``, ...).
-        :param type: those of this type: ``log``, ``state_change``, ``error`` or ``progress``.
-        """
-        given = without_none({"level": level, "type": type})
-        params = {name: required_text(name, value) for name, value in given.items()}
-        return (yield from self._rows_of(run_id, "events", "the events", params))
-
-    def list_checkpoints(self, run_id: str) -> Flow[list[Row]]:
-        """
-        Return a run's checkpoints, the last 100 of them, the newest first.
-
-        :param run_id: the run.
-        """
-        return (yield from self._rows_of(run_id, "checkpoints", "the checkpoints"))
-
-    def list_outputs(self, run_id: str) -> Flow[list[Row]]:
-        """
-        Return a run's structured outputs, 100 of them at most, by ``output_key``.
-
-        :param run_id: the run.
-        """
-        return (yield from self._rows_of(run_id, "outputs", "the outputs"))
-
-    def list_usage(self, run_id: str) -> Flow[list[Row]]:
-        """
-        Return a run's use of language models, empty where the server knows no such call.
-
-        :param run_id: the run.
-        """
-        return (yield from self._rows_of_old(run_id, "usage", "the usage"))
-
-    def list_tool_calls(self, run_id: str) -> Flow[list[Row]]:
-        """
-        Return a run's tool calls, empty where the server knows no such call.
-
-        :param run_id: the run.
-        """
-        return (yield from self._rows_of_old(run_id, "tool-calls", "the tool calls"))
-
-    def get_state(self, run_id: str) -> Flow[list[Row]]:
-        """
-        Return a run's state: ``state_key``, ``value`` and ``updated_at`` of each entry.
-
-        :param run_id: the run.
-        """
-        what = f"the state of run {run_id}"
-        response = yield self._request("GET", run_path(run_id, "state"))
-        # An older server answers an empty body where there is none.
-        if 200 <= response.status < 300 and not response.body.strip():
-            return []
-        return self._rows(response, what)
-
-    def get_debug_bundle(self, run_id: str) -> Flow[Row]:
-        """
-        Return a run with its events, checkpoints and outputs, and what else the server puts in.
-
-        :param run_id: the run.
-        """
-        response = yield self._request("GET", run_path(run_id, "debug-bundle"))
-        return self._object(response, f"the debug bundle of run {run_id}")
-
-    def get_dependency_status(self, run_id: str) -> Flow[Row]:
-        """
-        Return what a run waits for: ``dependencies`` and whether they are all satisfied.
-
-        :param run_id: the run.
-        """
-        response = yield self._request("GET", run_path(run_id, "dependency-status"))
-        return self._object(response, f"the dependencies of run {run_id}")
-
-    def explain(self, run_id: str) -> Flow[str | None]:
-        row = yield from self._current(run_id)
-        if self._run(row, f"run {run_id}").state not in (RunState.FAILED, RunState.CANCELLED):
-            return None
-        events: list[Row] = []
-        bundle: Row | None = None
-        # What more there is to say must not hide what is known.
-        with suppress(RunsError):
-            events = yield from self.list_events(run_id, level="error")
-        if not events or len(events) >= PAGE:
-            # The list begins with the oldest.
-            with suppress(RunsError):
-                bundle = yield from self.get_debug_bundle(run_id)
-        return reason(row, events, bundle, self.redact)
-
-    def _rows_of(
-        self, run_id: str, call: str, named: str, params: Mapping[str, str] | None = None
-    ) -> Flow[list[Row]]:
-        """Return one page of what belongs to a run: the cursor of these lists leads nowhere."""
-        asked = {**(params or {}), "limit": str(PAGE)}
-        response = yield self._request("GET", run_path(run_id, call), asked)
-        return self._rows(response, f"{named} of run {run_id}")
-
-    def _runs_of(self, run_id: str, call: str, named: str) -> Flow[list[Run]]:
-        rows = yield from self._rows_of(run_id, call, named)
-        return [self._run(row, f"{named} of run {run_id}") for row in rows]
-
-    def _rows_of_old(self, run_id: str, call: str, named: str) -> Flow[list[Row]]:
-        """Return what only older servers keep about a run."""
-        try:
-            return (yield from self._rows_of(run_id, call, named))
-        except NotFound:
-            # Is it the run, or the call?
-            yield from self._detail(run_id)
-            return []
-
     # Cancelling
 
     def cancel(self, run_id: str) -> Flow[None]:
@@ -454,7 +311,7 @@ class StraitRunApi(
 
         :param run_ids: the runs.
         """
-        ids = _ids(run_ids)
+        ids = ids_of(run_ids)
         total: Row = {"results": [], "total": 0, "canceled": 0, "failed": 0}
         for first in range(0, len(ids), MOST_CANCELS):
             chunk = ids[first : first + MOST_CANCELS]
@@ -494,179 +351,6 @@ class StraitRunApi(
         failed = [row for row in rows if row.get("error")]
         ids = ids if isinstance(ids, list) else [row.get("id") for row in rows if not row.get("error")]
         return {"canceled": canceled, "run_ids": ids, "failed": failed}
-
-    # Going on with ended runs
-
-    def replay(self, run_id: str, from_checkpoint: int | str | None = None) -> Flow[Run]:
-        """
-        Begin a new run with the payload of one that failed, timed out or crashed.
-
-        :param run_id: the ended run.
-        :param from_checkpoint: sequence of one of its checkpoints; the new run gets its state as payload.
-        """
-        params = _checkpoint(from_checkpoint)
-        response = yield self._request("POST", run_path(run_id, "replay"), params)
-        return self._run_of(response, f"replaying run {run_id}")
-
-    def dlq_replay(self, run_id: str) -> Flow[Run]:
-        """
-        Queue a dead letter again. The run keeps its id.
-
-        :param run_id: the dead letter.
-        """
-        response = yield self._request("POST", run_path(run_id, "dlq-replay"))
-        return self._run_of(response, f"replaying dead letter {run_id}", run_id)
-
-    def bulk_dlq_replay(
-        self, run_ids: Sequence[str] | None = None, *, project_id: str | None = None, limit: int | None = None
-    ) -> Flow[list[Run]]:
-        """
-        Queue dead letters again. The runs keep their ids.
-
-        :param run_ids: the dead letters, 500 at most.
-        :param project_id: instead, those of a project.
-        :param limit: so many of a project's at most, up to 500; None: 100.
-        """
-        if (run_ids is None) == (project_id is None):
-            raise BadInput("give either run_ids or project_id" + (", not both" if project_id else ""))
-        body: Row = {}
-        if run_ids is not None:
-            body["run_ids"] = _ids(run_ids, MOST_DLQ_REPLAYS)
-        else:
-            body["project_id"] = required_text("project_id", project_id)
-        if limit is not None and run_ids is not None:
-            raise BadInput("limit is for the dead letters of a project")
-        if limit is not None:
-            body["limit"] = integer("limit", limit, at_least=1, at_most=MOST_DLQ_REPLAYS)
-        what = "replaying dead letters"
-        response = yield self._request("POST", "/v1/runs/bulk-dlq-replay", json=body)
-        rows = self._object(response, what).get("replayed")
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise self._unusable(response, what, "without the runs")
-        return [self._run(row, what) for row in rows]
-
-    def bulk_replay(self, run_ids: Sequence[str]) -> Flow[list[Row]]:
-        """
-        Begin a new run for each of several that failed.
-
-        :param run_ids: the ended runs, 100 at most.
-        :return: ``new_run_id`` and ``status`` of each, and of today's servers ``original_run_id`` and maybe
-            ``error``, too. One that was not replayed has no ``new_run_id``.
-        """
-        what = "replaying runs"
-        response = yield self._request(
-            "POST", "/v1/runs/bulk-replay", json={"run_ids": _ids(run_ids, MOST_REPLAYS)}
-        )
-        self._check(response, what)
-        if response.body.lstrip().startswith(b"["):
-            runs = [self._run(row, what) for row in self._rows(response, what)]
-            return [{"new_run_id": run.id, "status": "replayed"} for run in runs]
-        results = self._object(response, what).get("results")
-        if not isinstance(results, list) or not all(isinstance(row, dict) for row in results):
-            raise self._unusable(response, what, "without results")
-        return results
-
-    def prepare_retry(self, run_id: str, arguments: Mapping[str, Any]) -> None:
-        segment("run_id", run_id)
-        unknown_names("replay of a Strait run", arguments, ("from_checkpoint",))
-        _checkpoint(arguments.get("from_checkpoint"))
-
-    def check_retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[None]:
-        """
-        Refuse to replay a run that Strait would not replay, and say what to do instead.
-
-        :param run_id: the run.
-        :param arguments: ``from_checkpoint``, the sequence of a checkpoint, or nothing.
-        """
-        yield from self._ended_badly(run_id, arguments)
-
-    def _ended_badly(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[Run]:
-        """Return a run that can be replayed; raise why another one cannot."""
-        self.prepare_retry(run_id, arguments)
-        run = yield from self.get(run_id)
-        if run.status == DEAD_LETTER:
-            if arguments.get("from_checkpoint") is not None:
-                raise _no_replay(
-                    run, "it is a dead letter, which goes on as it is. Replay it without from_checkpoint"
-                )
-        elif not run.state.is_terminal:
-            raise _no_replay(run, f"it is {run.status}; only an ended run can be replayed")
-        elif run.status not in REPLAYABLE:
-            raise _no_replay(
-                run,
-                f"it is {run.status}, and Strait replays only runs that are {', '.join(REPLAYABLE)} or "
-                f"{DEAD_LETTER}. Start the job anew",
-            )
-        return run
-
-    def retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[Run]:
-        """
-        Queue a dead letter again, which keeps its id, or begin a new run with the payload of a failed one.
-
-        :param run_id: the ended run.
-        :param arguments: as for :meth:`check_retry`.
-        """
-        if (yield from self._ended_badly(run_id, arguments)).status == DEAD_LETTER:
-            return (yield from self.dlq_replay(run_id))
-        return (yield from self.replay(run_id, arguments.get("from_checkpoint")))
-
-    def find_retried(self, run_id: str, arguments: Mapping[str, Any], since: float) -> Flow[Run | None]:
-        row = yield from self._current(run_id)
-        run = self._run(row, f"run {run_id}")
-        if run.status not in (*REPLAYABLE, DEAD_LETTER):
-            # It was a dead letter, and goes again or has gone.
-            return run
-        # It ended since, or before by a clock that is ahead of ours: a run that follows it tells more.
-        late = run.finished_at is not None and run.finished_at.timestamp() >= since
-        if run.status == DEAD_LETTER:
-            return run if late else None
-        found = yield from self._replays(row, since, whole=arguments.get("from_checkpoint") is None)
-        if not found:
-            return run if late else None
-        named = ", ".join(f"{one.id} ({one.status})" for one in found)
-        created = found[0].created_at
-        # Without the key it may be anybody's run of the same job.
-        if (created and created.timestamp() < since) or RUN_KEY_TAG not in _tags_of(row):
-            raise Unsure(
-                f"Strait run {run_id} may have been replayed, and nothing tells whether by one of the runs "
-                f"that were started since: {named}",
-                found,
-            )
-        return found[0]
-
-    def _replays(self, row: Row, since: float, *, whole: bool) -> Flow[list[Run]]:
-        """
-        Return the runs that may be replays of a run, the newest first.
-
-        A replay has the tags of the run, and by the key among them it is known for sure. Without it, it is
-        known by what else Strait copies.
-
-        :param row: the run that was replayed.
-        :param since: UTC epoch seconds before which it surely was not.
-        :param whole: whether it was replayed with the payload that it had.
-        """
-        what = f"looking for replays of run {row['id']}"
-        tags = _tags_of(row)
-        same = ["job_id", "tags", *(["payload"] if whole else [])]
-        params = {"triggered_by": "manual"}
-        if RUN_KEY_TAG in tags:
-            same = ["job_id"]
-            params = {"tag_key": RUN_KEY_TAG, "tag_value": str(tags[RUN_KEY_TAG])}
-        found: list[Run] = []
-
-        def take(rows: list[Row]) -> bool:
-            for one in rows:
-                run = self._run(one, what)
-                if run.created_at and run.created_at.timestamp() < since - CLOCK_SLACK:
-                    return False
-                alike = all(one.get(name) == row.get(name) for name in same)
-                marked = _tags_of(one).get(RUN_KEY_TAG) == tags.get(RUN_KEY_TAG)
-                if run.id != row["id"] and alike and marked and not one.get("idempotency_key"):
-                    found.append(run)
-            return True
-
-        yield from self._walk("/v1/runs", params, what, take)
-        return found
 
     # Changing
 
@@ -767,29 +451,3 @@ def _key(arguments: Mapping[str, Any], key: str | None) -> str | None:
     if key is None:
         return None
     return header_text("idempotency_key", required_text("idempotency_key", key, longest=KEY_LENGTH))
-
-
-def _ids(run_ids: Any, most: int | None = None) -> list[str]:
-    """Return a list of ids that is not empty, given as such or as JSON text."""
-    given = json_value("run_ids", run_ids)
-    if not isinstance(given, list) or not given:
-        raise BadInput("run_ids must be a list of run ids that is not empty")
-    if most is not None and len(given) > most:
-        raise BadInput(f"run_ids must be {most} at most, not {len(given)}")
-    return [required_text(f"run_ids[{index}]", run_id) for index, run_id in enumerate(given)]
-
-
-def _checkpoint(given: Any) -> dict[str, str]:
-    """Return the query of a replay."""
-    if given is None:
-        return {}
-    return {"from_checkpoint": str(integer("from_checkpoint", given, at_least=1))}
-
-
-def _tags_of(row: Row) -> Row:
-    tags = row.get("tags")
-    return tags if isinstance(tags, dict) else {}
-
-
-def _no_replay(run: Run, why: str) -> ApiError:
-    return ApiError(f"Strait run {run.id} is not replayed: {why}", status=409, permanent=True)

@@ -12,6 +12,7 @@ from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFail
 from airflow_provider_runs.core.run import Run, RunState, moment
 from airflow_provider_runs.core.sse import Event
 from airflow_provider_runs.strait import api as module
+from airflow_provider_runs.strait import details
 from airflow_provider_runs.strait.api import CONNECTION, StraitRunApi
 from tests.answers import answer
 from tests.covering import covering
@@ -810,7 +811,7 @@ class TestExplain:
             seen.append((run, events, bundle))
             return None if len(seen) > 1 else redact(f"because of {KEY}")
 
-        monkeypatch.setattr(module, "reason", reason)
+        monkeypatch.setattr(details, "reason", reason)
         return seen
 
     def test_by_the_events_of_the_error(self, api: StraitRunApi, told: list[Any]) -> None:

@@ -17,8 +17,8 @@ from airflow_provider_runs.base.exceptions import (
 )
 from airflow_provider_runs.core.errors import RunsError
 from airflow_provider_runs.simulator import Simulator
-from airflow_provider_runs.strait.api import RUN_KEY_TAG
 from airflow_provider_runs.strait.hooks import StraitHook
+from airflow_provider_runs.strait.lists import RUN_KEY_TAG
 from tests.base.conftest import callable_operators, later, told  # noqa: F401
 from tests.simulators import Simulators
 from tests.strait.tasks import connect, deferrable, from_now, replay, statuses, task, until

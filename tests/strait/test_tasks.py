@@ -12,9 +12,8 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 from airflow_provider_runs.base import start as start_module
 from airflow_provider_runs.base.exceptions import RequestRefused, RunCancelled, RunFailed, StartUncertain
 from airflow_provider_runs.simulator import Simulator
-from airflow_provider_runs.strait.api import RUN_KEY_TAG
 from airflow_provider_runs.strait.hooks import StraitHook
-from airflow_provider_runs.strait.lists import TAG
+from airflow_provider_runs.strait.lists import RUN_KEY_TAG, TAG
 from airflow_provider_runs.strait.operators import StraitCancelRunOperator
 from airflow_provider_runs.strait.sensors import StraitRunSensor
 from tests.base.conftest import callable_operators, later, told  # noqa: F401
