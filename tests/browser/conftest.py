@@ -14,7 +14,7 @@ from airflow_provider_runs.simulator import Simulator
 from tests.browser.pages import Browsed
 from tools.airflow_stack import AirflowStack
 from tools.demo import ROOT, find_dags
-from tools.speed import scaled
+from tools.speed import patient
 
 SECONDS = 8
 """How long a remote run takes: long enough to see its task deferred in a page that looks each second."""
@@ -80,9 +80,9 @@ def context(stack: AirflowStack) -> Iterator[BrowserContext]:
         browser = playwright.chromium.launch(
             executable_path=chromium, args=ARGUMENTS, chromium_sandbox=os.geteuid() != 0
         )
-        expect.set_options(timeout=scaled(PATIENCE))
+        expect.set_options(timeout=patient(PATIENCE))
         context = browser.new_context(base_url=stack.url, viewport=VIEW)
-        context.set_default_timeout(scaled(PATIENCE))
+        context.set_default_timeout(patient(PATIENCE))
         yield context
         browser.close()
 

@@ -263,7 +263,8 @@ class Spy(threading.Thread):
             for component in tuple(self.stack.components.values()):
                 for pid in component.members():
                     self._look_at(pid)
-            for where, text in database_texts(self.stack.database).items():
+            texts = database_texts(self.stack.database, only=("task_instance", "trigger"))
+            for where, text in texts.items():
                 if where.startswith("trigger.") or where == "task_instance.next_kwargs":
                     self.seen.setdefault(where, set()).add(text)
 

@@ -18,6 +18,7 @@ from airflow_provider_runs.paradime.simulator import Schedule as BoltSchedule
 from airflow_provider_runs.simulator import Simulator
 from airflow_provider_runs.strait.simulated import Job
 from tools.airflow_stack import AirflowStack
+from tools.speed import scaled
 
 DAGS = Path(__file__).parent / "dags"
 SECRETS = {
@@ -115,17 +116,17 @@ def service() -> Iterator[Service]:
             simulator.plan(system="mage", resource=name, outcome="stuck")
         simulator.plan(system="mage", resource="cleared", outcome="stuck", times=1)
         for name in SURVIVORS:
-            simulator.plan(system="mage", resource=name, duration=20)
+            simulator.plan(system="mage", resource=name, duration=scaled(20))
         for slug in ("paradime_broken", "lineage_broken"):
             simulator.plan(system="paradime", resource=slug, outcome="failed")
         simulator.plan(system="paradime", resource="paradime_marked", outcome="stuck")
-        simulator.plan(system="paradime", resource="paradime", duration=12)
+        simulator.plan(system="paradime", resource="paradime", duration=scaled(12))
         simulator.plan(system="strait", resource="strait_broken", outcome="dead_letter")
         simulator.plan(system="strait", resource="strait_marked", outcome="stuck")
-        simulator.plan(system="strait", resource="strait_on_worker", duration=10)
-        simulator.plan(system="chalk", resource="shop.load", duration=12)
-        simulator.plan(system="chalk", resource="shop.watched", duration=25)
-        simulator.plan(system="mage", resource="watched", duration=25)
+        simulator.plan(system="strait", resource="strait_on_worker", duration=scaled(10))
+        simulator.plan(system="chalk", resource="shop.load", duration=scaled(12))
+        simulator.plan(system="chalk", resource="shop.watched", duration=scaled(25))
+        simulator.plan(system="mage", resource="watched", duration=scaled(25))
         yield Service(simulator)
 
 

@@ -15,6 +15,7 @@ from airflow_provider_runs.mage.simulator import Schedule
 from airflow_provider_runs.simulator import Simulator
 from tests.system.conftest import MAGE_EMAIL, returned, wait_for_log
 from tools.airflow_stack import AirflowStack
+from tools.speed import scaled
 
 DAG_FILE = """
 from datetime import timedelta
@@ -156,8 +157,8 @@ def services() -> Iterator[dict[str, Simulator]]:
     first = {"chalk": {"client_secret": SECRETS["chalk"][0]}}
     mage = {"auth": True, "email": MAGE_EMAIL, "password": SECRETS["mage"][0]}
     with (
-        Simulator(options={**first, "mage": options}, duration=40) as changes,
-        Simulator(options={**first, "mage": {**options, **mage}}, duration=40) as rotated,
+        Simulator(options={**first, "mage": options}, duration=scaled(40)) as changes,
+        Simulator(options={**first, "mage": {**options, **mage}}, duration=scaled(40)) as rotated,
     ):
         for resource in (*ENDED, *NO_RETRY, "b", CHALK_B):
             changes.plan(resource=resource, duration=1)
