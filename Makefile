@@ -39,7 +39,7 @@ export UV_PYTHON_DOWNLOADS := never
 PURE := */core/*,*/api.py,*/mage/answers.py,*/mage/lookups.py,*/mage/reasons.py,*/paradime/answers.py,*/paradime/artifacts.py,*/paradime/lookups.py,*/paradime/operations.py,*/paradime/reasons.py,*/strait/answers.py,*/strait/lists.py,*/strait/reasons.py,*/strait/streams.py
 
 .DEFAULT_GOAL := help
-.PHONY: help test steady mutants check vendor mage compat matrix system browser crash bench demo dist all tables clean
+.PHONY: help test fuzz steady mutants check vendor mage compat matrix system browser crash bench demo dist all tables clean
 # What is not for people.
 .PHONY: crash-cases crash-others environments
 
@@ -64,6 +64,10 @@ steady: $(AIRFLOW)/.installed
 ## make mutants  how many of COUNT=300 small faults in the modules that judge the tests see; SEED=8: others
 mutants: $(AIRFLOW)/.installed
 	$(AIRFLOW)/bin/python -m tools.mutants $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT))
+
+## make fuzz     starts against 2,000 answers for each HTTP library that were damaged at random; SEED=8: others
+fuzz: $(AIRFLOW)/.installed
+	FUZZ_CASES=2000 SEED=$(or $(SEED),20) $(AIRFLOW)/bin/python -m pytest $(SUITE) tests/core/test_fuzz.py
 
 ## make check    lint, format, types
 check: $(AIRFLOW)/.installed

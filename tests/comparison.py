@@ -68,13 +68,13 @@ PROOFS = {
     "A 503 while deferred is ridden out": ["test_outages.py::test_server_errors"],
     "A 429 while deferred is ridden out": ["test_outages.py::test_429_whose_retry_after_is_obeyed"],
     "Retry-After is obeyed": [
-        "core/test_drive.py::test_retry_after_is_obeyed",
+        "core/test_drivers.py::test_retry_after_is_obeyed",
         "base/test_watch.py::test_retry_after_holds_every_request_back",
     ],
     "A 404 early in the wait is ridden out": ["test_outages.py::test_a_run_that_is_not_found_at_first"],
     "Request timeout by default": [
         "core/test_api.py::test_limits_come_from_the_connection",
-        "core/test_drive.py::test_the_connections_timeout_bounds_the_wait_for_an_answer",
+        "core/test_drivers.py::test_the_connections_timeout_bounds_the_wait_for_an_answer",
     ],
     '"Cannot ask" is told from "has failed"': [
         "base/test_operator.py::test_a_service_that_cannot_be_asked_is_no_verdict_and_may_be_retried"
@@ -113,7 +113,7 @@ PROOFS = {
         "core/test_sessions.py::test_a_proxy_leads_to_a_service_with_a_private_authority"
     ],
     "Proxy of the environment while deferred": [
-        "core/test_drive.py::test_the_proxy_of_the_environment_is_used"
+        "core/test_drivers.py::test_the_proxy_of_the_environment_is_used"
     ],
     "Authorities and client certificate on the connection": [
         "core/test_sessions.py::test_a_client_certificate_is_shown_to_the_service",

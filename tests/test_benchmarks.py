@@ -11,7 +11,7 @@ from aiohttp import web
 from airflow_provider_runs.chalk.api import ChalkRunApi
 from airflow_provider_runs.core.api import CanGetMany, RunApi
 from airflow_provider_runs.core.connection import Settings as Connection
-from airflow_provider_runs.core.drive import AsyncDriver
+from airflow_provider_runs.core.drivers import AsyncDriver
 from airflow_provider_runs.core.retry import NO_RETRY
 from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.mage.api import MageRunApi

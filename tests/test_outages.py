@@ -8,7 +8,7 @@ outage or deadline                proven besides
 ================================  ==================================================================
 mixed faults and a full outage,   ``test_many_waits.py``
 1000 waits and 30 real tasks
-one client's answer to each       ``tests/core/test_drive.py``, ``tests/core/test_retry.py``
+one client's answer to each       ``tests/core/test_drivers.py``, ``tests/core/test_retry.py``
 fault, ``Retry-After`` as a date
 batches and single looks, one     ``tests/base/test_watch.py``
 view of the outage for all waits,

@@ -27,7 +27,7 @@ from airflow_provider_runs.core.api import (
     RunApi,
 )
 from airflow_provider_runs.core.connection import Settings, read_settings
-from airflow_provider_runs.core.drive import DEFAULT_RETRY, AsyncDriver, Driver
+from airflow_provider_runs.core.drivers import DEFAULT_RETRY, AsyncDriver, Driver
 from airflow_provider_runs.core.errors import (
     BadInput,
     ConnectionFailed,

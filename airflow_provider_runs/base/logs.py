@@ -12,8 +12,8 @@ from airflow_provider_runs.base.operator import TriggerRunOperator
 from airflow_provider_runs.base.trigger import RunTrigger
 from airflow_provider_runs.base.worker import Attended
 from airflow_provider_runs.core.errors import BadInput, RunsError
-from airflow_provider_runs.core.http import printable
 from airflow_provider_runs.core.outcome import Outcome, Verdict
+from airflow_provider_runs.core.text import printable
 
 FINISH_SECONDS = 30.0
 MAX_LINES = 10_000

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from airflow_provider_runs.core.errors import BadInput
-from airflow_provider_runs.core.http import one_line
+from airflow_provider_runs.core.text import one_line
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 from airflow_provider_runs.core.api import CanStream
-from airflow_provider_runs.core.drive import AsyncDriver
+from airflow_provider_runs.core.drivers import AsyncDriver
 from airflow_provider_runs.core.errors import ApiError, RunsError
 from airflow_provider_runs.core.retry import backoff_seconds
 from airflow_provider_runs.core.sse import Event, Retry

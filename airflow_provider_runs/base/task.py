@@ -24,10 +24,10 @@ from airflow_provider_runs.base.trigger import RunTrigger
 from airflow_provider_runs.base.worker import Attended
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.errors import BadInput, RunsError, is_permanent
-from airflow_provider_runs.core.http import one_line
 from airflow_provider_runs.core.inputs import seconds, set_attributes
 from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
 from airflow_provider_runs.core.run import Run
+from airflow_provider_runs.core.text import one_line
 
 T = TypeVar("T")
 EXPLANATION_LIMIT = 20_000

@@ -26,7 +26,7 @@ from weakref import WeakKeyDictionary
 from airflow_provider_runs.base.streams import Streams
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanGetMany, CanListRuns, CanStream, RunApi
-from airflow_provider_runs.core.drive import AsyncDriver, load_libraries
+from airflow_provider_runs.core.drivers import AsyncDriver, load_libraries
 from airflow_provider_runs.core.errors import BadInput, ConnectionFailed, RunsError, is_permanent
 from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.outcome import Outcome

@@ -16,18 +16,11 @@ from airflow_provider_runs.core.connection import (
     Settings,
 )
 from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound, Unauthorized, WrongScope
-from airflow_provider_runs.core.http import (
-    Flow,
-    Request,
-    Response,
-    excerpt,
-    one_line,
-    parse_json,
-    read_object,
-)
+from airflow_provider_runs.core.http import Flow, Request, Response, read_object
 from airflow_provider_runs.core.inputs import boolean, integer, iso_utc, one_of, required_text, unknown_names
 from airflow_provider_runs.core.run import Run, RunState, StatusTable
 from airflow_provider_runs.core.schedule import Pace
+from airflow_provider_runs.core.text import excerpt, one_line
 
 # The trigger call answers within 300 s, also if the run goes on.
 TRIGGER_TIMEOUT = 330.0
@@ -241,7 +234,7 @@ class ChalkRunApi(RunApi):
         """Return the object in a good answer; raise what Chalk said in any other (contract section 4)."""
         if 200 <= response.status < 300:
             return read_object(response, self.service, self.redact)
-        body = parse_json(response)
+        body = response.json
         said, trace = self._complaint(body, response), response.headers.get("trace")
         if isinstance(body, dict) and isinstance(body.get("trace"), str):
             trace = body["trace"]
@@ -273,12 +266,12 @@ class ChalkRunApi(RunApi):
             if isinstance(error, dict) and error.keys() & {"code", "message"}:
                 parts.append(f"{error.get('code')}: {error.get('message')}")
         if not parts or (detail and not isinstance(detail, str)):
-            parts.insert(0, excerpt(response, self.redact))
+            parts.insert(0, excerpt(response.body, self.redact))
         return "; ".join(one_line(part, self.redact) for part in parts[:6])
 
     def _unusable(self, response: Response, what: str, why: str) -> ApiError:
         return ApiError(
-            f"Chalk answered {what} {why}: {excerpt(response, self.redact)}",
+            f"Chalk answered {what} {why}: {excerpt(response.body, self.redact)}",
             status=response.status,
             permanent=False,
         )

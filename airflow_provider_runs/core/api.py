@@ -5,15 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar
-from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.connection import ConnectionSpec, Settings
 from airflow_provider_runs.core.errors import BadInput, RunsError
 from airflow_provider_runs.core.http import Flow, Request
 from airflow_provider_runs.core.inputs import required_text
+from airflow_provider_runs.core.masking import environment_secrets, mask, proxy_secrets
 from airflow_provider_runs.core.run import Run, StatusTable
 from airflow_provider_runs.core.schedule import Pace
 from airflow_provider_runs.core.sse import Event
@@ -192,30 +191,16 @@ class RunApi(ABC):
             for item in self.connection.fields
             if item.secret and item.name in self.settings.extra
         )
-        password = urlsplit(self.proxy).password if self.proxy else None
-        of_proxy = (password, unquote(password)) if password else ()
-        return tuple(secret for secret in (*held, *named, *of_proxy) if secret)
+        proxies = (*proxy_secrets(self.proxy or ""), *environment_secrets())
+        return tuple(secret for secret in (*held, *named, *proxies) if secret)
 
     def redact(self, text: str) -> str:
         """
-        Return a text of the service with every secret that this object holds masked.
+        Return a text of the service with every secret that this object holds masked, however it is written.
 
         :param text: the text.
         """
-        for form in _forms(self.secrets()):
-            text = text.replace(form, "***")
-        return text
-
-
-@lru_cache(maxsize=64)
-def _forms(secrets: tuple[str, ...]) -> tuple[str, ...]:
-    """Return how secrets may be written, the longer ones first: one may hold another."""
-    longest_first = sorted(secrets, key=len, reverse=True)
-    return tuple(
-        dict.fromkeys(
-            form for secret in longest_first for form in (secret, quote(secret, safe=""), quote_plus(secret))
-        )
-    )
+        return mask(text, self.secrets())
 
 
 def header_text(name: str, value: object) -> str:

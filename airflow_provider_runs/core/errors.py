@@ -66,6 +66,15 @@ class NotFound(ApiError):
     """The service does not know the run or the resource."""
 
 
+def kind_of_status(status: int) -> type[ApiError]:
+    """
+    Return the class of error that an HTTP status means where nothing else says more.
+
+    :param status: the status.
+    """
+    return {401: Unauthorized, 403: Unauthorized, 404: NotFound}.get(status, ApiError)
+
+
 class AlreadyRunning(ApiError):
     """
     The service starts no run while another one of the same goes; nothing was started. A later try may work.

@@ -3,7 +3,7 @@ Requests and responses as values, and how a sequence of them is written down.
 
 An API call is a :data:`Flow`: a generator that yields a :class:`Request`, is sent the :class:`Response`
 (or is thrown :class:`~airflow_provider_runs.core.errors.ConnectionFailed`) and returns its result.
-:mod:`~airflow_provider_runs.core.drive` runs the same generator with requests and with aiohttp.
+:mod:`~airflow_provider_runs.core.drivers` runs the same generator with requests and with aiohttp.
 """
 
 from __future__ import annotations
@@ -12,27 +12,20 @@ import json
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 from airflow_provider_runs.core.errors import ApiError
+from airflow_provider_runs.core.text import excerpt
 
 T = TypeVar("T")
 Flow = Generator["Request", "Response", T]
 
+LARGE_JSON = 1024 * 1024
+"""Bytes of a body beyond which reading its JSON takes so long that an event loop must not wait for it."""
 _LONE_SURROGATES = re.compile(r"[\ud800-\udfff]")
-# A member of an object, in JSON or as Python prints it, whose name says that its value is a secret.
-_SECRET_MEMBER = re.compile(
-    r"""(["'][^"']*(?:token|secret|password|authorization|api_key)[^"'\w]*["']\s*:\s*)"""
-    r"""("(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?)""",
-    re.IGNORECASE,
-)
-
-# A zero byte within a name hides that it names a secret; all white space stays.
-_CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
-
-# Colours and the like, which programs write for a terminal.
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])")
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +45,8 @@ class Request:
     :param secret: a secret that the URL must hold when it is sent, and nowhere else.
     :param delay: seconds to wait before it is sent.
     :param unsure: words in an answer of status 429 by which nobody knows whether it was carried out.
+    :param expects_json: whether an answer of status 2xx that is no JSON is somebody else's, such as a
+        gateway's, and says nothing about the request.
     """
 
     method: str
@@ -65,6 +60,7 @@ class Request:
     secret: str | None = field(default=None, repr=False)
     delay: float = 0.0
     unsure: str | None = None
+    expects_json: bool = True
 
     @property
     def target(self) -> str:
@@ -75,14 +71,14 @@ class Request:
         return f"{self.method} {urlsplit(self.url).path}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Response:
     """
     The answer to a request.
 
     :param status: HTTP status.
     :param headers: headers, names in lower case.
-    :param body: the body as it came.
+    :param body: the body, decoded; of a redirect and of a long error not all of it.
     """
 
     status: int
@@ -94,22 +90,40 @@ class Response:
         """The body as text; bytes that are not UTF-8 are replaced."""
         return self.body.decode("utf-8", "replace")
 
+    @cached_property
+    def json(self) -> Any:
+        """
+        The body's JSON value, or None where the body is no JSON in UTF-8 at all.
 
-def parse_json(response: Response) -> Any:
-    """
-    Return the body's JSON value, or None where the body is no JSON in UTF-8 at all.
+        Half a surrogate pair, which JSON can spell but nobody can store or print, becomes a question mark.
+        """
+        try:
+            text = self.body.decode("utf-8-sig")
+            value = _JSON.decode(text) if len(self.body) <= LARGE_JSON else _PATIENT_JSON.decode(text)
+            return _without_halves(value) if _SURROGATE_ESCAPE.search(text) else value
+        except (ValueError, RecursionError):
+            return None
 
-    Half a surrogate pair, which JSON can spell but nobody can store or print, becomes a question mark.
 
-    :param response: the answer.
-    """
-    try:
-        text = response.body.decode("utf-8-sig")
-        value = json.loads(text)
-        if "\\u" in text:
-            value = json.loads(_LONE_SURROGATES.sub("?", json.dumps(value, ensure_ascii=False)))
-    except (ValueError, RecursionError):
-        return None
+class _PatientDecoder(json.JSONDecoder):
+    """Lets other threads run meanwhile, which the decoder in C does not, and takes ten times as long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scan_once = json.scanner.py_make_scanner(self)  # type: ignore[attr-defined]
+
+
+_JSON = json.JSONDecoder()
+_PATIENT_JSON = _PatientDecoder()
+
+
+def _without_halves(value: Any) -> Any:
+    if isinstance(value, str):
+        return _LONE_SURROGATES.sub("?", value)
+    if isinstance(value, list):
+        return [_without_halves(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_halves(name): _without_halves(item) for name, item in value.items()}
     return value
 
 
@@ -122,47 +136,12 @@ def read_object(response: Response, service: str, redact: Callable[[str], str] =
     :param redact: masks the secrets in a text.
     :raises ApiError: if the body is anything else (HTML of a proxy, an empty body, a list).
     """
-    value = parse_json(response)
+    value = response.json
     if not isinstance(value, dict):
         raise ApiError(
             f"{service} answered {response.status} with a body that is not a JSON object: "
-            + excerpt(response, redact),
+            + excerpt(response.body, redact),
             status=response.status,
             permanent=False,
         )
     return value
-
-
-def excerpt(response: Response, redact: Callable[[str], str] = str, limit: int = 200) -> str:
-    """
-    Return the start of the body in one line, for a message; values that are secret by their name are masked.
-
-    :param response: the answer.
-    :param redact: masks the secrets in a text.
-    :param limit: characters at most.
-    """
-    text = _SECRET_MEMBER.sub(r'\1"***"', _CONTROLS.sub("", response.text))
-    return one_line(text, redact, limit) or "(empty)"
-
-
-def one_line(text: str, redact: Callable[[str], str] = str, limit: int = 500) -> str:
-    """
-    Return the start of a text in one line. Secrets are masked first: half a secret is not recognised.
-
-    :param text: the text.
-    :param redact: masks the secrets in a text.
-    :param limit: characters at most.
-    """
-    line = " ".join(redact(text).split())
-    shown = "".join(character if character.isprintable() else " " for character in line[:limit])
-    return shown if len(line) <= limit else shown + "..."
-
-
-def printable(text: str) -> str:
-    """
-    Return a line of a program's output without colours and control characters.
-
-    :param text: the line.
-    """
-    plain = _ESCAPES.sub("", text).expandtabs(4)
-    return "".join(character if character.isprintable() else " " for character in plain).rstrip()

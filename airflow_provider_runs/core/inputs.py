@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow_provider_runs.core.errors import BadInput
-from airflow_provider_runs.core.http import one_line
+from airflow_provider_runs.core.text import one_line
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,40}")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")

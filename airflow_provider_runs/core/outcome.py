@@ -8,8 +8,8 @@ from enum import Enum
 from typing import Any
 
 from airflow_provider_runs.core.errors import RunsError
-from airflow_provider_runs.core.http import one_line
 from airflow_provider_runs.core.run import Run, RunState
+from airflow_provider_runs.core.text import one_line
 
 EVENT_VERSION = 1
 MOST_TOLD = 20

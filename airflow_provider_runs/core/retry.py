@@ -6,14 +6,14 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from email.utils import mktime_tz, parsedate_tz
 
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.errors import ConnectionFailed
 from airflow_provider_runs.core.http import Request, Response
 
 TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
+BODILESS = frozenset({204, 205})
 RETRY_AFTER_CAP = 120.0
 
 
@@ -65,7 +65,7 @@ def backoff_seconds(attempt: int, base: float, cap: float) -> float:
 
 def may_repeat(request: Request, outcome: Response | ConnectionFailed) -> bool:
     """
-    Tell whether a request that ended so may be sent again without doing anything twice.
+    Tell whether a request that ended so may be sent again without doing anything twice, and should be.
 
     :param request: the request.
     :param outcome: its answer, or the reason why there is none.
@@ -75,29 +75,30 @@ def may_repeat(request: Request, outcome: Response | ConnectionFailed) -> bool:
     if outcome.status == 429:
         sure = request.unsure is None or request.unsure.encode() not in outcome.body
         return sure or request.safe_to_repeat
-    return request.safe_to_repeat and outcome.status in TEMPORARY
+    return request.safe_to_repeat and (outcome.status in TEMPORARY or _is_foreign(request, outcome))
 
 
-def retry_after(response: Response, now: datetime | None = None) -> float | None:
+def _is_foreign(request: Request, response: Response) -> bool:
+    """Tell whether an answer that looks good is none of the service: a page of a gateway, as a rule."""
+    is_good = 200 <= response.status < 300 and response.status not in BODILESS
+    return request.expects_json and is_good and response.json is None
+
+
+def retry_after(response: Response) -> float | None:
     """
     Return the seconds that the service asks to wait (``Retry-After`` as seconds or as a date), capped.
 
     :param response: the answer.
-    :param now: the current time (UTC); None takes the clock.
     """
     value = response.headers.get("retry-after", "").strip()
-    if not value:
-        return None
     try:
         seconds = float(value)
     except ValueError:
         try:
-            moment = parsedate_to_datetime(value)
+            moment = parsedate_tz(value)
+            if moment is None:
+                return None
+            seconds = mktime_tz(moment) - clock.time()
         except (ValueError, OverflowError):
             return None
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        seconds = (moment - (now or datetime.fromtimestamp(clock.time(), UTC))).total_seconds()
-    if math.isnan(seconds):
-        return None
-    return min(max(seconds, 0.0), RETRY_AFTER_CAP)
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), RETRY_AFTER_CAP)

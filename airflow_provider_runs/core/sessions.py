@@ -12,12 +12,14 @@ import socket
 import ssl
 from functools import lru_cache
 from http.cookiejar import DefaultCookiePolicy
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from airflow_provider_runs.core.api import RunApi
 from airflow_provider_runs.core.connection import Certificates
 from airflow_provider_runs.core.errors import ConnectionFailed
+from airflow_provider_runs.core.transfer import TimedConnection, cut_urls_in_logs
 
 if TYPE_CHECKING:
     import aiohttp
@@ -129,6 +131,33 @@ def environment_proxy(url: str) -> str | None:
     return proxy if not proxy or "://" in proxy else f"http://{proxy}"
 
 
+def usable_proxy(proxy: str | None, url: str) -> str | None:
+    """
+    Return the proxy for an address, None if there is none.
+
+    :param proxy: the connection's; None: the environment's.
+    :param url: the address.
+    :raises ConnectionFailed: if it is malformed. A library would quote a part of its password as its port.
+    """
+    chosen = proxy or environment_proxy(url)
+    try:
+        parts = urlsplit(chosen or "http://none")
+        unquote(parts.netloc).encode("latin-1")
+        is_usable = (
+            bool(parts.hostname) and parts.port != 0 and "@" not in parts.path + parts.query + parts.fragment
+        )
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        whose = "the environment's proxy" if proxy is None else "the connection's proxy"
+        raise ConnectionFailed(
+            f"{whose} cannot be used: it is no URL of the form http://user:password@host:port "
+            "(characters such as / and @ in a login are written %2F and %40, and none is outside Latin-1)",
+            sent=False,
+        )
+    return chosen
+
+
 def requests_session(api: RunApi) -> requests.Session:
     """
     Return a session for the synchronous driver.
@@ -138,31 +167,12 @@ def requests_session(api: RunApi) -> requests.Session:
     """
     import requests
     from requests.adapters import HTTPAdapter
-    from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
-    from urllib3.connection import HTTPConnection, HTTPSConnection
-    from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+    from urllib3 import PoolManager
 
-    class Connecting(HTTPConnection):
-        """Marks what goes wrong before the request leaves, in a TLS handshake or a tunnel too."""
-
-        def connect(self) -> None:
-            try:
-                super().connect()
-            except (NewConnectionError, ConnectTimeoutError):
-                raise
-            except (OSError, HTTPError) as error:
-                raise NewConnectionError(self, f"{type(error).__name__}: {error}") from error
-
-    class ConnectingSecurely(Connecting, HTTPSConnection):
-        pass
-
-    class Pool(HTTPConnectionPool):
-        ConnectionCls = Connecting
-
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = ConnectingSecurely
-
-    marking: dict[type, type] = {HTTPConnectionPool: Pool, HTTPSConnectionPool: SecurePool}
+    class Session(requests.Session):
+        def get_redirect_target(self, response: requests.Response) -> None:
+            # It would read the body of a redirect to prepare a request that nobody sends.
+            return None
 
     class Adapter(HTTPAdapter):
         def __init__(self, context: ssl.SSLContext) -> None:
@@ -183,13 +193,14 @@ def requests_session(api: RunApi) -> requests.Session:
             return manager
 
         def _prepare(self, manager: PoolManager) -> None:
-            # Those of a SOCKS proxy stay: ours would pass it by.
+            # Made of what is there: a SOCKS proxy has connections of its own.
             manager.pool_classes_by_scheme = {
-                scheme: marking.get(kind, kind) for scheme, kind in manager.pool_classes_by_scheme.items()
+                scheme: _timed(pool) for scheme, pool in manager.pool_classes_by_scheme.items()
             }
 
     others = tls_context(api, shows_client_cert=False)
-    session = requests.Session()
+    cut_urls_in_logs()
+    session = Session()
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
     for scheme in ("http://", "https://"):
         session.mount(scheme, Adapter(others))
@@ -200,9 +211,18 @@ def requests_session(api: RunApi) -> requests.Session:
     return session
 
 
+@lru_cache(16)
+def _timed(pool: Any) -> type:
+    """Return a class of pools like another one whose connections state what they send."""
+    connection = type("Timed" + pool.ConnectionCls.__name__, (TimedConnection, pool.ConnectionCls), {})
+    return type("Timed" + pool.__name__, (pool,), {"ConnectionCls": connection})
+
+
 def aiohttp_session(context: ssl.SSLContext, limit: int = CONNECTIONS) -> aiohttp.ClientSession:
     """
-    Return a session for the asynchronous driver.
+    Return a session for the asynchronous driver. It decodes no body.
+
+    The ``trace_request_ctx`` of a request is called when its first byte goes out.
 
     :param context: what services are verified by.
     :param limit: connections at once at most; 0 is no limit.
@@ -216,9 +236,17 @@ def aiohttp_session(context: ssl.SSLContext, limit: int = CONNECTIONS) -> aiohtt
             made.setsockopt(*option)
         return made
 
+    async def begin(session: aiohttp.ClientSession, context: SimpleNamespace, params: Any) -> None:
+        context.trace_request_ctx()
+
+    # Not on_request_start: that is before the connection. No other moment is nearer to the first byte.
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_headers_sent.append(begin)
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=limit, socket_factory=connect, ssl=context),
         cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trace_configs=[tracing],
     )
 
 

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 MAX_CHARACTERS = 2 * 1024 * 1024
+"""Characters that one event may hold at most."""
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _DIGITS = re.compile(r"[0-9]{1,15}")
 
@@ -64,12 +65,9 @@ class Parser:
     Read a stream of server-sent events that comes in pieces cut anywhere.
 
     What the last piece leaves without the empty line that ends an event is no event.
-
-    :param max_characters: characters that one event may hold at most.
     """
 
-    def __init__(self, max_characters: int = MAX_CHARACTERS) -> None:
-        self._limit = max_characters
+    def __init__(self) -> None:
         # It takes a byte order mark away, and reads what is no UTF-8 as U+FFFD.
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
         self._after_return = False
@@ -108,8 +106,8 @@ class Parser:
 
     def _keep(self, part: str) -> None:
         self._size += len(part)
-        if self._size > self._limit:
-            raise TooLong(f"more than {self._limit} characters")
+        if self._size > MAX_CHARACTERS:
+            raise TooLong(f"more than {MAX_CHARACTERS} characters")
         if part:
             self._begun.append(part)
 

@@ -18,8 +18,9 @@ from urllib.parse import quote
 
 from airflow_provider_runs.core.api import RunApi
 from airflow_provider_runs.core.errors import ApiError, NotFound, Unauthorized
-from airflow_provider_runs.core.http import Response, excerpt, one_line, parse_json
+from airflow_provider_runs.core.http import Response
 from airflow_provider_runs.core.run import Run, RunState, StatusTable, moment
+from airflow_provider_runs.core.text import excerpt, one_line
 
 if TYPE_CHECKING:
     from pendulum import DateTime
@@ -61,7 +62,7 @@ class MageAnswers(RunApi):
         return self._answer(response, key, what)[key]
 
     def _answer(self, response: Response, key: str, what: str) -> Row:
-        answer = parse_json(response)
+        answer = response.json
         error = answer.get("error") if isinstance(answer, dict) else None
         if isinstance(error, dict):
             raise self._error(error, response, what)
@@ -86,7 +87,7 @@ class MageAnswers(RunApi):
 
     def _not_from_mage(self, response: Response, what: str) -> ApiError:
         """Judge by the HTTP status alone an answer that a proxy, or Mage's web server, gave."""
-        message = f"Mage answered {response.status} to {what}: {excerpt(response, self.redact)}"
+        message = f"Mage answered {response.status} to {what}: {excerpt(response.body, self.redact)}"
         if response.status < 500:
             message += (
                 f". Check host, path prefix, login and trigger token of connection {self.settings.conn_id!r}"
@@ -121,7 +122,7 @@ class MageAnswers(RunApi):
     def _unusable(self, response: Response, what: str) -> ApiError:
         return ApiError(
             f"Mage answered {what} with {response.status} and a body that cannot be used: "
-            + excerpt(response, self.redact),
+            + excerpt(response.body, self.redact),
             status=response.status,
             permanent=False,
         )

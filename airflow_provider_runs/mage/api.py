@@ -26,10 +26,11 @@ from airflow_provider_runs.core.connection import (
     Settings,
 )
 from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound, Unauthorized
-from airflow_provider_runs.core.http import Flow, Request, one_line
+from airflow_provider_runs.core.http import Flow, Request
 from airflow_provider_runs.core.inputs import boolean, json_object, required_text, unknown_names
 from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.core.schedule import Pace
+from airflow_provider_runs.core.text import one_line
 from airflow_provider_runs.mage.answers import Row, blocks_of, inner_token
 from airflow_provider_runs.mage.lists import MARKER, MageLists
 from airflow_provider_runs.mage.lookups import TRIGGER_FIELDS, run_number

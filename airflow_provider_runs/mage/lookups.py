@@ -7,9 +7,10 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow_provider_runs.core.errors import BadInput, NotFound
-from airflow_provider_runs.core.http import Flow, Request, one_line
+from airflow_provider_runs.core.http import Flow, Request
 from airflow_provider_runs.core.inputs import integer, required_text
 from airflow_provider_runs.core.pages import Page, read_pages
+from airflow_provider_runs.core.text import one_line
 from airflow_provider_runs.mage.answers import MageAnswers, Row
 
 PAGE = 100

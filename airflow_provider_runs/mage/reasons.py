@@ -7,8 +7,9 @@ from urllib.parse import quote
 
 from airflow_provider_runs.core.api import CanExplain
 from airflow_provider_runs.core.errors import RunsError
-from airflow_provider_runs.core.http import Flow, one_line
+from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.run import RunState
+from airflow_provider_runs.core.text import one_line
 from airflow_provider_runs.mage.answers import Row, failures, log_lines
 from airflow_provider_runs.mage.lookups import MageLookups
 

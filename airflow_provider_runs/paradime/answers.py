@@ -27,8 +27,9 @@ from typing import Any
 
 from airflow_provider_runs.core.api import RunApi
 from airflow_provider_runs.core.errors import AlreadyRunning, ApiError, NotFound, Unauthorized
-from airflow_provider_runs.core.http import Response, excerpt, one_line, parse_json
+from airflow_provider_runs.core.http import Response
 from airflow_provider_runs.core.run import Run, RunState, StatusTable, moment
+from airflow_provider_runs.core.text import excerpt, one_line
 from airflow_provider_runs.paradime.operations import Operation
 
 Row = dict[str, Any]
@@ -149,7 +150,7 @@ class ParadimeAnswers(RunApi):
 
     def _data(self, response: Response, what: str) -> tuple[Row, list[Problem]]:
         """Return the data of an answer and the errors in it that concern fields; raise all others."""
-        body = parse_json(response)
+        body = response.json
         given = body.get("errors") if isinstance(body, dict) else None
         problems = [Problem.of(entry) for entry in (given if isinstance(given, list) else [given])]
         if not given:
@@ -191,9 +192,8 @@ class ParadimeAnswers(RunApi):
     def _no_graphql(self, response: Response, what: str) -> ApiError:
         """Return the error for an answer that a proxy, or what stands in front of the API, has given."""
         status, conn_id = response.status, self.settings.conn_id
-        said = (
-            f"Paradime answered {status} to {what}{_request_id(response)}: {excerpt(response, self.redact)}"
-        )
+        shown = excerpt(response.body, self.redact)
+        said = f"Paradime answered {status} to {what}{_request_id(response)}: {shown}"
         if status in (401, 403):
             return Unauthorized(f"{said}. Check the credentials of connection {conn_id!r}", status=status)
         if status >= 400:
@@ -203,7 +203,7 @@ class ParadimeAnswers(RunApi):
 
     def _unusable(self, response: Response, what: str) -> ApiError:
         return BadAnswer(
-            f"Paradime answered {what} with data that cannot be used: {excerpt(response, self.redact)}",
+            f"Paradime answered {what} with data that cannot be used: {excerpt(response.body, self.redact)}",
             status=200,
             permanent=False,
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from airflow_provider_runs.core.errors import NotFound
-from airflow_provider_runs.core.http import one_line
+from airflow_provider_runs.core.text import one_line
 
 MAX_BYTES = 2**30
 PATHS_SHOWN = 30

@@ -12,12 +12,13 @@ from typing import IO, TYPE_CHECKING, Any
 from airflow_provider_runs.base.hook import FlowOf, RunHook, list_bounds
 from airflow_provider_runs.base.storage import put_whole, target_path
 from airflow_provider_runs.core.api import RunApi
-from airflow_provider_runs.core.drive import DEFAULT_RETRY, Download
+from airflow_provider_runs.core.download import Download, download
 from airflow_provider_runs.core.errors import BadInput, RunsError
-from airflow_provider_runs.core.http import Flow, one_line
+from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.inputs import integer, required_text, without_none
-from airflow_provider_runs.core.retry import NO_RETRY, RetryPolicy
+from airflow_provider_runs.core.retry import NO_RETRY
 from airflow_provider_runs.core.run import Run
+from airflow_provider_runs.core.text import one_line
 from airflow_provider_runs.paradime.answers import CommandLogs
 from airflow_provider_runs.paradime.api import ParadimeRunApi
 from airflow_provider_runs.paradime.artifacts import MAX_BYTES, choose_artifact
@@ -310,13 +311,13 @@ class ParadimeHook(RunHook):
         command_id: int | str | None = None,
         command: str | None = None,
         max_bytes: int | str = MAX_BYTES,
-        retry: RetryPolicy = DEFAULT_RETRY,
     ) -> dict[str, Any]:
         """
         Copy a file that a command has left, byte by byte, to an ``ObjectStoragePath``.
 
         The file is first streamed to the worker's temporary folder, and appears at its place only when all of
-        it has come. What was there is replaced.
+        it has come. What was there is replaced. The download is tried 5 times, 1 s apart at first, then each
+        time twice as long, less up to a half at random.
 
         :param run_id: the run.
         :param path: the artifact's path, such as ``target/manifest.json``.
@@ -325,8 +326,6 @@ class ParadimeHook(RunHook):
             if it failed.
         :param command: instead, the text of that command; the last one with that text counts.
         :param max_bytes: its length in bytes at most; 1 GiB by default.
-        :param retry: how often the download is tried and at what pauses: by default 5 times, 1 s apart at
-            first, then each time twice as long, less up to a half at random.
         :return: ``path`` (the target), ``bytes`` (its length) and ``sha256`` (hexadecimal).
         :raises BadInput: if an argument is wrong; nothing was sent.
         :raises NotFound: if there is no such artifact; the message names those that there are.
@@ -348,19 +347,19 @@ class ParadimeHook(RunHook):
 
         artifact = self.drive(choose)
         with tempfile.NamedTemporaryFile(prefix="paradime-") as file:
-            got = self._download(run_id, artifact, file, most, retry)
+            got = self._download(run_id, artifact, file, most)
             put_whole(file.name, place)
         return {"path": str(place), "bytes": got.size, "sha256": got.sha256}
 
     def _download(
-        self, run_id: str, artifact: Mapping[str, Any], file: IO[bytes], max_bytes: int, retry: RetryPolicy
+        self, run_id: str, artifact: Mapping[str, Any], file: IO[bytes], max_bytes: int
     ) -> Download:
-        return self._driver.download(
+        return download(
+            self._driver,
             f"artifact {one_line(artifact['path'])!r} of run {run_id}",
             lambda: self.drive(lambda api: as_paradime(api).get_resource_url(artifact["id"]), NO_RETRY),
             file,
             max_bytes=max_bytes,
-            retry=retry,
         )
 
     def read_json(self, run_id: str, artifact: Mapping[str, Any], max_bytes: int) -> Any:
@@ -375,7 +374,7 @@ class ParadimeHook(RunHook):
         :raises ValueError: if it is not JSON.
         """
         with tempfile.TemporaryFile() as file:
-            self._download(run_id, artifact, file, max_bytes, DEFAULT_RETRY)
+            self._download(run_id, artifact, file, max_bytes)
             file.seek(0)
             return json.load(file)
 

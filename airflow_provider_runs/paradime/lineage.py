@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_runs.base.task import RunTask
 from airflow_provider_runs.core.errors import RunsError
-from airflow_provider_runs.core.http import one_line
+from airflow_provider_runs.core.text import one_line
 from airflow_provider_runs.paradime.hooks import RUN_RESULTS_BYTES, ParadimeHook, as_paradime
 from airflow_provider_runs.paradime.reasons import RUN_RESULTS
 

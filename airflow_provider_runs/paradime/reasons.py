@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from airflow_provider_runs.core.http import one_line, printable
+from airflow_provider_runs.core.text import one_line, printable
 
 RUN_RESULTS = "target/run_results.json"
 TAIL_LINES = 100

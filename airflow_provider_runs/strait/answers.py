@@ -23,8 +23,9 @@ from urllib.parse import quote
 
 from airflow_provider_runs.core.api import RunApi
 from airflow_provider_runs.core.errors import ApiError, NotFound, Unauthorized
-from airflow_provider_runs.core.http import Response, excerpt, one_line, parse_json, read_object
+from airflow_provider_runs.core.http import Response, read_object
 from airflow_provider_runs.core.run import Run, RunState, StatusTable, moment
+from airflow_provider_runs.core.text import excerpt, one_line
 
 Row = dict[str, Any]
 
@@ -94,7 +95,7 @@ class StraitAnswers(RunApi):
         :param asked: rows that were asked for.
         """
         self._check(response, what)
-        value = parse_json(response)
+        value = response.json
         old = isinstance(value, list)
         rows = value if old else value.get("data", ()) if isinstance(value, dict) else ()
         rows = [] if rows is None else rows
@@ -111,10 +112,18 @@ class StraitAnswers(RunApi):
         if not 200 <= response.status < 300:
             raise self._error(response, what)
 
+    def _is_done(self, response: Response) -> bool:
+        """Tell whether Strait did what was asked for. It need say nothing, but a gateway's page is no yes."""
+        return 200 <= response.status < 300 and (not response.body or response.json is not None)
+
+    def _check_done(self, response: Response, what: str) -> None:
+        if not self._is_done(response):
+            raise self._error(response, what)
+
     def _error(self, response: Response, what: str) -> ApiError:
-        body = parse_json(response)
+        body = response.json
         body = body if isinstance(body, dict) else {}
-        said = self._complaint(body) or excerpt(response, self.redact, 500)
+        said = self._complaint(body) or excerpt(response.body, self.redact, 500)
         message = f"Strait answered {response.status} to {what}: {said}"
         if isinstance(body.get("request_id"), str):
             message += f" (request {one_line(body['request_id'], self.redact, 100)})"
@@ -145,7 +154,7 @@ class StraitAnswers(RunApi):
 
     def _unusable(self, response: Response, what: str, how: str) -> ApiError:
         return ApiError(
-            f"Strait answered {what} {how}: {excerpt(response, self.redact)}",
+            f"Strait answered {what} {how}: {excerpt(response.body, self.redact)}",
             status=response.status,
             permanent=False,
         )

@@ -31,7 +31,7 @@ from airflow_provider_runs.core.connection import (
     Settings,
 )
 from airflow_provider_runs.core.errors import ApiError, BadInput, RunsError, WrongScope
-from airflow_provider_runs.core.http import Flow, Request, Response, one_line
+from airflow_provider_runs.core.http import Flow, Request, Response
 from airflow_provider_runs.core.inputs import (
     boolean,
     integer,
@@ -44,6 +44,7 @@ from airflow_provider_runs.core.inputs import (
 from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.core.schedule import Pace
 from airflow_provider_runs.core.sse import Event
+from airflow_provider_runs.core.text import one_line
 from airflow_provider_runs.strait.answers import Row
 from airflow_provider_runs.strait.details import StraitDetails
 from airflow_provider_runs.strait.lists import CLOCK_SLACK, RUN_KEY_TAG, TAG, run_path, segment
@@ -293,7 +294,7 @@ class StraitRunApi(
     def cancel(self, run_id: str) -> Flow[None]:
         what = f"cancelling run {run_id}"
         response = yield self._request("DELETE", run_path(run_id), safe_to_repeat=True)
-        if 200 <= response.status < 300:
+        if self._is_done(response):
             return
         error = self._error(response, what)
         if error.status not in (400, 409):
@@ -363,7 +364,7 @@ class StraitRunApi(
         """
         body = {"debug_mode": boolean("on", on, default=True)}
         response = yield self._request("POST", run_path(run_id, "debug"), json=body, safe_to_repeat=True)
-        self._check(response, f"setting the debug mode of run {run_id}")
+        self._check_done(response, f"setting the debug mode of run {run_id}")
 
     def reset_idempotency_key(self, run_id: str) -> Flow[None]:
         """
@@ -372,7 +373,7 @@ class StraitRunApi(
         :param run_id: the run.
         """
         response = yield self._request("DELETE", run_path(run_id, "idempotency-key"), safe_to_repeat=True)
-        self._check(response, f"resetting the idempotency key of run {run_id}")
+        self._check_done(response, f"resetting the idempotency key of run {run_id}")
 
     def reschedule(self, run_id: str, scheduled_at: Any, payload: Any = None) -> Flow[Run]:
         """

@@ -9,7 +9,7 @@ from typing import Any
 from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.logs import LogFollower
 from airflow_provider_runs.base.streams import GONE, LASTING
-from airflow_provider_runs.core.drive import AsyncDriver, load_libraries
+from airflow_provider_runs.core.drivers import AsyncDriver, load_libraries
 from airflow_provider_runs.core.errors import ApiError, RunsError, is_permanent
 from airflow_provider_runs.core.retry import NO_RETRY, backoff_seconds
 from airflow_provider_runs.core.sse import Event

@@ -9,9 +9,9 @@ from typing import Any
 from airflow_provider_runs.base.operator import CancelRunOperator, RetryRunOperator, TriggerRunOperator
 from airflow_provider_runs.base.record import RECORD_KEY
 from airflow_provider_runs.core.errors import BadInput, RunsError
-from airflow_provider_runs.core.http import one_line
 from airflow_provider_runs.core.inputs import json_object
 from airflow_provider_runs.core.run import Run, RunState
+from airflow_provider_runs.core.text import one_line
 from airflow_provider_runs.strait.api import ARGUMENTS, StraitRunApi
 from airflow_provider_runs.strait.hooks import COLOR, StraitHook, as_strait
 from airflow_provider_runs.strait.logs import EventFollower

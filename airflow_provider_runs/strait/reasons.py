@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from airflow_provider_runs.core.http import one_line, printable
+from airflow_provider_runs.core.text import one_line, printable
 from airflow_provider_runs.strait.answers import DEAD_LETTER, REPLAYABLE
 
 EVENTS_SHOWN = 20

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from airflow_provider_runs.core.http import one_line
 from airflow_provider_runs.core.sse import Event
+from airflow_provider_runs.core.text import one_line
 
 STATUS_CHANGE = "status_change"
 SHOWN = ("log", "progress", "error")

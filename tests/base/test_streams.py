@@ -14,7 +14,7 @@ from airflow_provider_runs.base import streams as streaming
 from airflow_provider_runs.base import watch as watching
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanStream
-from airflow_provider_runs.core.drive import AsyncDriver
+from airflow_provider_runs.core.drivers import AsyncDriver
 from airflow_provider_runs.core.errors import (
     ApiError,
     ConnectionFailed,

@@ -20,7 +20,7 @@ import pytest
 
 from airflow_provider_runs.core.api import RunApi, Token
 from airflow_provider_runs.core.connection import ConnectionSpec, Field, Settings
-from airflow_provider_runs.core.drive import AsyncDriver, Driver
+from airflow_provider_runs.core.drivers import AsyncDriver, Driver
 from airflow_provider_runs.core.errors import ApiError, Unauthorized
 from airflow_provider_runs.core.http import Flow, Request, Response, read_object
 from airflow_provider_runs.core.retry import RetryPolicy

@@ -21,12 +21,15 @@ from typing import Any
 import pytest
 
 from airflow_provider_runs.core import clock
+from airflow_provider_runs.core import download as downloads
 from airflow_provider_runs.core.connection import Settings
-from airflow_provider_runs.core.drive import Download, Driver
+from airflow_provider_runs.core.download import Download, download
+from airflow_provider_runs.core.drivers import Driver
 from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, NotFound, RunsError, Unauthorized
-from airflow_provider_runs.core.retry import RetryPolicy
+from airflow_provider_runs.core.retry import NO_RETRY
 from tests.core.conftest import FAST, Answer, TokenService, Wire, chunked, hang_up, raw, reply, reset, silence
-from tests.memory import needs_proc
+from tests.core.hostile import DRIPS, bomb, flood
+from tests.memory import forget_peak, needs_proc, peak
 
 Start = Callable[..., Wire]
 WHAT = "artifact target/manifest.json of run 12"
@@ -56,12 +59,13 @@ def presigned(server: Wire) -> str:
     return f"{server.url}/bucket/key?{SIGNATURE}&X-Amz-Expires=60"
 
 
-def save(
-    driver: Driver, server: Wire, target: Any = None, *, max_bytes: int = 10**9, retry: RetryPolicy = FAST
-) -> Download:
-    return driver.download(
-        WHAT, lambda: presigned(server), target or io.BytesIO(), max_bytes=max_bytes, retry=retry
-    )
+def save(driver: Driver, server: Wire, target: Any = None, *, max_bytes: int = 10**9) -> Download:
+    return download(driver, WHAT, lambda: presigned(server), target or io.BytesIO(), max_bytes=max_bytes)
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "DEFAULT_RETRY", FAST)
 
 
 def cut(body: bytes, told: int) -> Answer:
@@ -112,9 +116,7 @@ def test_a_download_that_breaks_off_is_begun_anew_with_a_fresh_address(
     drivers: Callable[..., Driver], wire: Start, broken: Answer
 ) -> None:
     server, target, numbers = wire(broken, reply(200, BODY)), io.BytesIO(), itertools.count(1)
-    got = drivers().download(
-        WHAT, lambda: f"{presigned(server)}&n={next(numbers)}", target, max_bytes=10**6, retry=FAST
-    )
+    got = download(drivers(), WHAT, lambda: f"{presigned(server)}&n={next(numbers)}", target, max_bytes=10**6)
     assert target.getvalue() == BODY
     assert got.size == len(BODY)
     assert [re.sub(".*n=", "", url) for url in server.targets] == ["1", "2"]
@@ -138,8 +140,8 @@ def test_a_silent_store_is_left_after_the_request_timeout(
 
     server = wire(silence, starts_and_stops)
     with pytest.raises(ConnectionFailed, match="broke off"):
-        save(drivers(request_timeout=0.2), server, retry=RetryPolicy(attempts=2, base=0.01))
-    assert len(server.asked) == 2
+        save(drivers(request_timeout=0.2), server)
+    assert len(server.asked) == FAST.attempts
 
 
 @pytest.mark.parametrize(
@@ -171,13 +173,6 @@ def test_retry_after_is_obeyed(drivers: Callable[..., Driver], wire: Start) -> N
     assert clock.monotonic() - began >= 0.3
 
 
-def test_what_is_stopped_is_not_begun_anew(drivers: Callable[..., Driver], wire: Start) -> None:
-    server = wire(reply(503))
-    with pytest.raises(ApiError):
-        save(drivers(), server, retry=RetryPolicy(attempts=5, base=0.01, stopped=lambda: True))
-    assert len(server.asked) == 1
-
-
 def test_an_address_that_cannot_be_had_is_asked_for_again(
     drivers: Callable[..., Driver], wire: Start
 ) -> None:
@@ -188,7 +183,7 @@ def test_an_address_that_cannot_be_had_is_asked_for_again(
             raise error
         return presigned(server)
 
-    assert drivers().download(WHAT, url, io.BytesIO(), max_bytes=10**6, retry=FAST).size == len(BODY)
+    assert download(drivers(), WHAT, url, io.BytesIO(), max_bytes=10**6).size == len(BODY)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +269,7 @@ def test_the_signature_stands_in_no_log_and_no_exception(
     url = f"{base}/bucket/key?{SIGNATURE}"
     failure, text = None, ""
     try:
-        drivers().download(WHAT, lambda: url, io.BytesIO(), max_bytes=10**6, retry=FAST)
+        download(drivers(), WHAT, lambda: url, io.BytesIO(), max_bytes=10**6)
     except RunsError as error:
         failure, text = error, "".join(traceback.format_exception(error)) + repr(error)
     assert failure is None or (failure.__context__ is None and WHAT in text)
@@ -286,7 +281,7 @@ def test_the_signature_stands_in_no_log_and_no_exception(
 @pytest.mark.parametrize("url", ["", "bucket/key?5up3r", "http://", "ftp://x/5up3r", "http://[5up3r/"])
 def test_an_address_of_no_use_is_not_quoted(drivers: Callable[..., Driver], url: str) -> None:
     with pytest.raises(ConnectionFailed, match="broke off") as error:
-        drivers().download(WHAT, lambda: url, io.BytesIO(), max_bytes=1, retry=FAST)
+        download(drivers(), WHAT, lambda: url, io.BytesIO(), max_bytes=1)
     assert PLAIN not in "".join(traceback.format_exception(error.value))
 
 
@@ -323,7 +318,8 @@ def test_fifty_megabytes_take_little_memory(wire: Start) -> None:
         digest.update(part)
     script = """
         import sys, tempfile
-        from airflow_provider_runs.core.drive import Driver
+        from airflow_provider_runs.core.download import download
+        from airflow_provider_runs.core.drivers import Driver
         from airflow_provider_runs.core.connection import Settings
         from tests.core.conftest import Service
         from tests.memory import forget_peak, peak
@@ -332,7 +328,7 @@ def test_fifty_megabytes_take_little_memory(wire: Start) -> None:
 
         def save(url):
             with tempfile.TemporaryFile() as file:
-                return driver.download("it", lambda: url, file, max_bytes=10**9)
+                return download(driver, "it", lambda: url, file, max_bytes=10**9)
 
         save(sys.argv[2])
         before = forget_peak()
@@ -367,5 +363,74 @@ def test_an_address_without_a_path_blanks_no_log(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     server = wire(reply(200, BODY))
-    drivers().download(WHAT, lambda: server.url, io.BytesIO(), max_bytes=10**6)
+    download(drivers(), WHAT, lambda: server.url, io.BytesIO(), max_bytes=10**6)
     assert '"GET / HTTP/1.1" 200' in caplog.text
+
+
+def test_a_file_of_certificates_that_is_missing_is_told(drivers: Callable[..., Driver], wire: Start) -> None:
+    with pytest.raises(ConnectionFailed, match="ca_bundle cannot be used") as caught:
+        save(drivers(ca_bundle="/missing.pem"), wire(reply(200, BODY)))
+    assert not caught.value.sent
+
+
+@pytest.mark.parametrize("drip", DRIPS.values(), ids=DRIPS)
+def test_a_store_that_sends_byte_after_byte_does_not_hold_a_download(
+    drivers: Callable[..., Driver], wire: Start, drip: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "DEFAULT_RETRY", NO_RETRY)
+    server, began = wire(drip), clock.monotonic()
+    with pytest.raises(ConnectionFailed, match="broke off"):
+        save(drivers(request_timeout=2), server)
+    assert clock.monotonic() - began < 4
+
+
+def test_a_slow_store_is_waited_for_as_long_as_enough_comes(
+    drivers: Callable[..., Driver], wire: Start
+) -> None:
+    def slow(connection: Any, asked: Any) -> bool:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (10 * downloads.LEAST))
+        for _ in range(10):
+            clock.sleep(1.5)
+            connection.sendall(b"x" * downloads.LEAST)
+        return True
+
+    began = clock.monotonic()
+    assert save(drivers(request_timeout=2), wire(slow)).size == 10 * downloads.LEAST
+    assert clock.monotonic() - began >= 15
+
+
+@pytest.mark.parametrize(
+    "head", [b"Content-Encoding: br\r\n", b"Content-Encoding: gzip\r\n"], ids=["not asked for", "broken"]
+)
+def test_what_cannot_be_decoded_is_no_download(
+    drivers: Callable[..., Driver], wire: Start, head: bytes
+) -> None:
+    server = wire(raw(b"HTTP/1.1 200 OK\r\n" + head + b"Content-Length: 4\r\n\r\nabcd"))
+    with pytest.raises(ConnectionFailed, match=f"{WHAT} broke off: it is "):
+        save(drivers(), server)
+
+
+@needs_proc
+def test_a_bomb_takes_as_little_as_max_bytes_allows(drivers: Callable[..., Driver], wire: Start) -> None:
+    packed = bomb(100, b"x")
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed)
+    server, target, before = wire(raw(head + packed)), io.BytesIO(), forget_peak()
+    with pytest.raises(ApiError, match="longer than max_bytes allows"):
+        save(drivers(), server, target, max_bytes=10**6)
+    assert len(target.getvalue()) <= 10**6 and peak() - before < 40_000
+
+
+def test_the_body_of_a_redirect_is_not_read(drivers: Callable[..., Driver], wire: Start) -> None:
+    sent: list[int] = []
+    head = b"HTTP/1.1 302 Found\r\nLocation: ftp://x/\r\nContent-Length: %d\r\n\r\n" % (200 * 2**20)
+    with pytest.raises(ApiError, match="answered 302"):
+        save(drivers(), wire(flood(head, b"x" * 2**20, 200, sent)), max_bytes=1000)
+    assert len(sent) < 50
+
+
+def test_the_length_of_a_file_is_not_read_from_5000_digits(
+    drivers: Callable[..., Driver], wire: Start
+) -> None:
+    server = wire(raw(b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\nabcd"))
+    with pytest.raises(RunsError):
+        save(drivers(), server)

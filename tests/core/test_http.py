@@ -7,15 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_runs.core.errors import ApiError
-from airflow_provider_runs.core.http import (
-    Request,
-    Response,
-    excerpt,
-    one_line,
-    parse_json,
-    printable,
-    read_object,
-)
+from airflow_provider_runs.core.http import Request, Response, read_object
+from airflow_provider_runs.core.text import excerpt, one_line, printable
 
 plain = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 trees = st.recursive(
@@ -37,7 +30,7 @@ def test_the_text_of_an_answer_is_readable_whatever_its_bytes() -> None:
 
 @given(trees, st.booleans())
 def test_json_comes_back_as_it_was_written(value: object, spelled_out: bool) -> None:
-    assert parse_json(Response(200, body=json.dumps(value, ensure_ascii=spelled_out).encode())) == value
+    assert Response(200, body=json.dumps(value, ensure_ascii=spelled_out).encode()).json == value
 
 
 @given(st.binary())
@@ -46,7 +39,7 @@ def test_any_bytes_are_json_or_none(body: bytes) -> None:
         expected = json.loads(body.decode("utf-8-sig"))
     except ValueError:
         expected = None
-    parsed = parse_json(Response(200, body=body))
+    parsed = Response(200, body=body).json
     assert parsed == expected or parsed != parsed
 
 
@@ -54,15 +47,15 @@ def test_any_bytes_are_json_or_none(body: bytes) -> None:
     "body", [b"", b"<html>", b"{", b"\xff", b"[" * 200_000, b"9" * 5000], ids=lambda body: repr(body[:6])
 )
 def test_a_body_that_is_no_json_is_none(body: bytes) -> None:
-    assert parse_json(Response(200, body=body)) is None
+    assert Response(200, body=body).json is None
 
 
 def test_json_after_a_byte_order_mark_is_json() -> None:
-    assert parse_json(Response(200, body=b'\xef\xbb\xbf{"a": 1}')) == {"a": 1}
+    assert Response(200, body=b'\xef\xbb\xbf{"a": 1}').json == {"a": 1}
 
 
 def test_half_a_surrogate_pair_becomes_a_question_mark() -> None:
-    value = parse_json(Response(200, body=rb'{"a\ud800": ["b\udfff", "\ud83d\ude00"]}'))
+    value = Response(200, body=rb'{"a\ud800": ["b\udfff", "\ud83d\ude00"]}').json
     assert value == {"a?": ["b?", "\U0001f600"]}
     json.dumps(value, ensure_ascii=False).encode()
 
@@ -90,14 +83,14 @@ def test_an_error_about_a_body_masks_its_secrets() -> None:
 def test_an_excerpt_shows_no_value_that_is_secret_by_its_name(name: str) -> None:
     body = f'{{"status": "fine", "{name}": "hush", "tokens": 5}}'
     for encoding in ("utf-8", "utf-16-le"):
-        shown = excerpt(Response(401, body=body.encode(encoding)))
+        shown = excerpt(body.encode(encoding))
         assert "hush" not in shown and '"***"' in shown and '"fine"' in shown and "5" in shown
 
 
 def test_an_excerpt_is_one_short_line() -> None:
-    assert excerpt(Response(200, body=b"a\n  b\tc\r\n")) == "a b c"
-    assert excerpt(Response(200, body=b"x" * 300)) == "x" * 200 + "..."
-    assert excerpt(Response(200, body=b" \n ")) == "(empty)"
+    assert excerpt(b"a\n  b\tc\r\n") == "a b c"
+    assert excerpt(b"x" * 300) == "x" * 200 + "..."
+    assert excerpt(b" \n ") == "(empty)"
 
 
 @pytest.mark.parametrize(
@@ -105,7 +98,7 @@ def test_an_excerpt_is_one_short_line() -> None:
 )
 def test_an_excerpt_masks_what_is_secret_by_its_name(name: str) -> None:
     for body in (json.dumps({name: 'hu"sh', "a": 1}), repr({name: "hush", "a": 1}), f'{{"{name}": "hush and'):
-        assert "hu" not in excerpt(Response(200, body=body.encode())).replace('"a"', "")
+        assert "hu" not in excerpt(body.encode()).replace('"a"', "")
 
 
 @given(plain, st.integers(1, 50))

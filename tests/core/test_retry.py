@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
 
@@ -26,7 +27,8 @@ seconds = st.floats(0, 1e6)
 
 
 def told(value: str) -> float | None:
-    return retry_after(Response(429, {"retry-after": value}), NOW)
+    clock.current.set_time(NOW.timestamp())  # type: ignore[attr-defined]
+    return retry_after(Response(429, {"retry-after": value}))
 
 
 @given(st.integers(1, 10_000), seconds, seconds)
@@ -123,7 +125,20 @@ def test_an_unsafe_request_is_repeated_only_after_429(status: int) -> None:
 
 @given(st.integers(100, 599))
 def test_a_safe_request_is_repeated_only_after_a_temporary_status(status: int) -> None:
-    assert may_repeat(SAFE, Response(status)) is (status in {408, 425, 429, 500, 502, 503, 504})
+    assert may_repeat(SAFE, Response(status, body=b"{}")) is (status in {408, 425, 429, 500, 502, 503, 504})
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 206])
+@pytest.mark.parametrize("body", [b"<html>", b"", b"{"])
+def test_a_good_answer_that_is_no_json_is_repeated_where_a_502_would_be(status: int, body: bytes) -> None:
+    assert may_repeat(SAFE, Response(status, body=body))
+    assert not may_repeat(UNSAFE, Response(status, body=body))
+    assert not may_repeat(replace(SAFE, expects_json=False), Response(status, body=body))
+
+
+@pytest.mark.parametrize("status", [204, 205, 302, 404])
+def test_what_has_no_body_or_is_no_good_answer_need_not_be_json(status: int) -> None:
+    assert not may_repeat(SAFE, Response(status))
 
 
 @given(st.integers(1, 100))

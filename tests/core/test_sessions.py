@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from airflow_provider_runs.core import sessions
 from airflow_provider_runs.core.connection import Settings
-from airflow_provider_runs.core.drive import AsyncDriver, Driver
+from airflow_provider_runs.core.download import download
+from airflow_provider_runs.core.drivers import AsyncDriver, Driver
 from airflow_provider_runs.core.errors import ConnectionFailed
 from airflow_provider_runs.core.http import Flow, Request, Response
 from airflow_provider_runs.core.retry import NO_RETRY
@@ -242,7 +243,7 @@ async def test_reading_certificates_does_not_stop_an_event_loop(
         return make(*arguments)
 
     make = sessions.tls_context
-    monkeypatch.setattr("airflow_provider_runs.core.drive.tls_context", noted)
+    monkeypatch.setattr("airflow_provider_runs.core.drivers.tls_context", noted)
     server = wire()
     driver = AsyncDriver(Service(Settings("c", server.url)))
     await asyncio.gather(*(driver.drive(ask(server.url)) for _ in range(3)))
@@ -262,16 +263,16 @@ def test_a_store_is_trusted_alike_and_shown_no_client_certificate(
     def answer(connection: socket.socket, asked: Any) -> bool:
         assert isinstance(connection, ssl.SSLSocket)
         shown.append(connection.getpeercert())
-        return reply(200, b"content")(connection, asked)
+        return reply(200, b'"content"')(connection, asked)
 
     service, store = wire(answer, tls=context), wire(answer, tls=context)
     extra = {"ca_bundle": str(authority.file), "client_cert": certificate, "client_key": key}
     driver = Driver(Service(Settings("c", service.url, extra=extra)))
     driver.drive(ask(service.url))
     target = io.BytesIO()
-    driver.download("a file", lambda: f"{store.url}/file", target, max_bytes=100)
+    download(driver, "a file", lambda: f"{store.url}/file", target, max_bytes=100)
     driver.close()
-    assert target.getvalue() == b"content"
+    assert target.getvalue() == b'"content"'
     assert shown[0] and not shown[1]
 
 

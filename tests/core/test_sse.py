@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_runs.core import sse
 from airflow_provider_runs.core.sse import Comment, Event, Frame, Parser, Retry, TooLong
 from tests.answers import fuzzed
 
@@ -109,8 +109,8 @@ VECTORS: dict[str, tuple[bytes, list[Frame]]] = {
 }
 
 
-def read(*pieces: bytes, **limits: Any) -> list[Frame]:
-    parser = Parser(**limits)
+def read(*pieces: bytes) -> list[Frame]:
+    parser = Parser()
     return [frame for piece in pieces for frame in parser.feed(piece)]
 
 
@@ -144,17 +144,19 @@ def test_no_cut_changes_what_is_read(parts: list[bytes], cuts: list[int]) -> Non
 @pytest.mark.parametrize(
     "endless", [b"x", b"data: x\n", b"data\n", b"foo: x\n", b"event: x\n", b"retry: 1\n"]
 )
-def test_an_event_without_end_is_refused_in_time(endless: bytes) -> None:
-    parser = Parser(100)
+def test_an_event_without_end_is_refused_in_time(endless: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "MAX_CHARACTERS", 100)
+    parser = Parser()
     for _ in range(100 // (len(endless.strip()) + 1)):
         parser.feed(endless)
     with pytest.raises(TooLong, match="more than 100 characters"):
-        read(*[endless] * 101, max_characters=100)
+        read(*[endless] * 101)
 
 
-def test_what_ends_in_time_may_go_on_for_ever() -> None:
+def test_what_ends_in_time_may_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "MAX_CHARACTERS", 100)
     whole = b"data: " + b"x" * 80 + b"\n\n"
-    assert read(*[whole] * 100, max_characters=100) == [message("x" * 80)] * 100
-    assert len(read(*[b": keepalive\n"] * 1000, max_characters=100)) == 1000
+    assert read(*[whole] * 100) == [message("x" * 80)] * 100
+    assert len(read(*[b": keepalive\n"] * 1000)) == 1000
     with pytest.raises(TooLong):
-        read(b"data: " + b"x" * 100 + b"\n\n", max_characters=100)
+        read(b"data: " + b"x" * 100 + b"\n\n")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from airflow_provider_runs.core.drive import Driver
+from airflow_provider_runs.core.drivers import Driver
 from airflow_provider_runs.core.run import Run
 from tests.real.target import Mage, simulated_mage
 from tests.real.test_calls import *  # noqa: F403

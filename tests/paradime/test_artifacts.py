@@ -183,7 +183,7 @@ def test_a_folder_is_not_overwritten(sim: Simulator, tmp_path: Path) -> None:
 
 def test_a_download_cut_in_the_middle_is_begun_anew(sim: Simulator, tmp_path: Path) -> None:
     sim.fault("cut_body", operation="download", times=1)
-    ParadimeHook().download_artifact(ENDED, GRAPH, tmp_path / "it", retry=FAST)
+    ParadimeHook().download_artifact(ENDED, GRAPH, tmp_path / "it")
     assert (tmp_path / "it").read_bytes() == content(GRAPH, 4096)
     assert sim.count("paradime", "download") == 2
     assert sim.count("paradime", "resource_url") == 2, "each attempt has an address of its own"
@@ -193,7 +193,7 @@ def test_a_download_that_never_comes_whole_leaves_what_was_there(sim: Simulator,
     (tmp_path / "it").write_text("yesterday's")
     sim.fault("cut_body", operation="download")
     with pytest.raises(ConnectionFailed, match=f"artifact '{GRAPH}' of run {ENDED} broke off"):
-        ParadimeHook().download_artifact(ENDED, GRAPH, tmp_path / "it", retry=FAST)
+        ParadimeHook().download_artifact(ENDED, GRAPH, tmp_path / "it")
     assert {one.name: one.read_text() for one in tmp_path.iterdir()} == {"it": "yesterday's"}
 
 
@@ -215,7 +215,7 @@ def test_a_refusal_of_the_store_is_final(sim: Simulator, tmp_path: Path, status:
 
 def test_an_address_that_is_not_told_is_asked_for_again(sim: Simulator, tmp_path: Path) -> None:
     sim.fault("status", operation="resource_url", status=503, times=1)
-    got = ParadimeHook().download_artifact(ENDED, GRAPH, tmp_path / "it", retry=FAST)
+    got = ParadimeHook().download_artifact(ENDED, GRAPH, tmp_path / "it")
     assert got["bytes"] == 4096
 
 
@@ -236,7 +236,7 @@ def test_no_text_holds_the_address(
     assert len(signature) > 30
     text = ""
     try:
-        got = ParadimeHook().download_artifact(ENDED, GRAPH, tmp_path / "it", retry=FAST)
+        got = ParadimeHook().download_artifact(ENDED, GRAPH, tmp_path / "it")
         text += repr(got)
     except RunsError as error:
         text += "".join(traceback.format_exception(error)) + repr(error)
@@ -313,7 +313,7 @@ def test_results_that_cannot_be_read_hide_no_explanation(
     fault: dict[str, Any],
     said: str,
 ) -> None:
-    monkeypatch.setattr("airflow_provider_runs.paradime.hooks.DEFAULT_RETRY", FAST)
+    monkeypatch.setattr("airflow_provider_runs.core.download.DEFAULT_RETRY", FAST)
     run_id = ended("broken")
     sim.fault(operation="download", **fault)
     text = ParadimeHook().explain_run(run_id) or ""

@@ -15,7 +15,7 @@ import requests
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import Token
 from airflow_provider_runs.core.connection import Settings, read_settings
-from airflow_provider_runs.core.drive import Driver
+from airflow_provider_runs.core.drivers import Driver
 from airflow_provider_runs.core.run import Run
 from airflow_provider_runs.mage.api import MageRunApi
 from airflow_provider_runs.mage.simulator import Pipeline

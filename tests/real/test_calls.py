@@ -10,7 +10,7 @@ import pendulum
 import pytest
 
 from airflow_provider_runs.core import clock
-from airflow_provider_runs.core.drive import Driver
+from airflow_provider_runs.core.drivers import Driver
 from airflow_provider_runs.core.errors import ApiError, BadInput, NotFound
 from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.mage import lookups

@@ -13,7 +13,7 @@ import requests
 
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.connection import read_settings
-from airflow_provider_runs.core.drive import AsyncDriver, Driver
+from airflow_provider_runs.core.drivers import AsyncDriver, Driver
 from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, NotFound, Unauthorized
 from airflow_provider_runs.core.retry import NO_RETRY
 from airflow_provider_runs.core.run import Run, RunState

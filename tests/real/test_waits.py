@@ -14,7 +14,7 @@ import pytest
 
 from airflow_provider_runs.base import hook as hook_module
 from airflow_provider_runs.core import clock
-from airflow_provider_runs.core.drive import AsyncDriver
+from airflow_provider_runs.core.drivers import AsyncDriver
 from airflow_provider_runs.core.run import Run
 from airflow_provider_runs.mage.api import MageRunApi
 from tests.real.waits import VERDICTS, MortalMage, Requests, Waits, mortal_mage, outcomes, reasons, until

@@ -14,7 +14,7 @@ import pytest
 
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.connection import read_settings
-from airflow_provider_runs.core.drive import AsyncDriver
+from airflow_provider_runs.core.drivers import AsyncDriver
 from airflow_provider_runs.core.run import Run
 from airflow_provider_runs.simulator import Simulator
 from airflow_provider_runs.strait.api import StraitRunApi

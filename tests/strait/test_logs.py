@@ -473,7 +473,7 @@ class Operator(StreamsLogs):
 
 @pytest.fixture
 def simulated(simulators: Simulators, monkeypatch: pytest.MonkeyPatch) -> Simulator:
-    from airflow_provider_runs.core.drive import AsyncDriver
+    from airflow_provider_runs.core.drivers import AsyncDriver
     from airflow_provider_runs.strait.hooks import as_strait
 
     monkeypatch.setattr(logs, "AsyncDriver", AsyncDriver)

@@ -1,0 +1,163 @@
+"""
+Bodies of answers: decoded piece by piece, and never more of them than is allowed.
+
+Neither library decodes: a few bytes can stand for gigabytes. Only what was asked for (gzip, deflate) is
+decoded. A redirect's body is not read at all, and of an error's no more than a message needs.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+
+from airflow_provider_runs.core.http import Response
+
+ACCEPTED = "gzip, deflate"
+MAX_BODY = 16 * 1024 * 1024
+"""Decoded bytes of a good answer at most."""
+MAX_ERROR_BODY = 64 * 1024
+"""Decoded bytes of any other answer that are read: what a message shows, and some more to mask it by."""
+STEP = 64 * 1024
+"""Decoded bytes at once at most."""
+_WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+
+
+class Unreadable(Exception):
+    """A body is too long, incomplete, or encoded in a way that cannot be read."""
+
+
+class Decoder:
+    """
+    Decode a body that comes in pieces cut anywhere.
+
+    :param encoding: what ``Content-Encoding`` says, empty for nothing.
+    :param step: decoded bytes at once at most.
+    :raises Unreadable: if the encoding was not asked for.
+    """
+
+    def __init__(self, encoding: str, step: int = STEP) -> None:
+        self._encoding = encoding.strip().lower()
+        self._step = step
+        self._begun = b""
+        """What came before the first decoded byte."""
+        self._has_output = False
+        self._is_over = False
+        self._inflate: zlib._Decompress | None = None
+        if self._encoding in _WINDOWS:
+            self._inflate = zlib.decompressobj(_WINDOWS[self._encoding])
+        elif self._encoding not in ("", "identity"):
+            raise Unreadable(f"it is encoded as {self._encoding[:40]!r}, which was not asked for")
+
+    def feed(self, piece: bytes) -> Iterator[bytes]:
+        """
+        Take the next bytes and yield what they stand for.
+
+        :param piece: the bytes.
+        :raises Unreadable: if they cannot be decoded.
+        """
+        if self._inflate is None:
+            yield piece
+            return
+        try:
+            yield from self._inflated(piece)
+        except zlib.error as error:
+            failure = str(error)
+        else:
+            return
+        raise Unreadable(f"it is no {self._encoding}: {failure}")
+
+    def finish(self) -> None:
+        """
+        Take note that nothing more comes.
+
+        :raises Unreadable: if more should.
+        """
+        if self._inflate is not None and (self._begun or self._has_output) and not self._inflate.eof:
+            raise Unreadable(f"its {self._encoding} breaks off")
+
+    def _inflated(self, piece: bytes) -> Iterator[bytes]:
+        assert self._inflate is not None
+        while not self._is_over:
+            if not self._has_output:
+                self._begun += piece
+            try:
+                part = self._inflate.decompress(piece, self._step)
+            except zlib.error:
+                if self._encoding != "deflate" or self._has_output:
+                    raise
+                # Some send it without the envelope that the standard asks for.
+                self._inflate, self._encoding = zlib.decompressobj(-zlib.MAX_WBITS), "raw deflate"
+                piece = self._begun
+                continue
+            piece = self._inflate.unconsumed_tail
+            if part:
+                self._has_output, self._begun = True, b""
+                yield part
+            if self._inflate.eof:
+                piece = self._inflate.unused_data
+                # Several may follow one another; what else follows the end means nothing.
+                self._is_over = not piece.startswith(b"\x1f\x8b")
+                self._inflate = self._inflate if self._is_over else zlib.decompressobj(_WINDOWS["gzip"])
+            elif not piece and len(part) < self._step:
+                return
+
+
+class Body:
+    """
+    The body of one answer, as far as it is wanted.
+
+    :param status: the answer's HTTP status.
+    :param headers: its headers, names in lower case.
+    """
+
+    def __init__(self, status: int, headers: Mapping[str, str]) -> None:
+        self._status = status
+        self._headers = headers
+        self._is_good = 200 <= status < 300
+        self._parts: list[bytes] = []
+        self._size = 0
+        self.is_whole = 300 <= status < 400
+        """Whether nothing more of it is wanted."""
+        self._decoder = Decoder(headers.get("content-encoding", "") if self._is_good else self._known())
+
+    def _known(self) -> str:
+        # An error counts by its status, whatever its body is.
+        encoding = self._headers.get("content-encoding", "").strip().lower()
+        return encoding if encoding in _WINDOWS else ""
+
+    def feed(self, piece: bytes) -> Iterator[None]:
+        """
+        Take the next bytes, in short steps: between two of them something else may be done.
+
+        :param piece: the bytes.
+        :raises Unreadable: if a good answer is too long or cannot be decoded.
+        """
+        try:
+            for number, part in enumerate(self._decoder.feed(piece)):
+                if number:
+                    yield
+                self._take(part)
+                if self.is_whole:
+                    return
+        except Unreadable:
+            if self._is_good:
+                raise
+            self.is_whole = True
+
+    def _take(self, part: bytes) -> None:
+        self._size += len(part)
+        if self._is_good and self._size > MAX_BODY:
+            raise Unreadable(f"it is longer than {MAX_BODY >> 20} MiB")
+        self._parts.append(part)
+        self.is_whole = not self._is_good and self._size >= MAX_ERROR_BODY
+
+    def response(self) -> Response:
+        """
+        Return the answer, of which nothing more comes or is wanted.
+
+        :raises Unreadable: if a good answer is incomplete.
+        """
+        if self._is_good:
+            self._decoder.finish()
+            return Response(self._status, self._headers, b"".join(self._parts))
+        return Response(self._status, self._headers, b"".join(self._parts)[:MAX_ERROR_BODY])
