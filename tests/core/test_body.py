@@ -84,6 +84,7 @@ def test_what_was_not_asked_for_is_refused(encoding: str) -> None:
 @pytest.mark.parametrize(
     ("encoding", "data"),
     [("gzip", b"no gzip"), ("deflate", b"\xff\xff\xff"), ("gzip", gzip.compress(TEXT)[:20] + b"\xff" * 50)],
+    ids=["no gzip", "no deflate", "gzip that is spoilt"],
 )
 def test_what_cannot_be_decoded_is_refused(encoding: str, data: bytes) -> None:
     with pytest.raises(Unreadable, match="it is no "):
