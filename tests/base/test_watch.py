@@ -580,11 +580,9 @@ async def test_every_request_of_a_look_counts_in_the_cap(
     sent: list[float] = []
 
     class Driver(watching.AsyncDriver):
-        async def _exchange(self, request: Any, retry: Any) -> Any:
+        async def _send(self, send: Any) -> Any:
             sent.append(clock.monotonic())
-            if len(sent) % 2:
-                raise DOWN
-            return Response(200)
+            return DOWN if len(sent) % 2 else Response(200)
 
     def get(self: FakeApi, run_id: str) -> Any:
         for _ in range(5):
