@@ -47,6 +47,7 @@ class Request:
     :param unsure: words in an answer of status 429 by which nobody knows whether it was carried out.
     :param expects_json: whether an answer of status 2xx that is no JSON is somebody else's, such as a
         gateway's, and says nothing about the request.
+    :param may_say_nothing: whether an empty answer, or ``null``, is the service's own all the same.
     """
 
     method: str
@@ -61,6 +62,7 @@ class Request:
     delay: float = 0.0
     unsure: str | None = None
     expects_json: bool = True
+    may_say_nothing: bool = False
 
     @property
     def target(self) -> str:
@@ -84,6 +86,11 @@ class Response:
     status: int
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes = field(default=b"", repr=False)
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether the body is empty, or ``null``."""
+        return self.body.strip() in (b"", b"null")
 
     @property
     def text(self) -> str:

@@ -81,7 +81,8 @@ def may_repeat(request: Request, outcome: Response | ConnectionFailed) -> bool:
 def _is_foreign(request: Request, response: Response) -> bool:
     """Tell whether an answer that looks good is none of the service: a page of a gateway, as a rule."""
     is_good = 200 <= response.status < 300 and response.status not in BODILESS
-    return request.expects_json and is_good and response.json is None
+    is_silent = request.may_say_nothing and response.says_nothing
+    return request.expects_json and is_good and response.json is None and not is_silent
 
 
 def retry_after(response: Response) -> float | None:
