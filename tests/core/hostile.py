@@ -10,6 +10,7 @@ from airflow_provider_runs.core import clock
 from tests.core.conftest import Answer, Asked, raw
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+GZIPPED = OK + b"Content-Encoding: gzip\r\nConnection: close\r\n\r\n"
 CHUNKS = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
 UNREADABLE = {
@@ -23,7 +24,9 @@ UNREADABLE = {
     "a header without end": OK + b"X-A: " + b"a" * 200_000,
     "a thousand headers": OK + b"X-A: a\r\n" * 1000 + b"Content-Length: 2\r\n\r\n{}",
     "broken gzip": OK + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
-    "half of gzip": OK + b"Content-Encoding: gzip\r\nConnection: close\r\n\r\n" + gzip.compress(b"{}")[:-9],
+    "half of gzip": OK
+    + b"Content-Encoding: gzip\r\nConnection: close\r\n\r\n"
+    + gzip.compress(b"{}", mtime=0)[:-9],
     "an encoding that was not asked for": OK + b"Content-Encoding: br\r\nContent-Length: 2\r\n\r\n{}",
     "zeros": b"\0" * 100,
     "another protocol": b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
@@ -89,7 +92,7 @@ def bomb(megabytes: int, unit: bytes) -> bytes:
 _GOOD = (
     OK + b"Content-Length: 31\r\n\r\n" + b'{"id": "r1", "status": "going"}',
     CHUNKS + b'1f\r\n{"id": "r1", "status": "going"}\r\n0\r\n\r\n',
-    OK + b"Content-Encoding: gzip\r\nConnection: close\r\n\r\n" + gzip.compress(b'{"id": "r1"}', mtime=0),
+    GZIPPED + gzip.compress(b'{"id": "r1"}', mtime=0),
     b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"Content-Length: 2\r\n\r\n{}",
     b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 3\r\n\r\nabc",
     b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 2\r\n\r\n{}",
