@@ -229,6 +229,7 @@ def walk(of: List, skip: Callable[[int], int | None], pause: float = 0.0) -> tup
         response = answer(of.page(urlsplit(request.url).path, asked, skip))
 
 
+@pytest.mark.no_cover  # several times as quick; other tests run each line
 @pytest.mark.parametrize("name", ["mage: list", "strait: list", "paradime: schedules"])
 def test_the_number_of_pages_has_a_limit(name: str) -> None:
     count, error = walk(LISTS[name], lambda asked: asked)
@@ -247,6 +248,7 @@ def test_the_time_has_a_limit(of: List) -> None:
     assert count <= 15 and clock.monotonic() - began <= 15 * 45.0 + 1
 
 
+@pytest.mark.no_cover  # several times as quick; other tests run each line
 @pytest.mark.parametrize("name", ["mage: list", "strait: list", "strait: dead letters", "paradime: list"])
 def test_a_list_that_goes_on_honestly_is_read_to_its_end(name: str) -> None:
     of = LISTS[name]

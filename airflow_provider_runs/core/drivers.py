@@ -372,8 +372,7 @@ class AsyncDriver:
 
     async def _open(self, is_stream: bool) -> aiohttp.ClientSession:
         async with self._opening:
-            if self._context is None:
-                self._context = await asyncio.to_thread(tls_context, self.api)
+            self._context = self._context or await asyncio.to_thread(tls_context, self.api)
         if is_stream:
             self._streams = self._streams or aiohttp_session(self._context, limit=0)
             return self._streams

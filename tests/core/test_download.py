@@ -302,6 +302,7 @@ def test_the_environments_proxy_is_used(
     assert proxy.targets == [presigned(server)] and server.asked == []
 
 
+@pytest.mark.no_cover  # several times as quick; other tests run each line
 @needs_proc
 def test_fifty_megabytes_take_little_memory(wire: Start) -> None:
     """The highest resident memory of a process of its own, beyond what it has before the download."""
@@ -410,6 +411,7 @@ def test_what_cannot_be_decoded_is_no_download(
         save(drivers(), server)
 
 
+@pytest.mark.no_cover  # several times as quick; other tests run each line
 @needs_proc
 def test_a_bomb_takes_as_little_as_max_bytes_allows(drivers: Callable[..., Driver], wire: Start) -> None:
     packed = bomb(100, b"x")

@@ -151,6 +151,7 @@ async def test_a_page_of_a_gateway_cancels_nothing(wire: Start, connect: Connect
         await driver.drive(driver.api.cancel(OF[system].run_id), MANY)  # type: ignore[attr-defined]
 
 
+@pytest.mark.no_cover  # several times as quick; other tests run each line
 @pytest.mark.parametrize("system", SYSTEMS)
 async def test_a_bomb_is_no_answer_and_no_harm(wire: Start, connect: Connect, system: str) -> None:
     packed = bomb(100, b'{"id": 1}, ')
