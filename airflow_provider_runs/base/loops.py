@@ -32,7 +32,7 @@ class LoopDrivers:
             # Another task may have been quicker.
             if loop not in self._kept:
                 for ended in [each for each in tuple(self._kept) if each.is_closed()]:
-                    del self._kept[ended]
+                    self._kept.pop(ended, None)
                 self._kept[loop] = made, (guard := _guard(made))
                 await anext(guard)
         return self._kept[loop][0]

@@ -38,9 +38,11 @@ class Decoder:
     def __init__(self, encoding: str, step: int = STEP) -> None:
         self._encoding = encoding.strip().lower()
         self._step = step
-        self._begun = b""
-        """What came before the first decoded byte."""
-        self._has_output = False
+        self._envelope = b""
+        """The first piece, and the next where that is one byte: the envelope's two are in it."""
+        self._raw_left = MAX_BODY
+        """Bytes without any output that may still come: names and empty blocks have no end of their own."""
+        self._has_input = False
         self._is_over = False
         self._inflate: zlib._Decompress | None = None
         if self._encoding in _WINDOWS:
@@ -72,28 +74,35 @@ class Decoder:
 
         :raises Unreadable: if more should.
         """
-        if self._inflate is not None and (self._begun or self._has_output) and not self._inflate.eof:
+        if self._inflate is not None and self._has_input and not self._inflate.eof:
             raise Unreadable(f"its {self._encoding} breaks off")
 
     def _inflated(self, piece: bytes) -> Iterator[bytes]:
         assert self._inflate is not None
+        self._has_input = self._has_input or bool(piece)
+        self._raw_left -= len(piece)
+        if self._raw_left < 0:
+            raise Unreadable(f"{MAX_BODY >> 20} MiB of its {self._encoding} stand for nothing")
+        may_lack_envelope = self._encoding == "deflate" and len(self._envelope) < 2
+        if may_lack_envelope:
+            self._envelope += piece
         while not self._is_over:
-            if not self._has_output:
-                self._begun += piece
             try:
                 part = self._inflate.decompress(piece, self._step)
             except zlib.error:
-                if self._encoding != "deflate" or self._has_output:
+                if not may_lack_envelope:
                     raise
                 # Some send it without the envelope that the standard asks for.
                 self._inflate, self._encoding = zlib.decompressobj(-zlib.MAX_WBITS), "raw deflate"
-                piece = self._begun
+                piece, may_lack_envelope = self._envelope, False
                 continue
             piece = self._inflate.unconsumed_tail
             if part:
-                self._has_output, self._begun = True, b""
+                self._raw_left = MAX_BODY
                 yield part
             if self._inflate.eof:
+                # However many there are, something else may be done between two of them.
+                yield b""
                 piece = self._inflate.unused_data
                 # Several may follow one another; what else follows the end means nothing.
                 self._is_over = not piece.startswith(b"\x1f\x8b")

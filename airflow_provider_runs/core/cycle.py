@@ -206,6 +206,8 @@ class RequestCycle:
                 break
             yield Pause(retry.wait(attempt, outcome))
         if is_lost:
+            # An earlier attempt may have arrived where the last one did not even leave.
+            outcome.sent = may_have_arrived
             raise outcome
         return outcome
 
@@ -224,6 +226,16 @@ class RequestCycle:
             return self._failure
         token.is_renewed = True
         return None
+
+
+def bare(error: ConnectionFailed) -> ConnectionFailed:
+    """
+    Return an error without the frames in which it was raised: they hold what was to be sent.
+
+    :param error: the error.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def no_answer(

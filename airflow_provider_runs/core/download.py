@@ -11,7 +11,7 @@ from urllib.parse import urljoin, urlsplit
 
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.body import STEP, Decoder, Unreadable
-from airflow_provider_runs.core.cycle import USER_AGENT
+from airflow_provider_runs.core.cycle import USER_AGENT, bare
 from airflow_provider_runs.core.drivers import DEFAULT_RETRY, Driver
 from airflow_provider_runs.core.errors import (
     ApiError,
@@ -96,6 +96,7 @@ class _Attempt:
         target.seek(0)
         target.truncate()
         answer = self._ask(url)
+        del url  # it is a secret, and this frame is one of every error's from here on
         if isinstance(answer, ConnectionFailed):
             # The library's error holds the URL: out here it is not the context of ours.
             raise answer
@@ -119,7 +120,7 @@ class _Attempt:
                 url = location
             return self._driver.ask(self._transfer, "GET", url, headers=headers)
         except ConnectionFailed as error:
-            return error
+            return bare(error)
         except Exception as error:
             return self._broken_off(_kinds(error))
 

@@ -28,6 +28,7 @@ from airflow_provider_runs.core.cycle import (
     Send,
     Step,
     Steps,
+    bare,
     no_answer,
 )
 from airflow_provider_runs.core.errors import ConnectionFailed
@@ -198,7 +199,7 @@ class Driver:
                     pass
             return body.response()
         except ConnectionFailed as error:
-            return error
+            return bare(error)
         except Exception as error:
             return no_answer(self.api, request, error, sent=transfer.is_sent)
         finally:
@@ -357,7 +358,7 @@ class AsyncDriver:
                         await asyncio.sleep(0)
                 return body.response()
         except ConnectionFailed as error:
-            return error
+            return bare(error)
         except Exception as error:
             return no_answer(self.api, request, error, sent=transfer.is_sent)
         finally:
@@ -372,11 +373,11 @@ class AsyncDriver:
 
     async def _open(self, is_stream: bool) -> aiohttp.ClientSession:
         async with self._opening:
-            self._context = self._context or await asyncio.to_thread(tls_context, self.api)
+            context = self._context = self._context or await asyncio.to_thread(tls_context, self.api)
         if is_stream:
-            self._streams = self._streams or aiohttp_session(self._context, limit=0)
+            self._streams = self._streams or aiohttp_session(context, limit=0)
             return self._streams
-        self._session = self._session or aiohttp_session(self._context)
+        self._session = self._session or aiohttp_session(context)
         return self._session
 
 

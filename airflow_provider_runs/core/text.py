@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-READ_CHARACTERS = 64 * 1024
+READ_CHARACTERS = 16 * 1024
 """Characters of a text that are read for a message, which shows some hundred."""
-UNSURE_CHARACTERS = 16 * 1024
+UNSURE_CHARACTERS = 4 * 1024
 """Characters before a cut that are not shown: half a secret is not recognised."""
 
 # A member of an object, in JSON or as Python prints it, whose name says that its value is a secret.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from time import thread_time
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -84,6 +85,13 @@ def test_the_longer_of_two_secrets_is_masked_first() -> None:
 
 def test_a_text_of_nothing_but_backslashes_takes_no_time() -> None:
     assert "*" not in mask("\\" * 5000, ('p"a', "\\" * 10 + "x"))
+
+
+def test_a_text_made_to_be_slow_takes_no_time_where_it_holds_nothing_of_a_secret() -> None:
+    began = thread_time()
+    for text, secret in (("&" * 60_000, "&&&&ab"), ("\\" * 60_000, "/+ab")):
+        assert mask(text, (secret,)) == text
+    assert thread_time() - began < 1
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from airflow_provider_runs.core import clock
+from airflow_provider_runs.core.connection import Settings
+from airflow_provider_runs.core.cycle import Pause, RequestCycle, Send
 from airflow_provider_runs.core.errors import ConnectionFailed
 from airflow_provider_runs.core.http import Flow, Request, Response
-from airflow_provider_runs.core.retry import RetryPolicy
+from airflow_provider_runs.core.retry import NO_RETRY, RetryPolicy
 from airflow_provider_runs.core.transfer import Transfer, cut_urls_in_logs, on_its_way
-from tests.core.conftest import Asked, Connect, TokenService, Wire, hang_up, raw, reply, silence
+from tests.core.conftest import Asked, Connect, Service, TokenService, Wire, hang_up, raw, reply, silence
 from tests.core.hostile import DRIPS, ODD, OK, UNREADABLE, dripping, flood
 
 Start = Callable[..., Wire]
@@ -227,6 +229,35 @@ async def test_no_frame_of_an_error_holds_credentials(wire: Start, connect: Conn
         await driver.drive(flow(), MANY)
     assert server.asked[-1].headers["authorization"] == "Bearer hush-token"
     assert "hush" not in shown(caught.value)
+
+
+async def test_no_frame_of_an_error_before_the_connection_holds_credentials(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://user:hush-proxy@127.0.0.1:typo")
+    driver = connect("http://service.invalid", password="hush-password", extra={"request_timeout": 1})
+
+    def flow() -> Flow[Response]:
+        return (
+            yield Request("POST", "http://service.invalid/***", secret="hush-secret", authenticated=False)
+        )
+
+    with pytest.raises(ConnectionFailed, match="proxy") as caught:
+        await driver.drive(flow(), NO_RETRY)
+    assert not caught.value.sent
+    assert "hush" not in shown(caught.value)
+
+
+def test_a_start_that_may_have_arrived_counts_as_sent_though_its_last_attempt_did_not_leave() -> None:
+    cycle = RequestCycle(Service(Settings("testing_default", "http://service")))
+    start = Request("POST", "http://service/start", safe_to_repeat=True, authenticated=False)
+    steps = cycle.exchange(start, RetryPolicy(attempts=2))
+    assert isinstance(next(steps), Send)
+    assert isinstance(steps.send(ConnectionFailed("the answer was lost", sent=True)), Pause)
+    assert isinstance(steps.send(None), Send)
+    with pytest.raises(ConnectionFailed, match="refused") as caught:
+        steps.send(ConnectionFailed("refused", sent=False))
+    assert caught.value.sent
 
 
 async def test_no_frame_of_an_interruption_holds_credentials(
