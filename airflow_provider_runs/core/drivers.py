@@ -373,7 +373,8 @@ class AsyncDriver:
 
     async def _open(self, is_stream: bool) -> aiohttp.ClientSession:
         async with self._opening:
-            context = self._context = self._context or await asyncio.to_thread(tls_context, self.api)
+            context = self._context or await asyncio.to_thread(tls_context, self.api)
+            self._context = context
         if is_stream:
             self._streams = self._streams or aiohttp_session(context, limit=0)
             return self._streams
