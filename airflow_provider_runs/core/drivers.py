@@ -373,7 +373,8 @@ class AsyncDriver:
 
     async def _open(self, is_stream: bool) -> aiohttp.ClientSession:
         async with self._opening:
-            context = self._context or await asyncio.to_thread(tls_context, self.api)
+            known = self._context
+            context = await asyncio.to_thread(tls_context, self.api) if known is None else known
             self._context = context
         if is_stream:
             self._streams = self._streams or aiohttp_session(context, limit=0)
