@@ -436,6 +436,7 @@ async def test_a_stream_in_which_nothing_whole_comes_is_dead(wire: Start, connec
 
 @pytest.mark.no_cover  # several times as quick; other tests run each line
 @needs_proc
+@pytest.mark.real_time
 @pytest.mark.parametrize("unit", [b"x", b":\n", b"data: x\n\n"], ids=["line", "comments", "events"])
 async def test_a_bomb_is_read_in_short_steps(wire: Start, connect: Connect, unit: bytes) -> None:
     packed = bomb(4, unit)
