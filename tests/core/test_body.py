@@ -248,7 +248,6 @@ async def test_a_connection_whose_answer_was_cut_off_is_not_used_again(wire: Sta
     assert (await driver.drive(ask(server.url), NO_RETRY)).json == {"a": 1}
 
 
-@pytest.mark.no_cover  # several times as quick; other tests run each line
 @pytest.mark.real_time
 async def test_an_event_loop_goes_on_while_long_json_is_read(
     wire: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
