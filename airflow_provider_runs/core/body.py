@@ -125,14 +125,12 @@ class Body:
         self._is_good = 200 <= status < 300
         self._parts: list[bytes] = []
         self._size = 0
-        self.is_whole = 300 <= status < 400
+        self.is_enough = 300 <= status < 400
         """Whether nothing more of it is wanted."""
-        self._decoder = Decoder(headers.get("content-encoding", "") if self._is_good else self._known())
-
-    def _known(self) -> str:
+        encoding = headers.get("content-encoding", "").strip().lower()
+        self._is_legible = encoding in ("", "identity", *_WINDOWS)
         # An error counts by its status, whatever its body is.
-        encoding = self._headers.get("content-encoding", "").strip().lower()
-        return encoding if encoding in _WINDOWS else ""
+        self._decoder = Decoder(encoding if self._is_good or self._is_legible else "")
 
     def feed(self, piece: bytes) -> Iterator[None]:
         """
@@ -146,19 +144,19 @@ class Body:
                 if number:
                     yield
                 self._take(part)
-                if self.is_whole:
+                if self.is_enough:
                     return
         except Unreadable:
             if self._is_good:
                 raise
-            self.is_whole = True
+            self._is_legible, self.is_enough = False, True
 
     def _take(self, part: bytes) -> None:
         self._size += len(part)
         if self._is_good and self._size > MAX_BODY:
             raise Unreadable(f"it is longer than {MAX_BODY >> 20} MiB")
         self._parts.append(part)
-        self.is_whole = not self._is_good and self._size >= MAX_ERROR_BODY
+        self.is_enough = not self._is_good and self._size >= MAX_ERROR_BODY
 
     def response(self) -> Response:
         """
@@ -166,7 +164,12 @@ class Body:
 
         :raises Unreadable: if a good answer is incomplete.
         """
-        if self._is_good:
+        try:
             self._decoder.finish()
-            return Response(self._status, self._headers, b"".join(self._parts))
-        return Response(self._status, self._headers, b"".join(self._parts)[:MAX_ERROR_BODY])
+        except Unreadable:
+            if self._is_good:
+                raise
+            self._is_legible = False
+        body = b"".join(self._parts)
+        body = body if self._is_good else body[:MAX_ERROR_BODY]
+        return Response(self._status, self._headers, body, is_whole=self._is_legible and not self.is_enough)

@@ -22,6 +22,7 @@ from airflow_provider_runs.core.retry import RetryPolicy, may_repeat, retry_afte
 from airflow_provider_runs.core.text import one_line
 
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
 USER_AGENT = f"airflow-provider-runs/{__version__}"
 
 
@@ -198,7 +199,7 @@ class RequestCycle:
             if retry.stopped():
                 raise ConnectionFailed(f"{send.request} was stopped", sent=may_have_arrived)
             outcome = yield send
-            if isinstance(outcome, Response) and len(outcome.body) > LARGE_JSON and send.request.expects_json:
+            if isinstance(outcome, Response) and len(outcome.body) > LARGE_JSON:
                 yield ReadJson(outcome)
             is_lost = isinstance(outcome, ConnectionFailed)
             may_have_arrived = may_have_arrived or not is_lost or outcome.sent
@@ -228,11 +229,11 @@ class RequestCycle:
         return None
 
 
-def bare(error: ConnectionFailed) -> ConnectionFailed:
+def bare(error: E) -> E:
     """
     Return an error without the frames in which it was raised: they hold what was to be sent.
 
-    :param error: the error.
+    :param error: the error, or what interrupts a task.
     """
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)

@@ -161,7 +161,7 @@ class Driver:
                 except BaseException as error:
                     if not isinstance(error, Exception):
                         # A task that is ended meanwhile: the library's frames hold the credentials.
-                        error.with_traceback(None).__context__ = None
+                        bare(error)
                     raise
 
     def _carry_out(self, step: Step) -> Any:
@@ -194,7 +194,7 @@ class Driver:
                 opened, answer = answer, None
                 return opened, transfer
             body = Body(answer.status_code, names)
-            while not body.is_whole and (piece := answer.raw.read1(STEP, decode_content=False)):
+            while not body.is_enough and (piece := answer.raw.read1(STEP, decode_content=False)):
                 for _ in body.feed(piece):
                     pass
             return body.response()
@@ -311,7 +311,7 @@ class AsyncDriver:
                 except BaseException as error:
                     if not isinstance(error, Exception):
                         # A task that is ended meanwhile: the library's frames hold the credentials.
-                        error.with_traceback(None).__context__ = None
+                        bare(error)
                     raise
 
     async def _carry_out(self, step: Step) -> Any:
@@ -353,7 +353,7 @@ class AsyncDriver:
                     opened, answer = answer, None
                     return opened, transfer
                 body = Body(answer.status, names)
-                while not body.is_whole and (piece := await answer.content.readany()):
+                while not body.is_enough and (piece := await answer.content.readany()):
                     for _ in body.feed(piece):
                         await asyncio.sleep(0)
                 return body.response()
@@ -373,9 +373,9 @@ class AsyncDriver:
 
     async def _open(self, is_stream: bool) -> aiohttp.ClientSession:
         async with self._opening:
-            known = self._context
-            context = await asyncio.to_thread(tls_context, self.api) if known is None else known
-            self._context = context
+            if self._context is None:
+                self._context = await asyncio.to_thread(tls_context, self.api)
+            context = self._context
         if is_stream:
             self._streams = self._streams or aiohttp_session(context, limit=0)
             return self._streams

@@ -43,9 +43,7 @@ class EventStream:
 
     def __init__(self, api: RunApi, request: Request) -> None:
         self._api = api
-        self._request = replace(
-            request, headers={**request.headers, **ACCEPT}, timeout=SILENCE, expects_json=False
-        )
+        self._request = replace(request, headers={**request.headers, **ACCEPT}, timeout=SILENCE)
         self._parser = Parser()
         self._decoder: Decoder | None = None
         self.failure: ApiError | ConnectionFailed | None = None

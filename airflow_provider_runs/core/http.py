@@ -45,9 +45,8 @@ class Request:
     :param secret: a secret that the URL must hold when it is sent, and nowhere else.
     :param delay: seconds to wait before it is sent.
     :param unsure: words in an answer of status 429 by which nobody knows whether it was carried out.
-    :param expects_json: whether an answer of status 2xx that is no JSON is somebody else's, such as a
-        gateway's, and says nothing about the request.
-    :param may_say_nothing: whether an empty answer, or ``null``, is the service's own all the same.
+    :param may_be_empty: whether an answer of status 2xx may have no body. One that is no JSON is somebody
+        else's, such as a gateway's, and says nothing about the request.
     """
 
     method: str
@@ -61,8 +60,7 @@ class Request:
     secret: str | None = field(default=None, repr=False)
     delay: float = 0.0
     unsure: str | None = None
-    expects_json: bool = True
-    may_say_nothing: bool = False
+    may_be_empty: bool = False
 
     @property
     def target(self) -> str:
@@ -81,35 +79,41 @@ class Response:
     :param status: HTTP status.
     :param headers: headers, names in lower case.
     :param body: the body, decoded; of a redirect and of a long error not all of it.
+    :param is_whole: whether the body is all that the service said, and decoded.
     """
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes = field(default=b"", repr=False)
-
-    @property
-    def says_nothing(self) -> bool:
-        """Whether the body is empty, or ``null``."""
-        return self.body.strip() in (b"", b"null")
+    is_whole: bool = True
 
     @property
     def text(self) -> str:
         """The body as text; bytes that are not UTF-8 are replaced."""
         return self.body.decode("utf-8", "replace")
 
-    @cached_property
+    @property
     def json(self) -> Any:
         """
         The body's JSON value, or None where the body is no JSON in UTF-8 at all.
 
         Half a surrogate pair, which JSON can spell but nobody can store or print, becomes a question mark.
         """
+        return self._read[1]
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the body is JSON in UTF-8."""
+        return self._read[0]
+
+    @cached_property
+    def _read(self) -> tuple[bool, Any]:
         try:
             text = self.body.decode("utf-8-sig")
             value = _JSON.decode(text) if len(self.body) <= LARGE_JSON else _PATIENT_JSON.decode(text)
-            return _without_halves(value) if _SURROGATE_ESCAPE.search(text) else value
+            return True, _without_halves(value) if _SURROGATE_ESCAPE.search(text) else value
         except (ValueError, RecursionError):
-            return None
+            return False, None
 
 
 class _PatientDecoder(json.JSONDecoder):

@@ -73,16 +73,17 @@ def may_repeat(request: Request, outcome: Response | ConnectionFailed) -> bool:
     if isinstance(outcome, ConnectionFailed):
         return request.safe_to_repeat or not outcome.sent
     if outcome.status == 429:
-        sure = request.unsure is None or request.unsure.encode() not in outcome.body
-        return sure or request.safe_to_repeat
+        if request.unsure is None or request.safe_to_repeat:
+            return True
+        return outcome.is_whole and request.unsure.encode() not in outcome.body
     return request.safe_to_repeat and (outcome.status in TEMPORARY or _is_foreign(request, outcome))
 
 
 def _is_foreign(request: Request, response: Response) -> bool:
     """Tell whether an answer that looks good is none of the service: a page of a gateway, as a rule."""
-    is_good = 200 <= response.status < 300 and response.status not in BODILESS
-    is_silent = request.may_say_nothing and response.says_nothing
-    return request.expects_json and is_good and response.json is None and not is_silent
+    if not 200 <= response.status < 300 or response.status in BODILESS:
+        return False
+    return not response.is_json if response.body else not request.may_be_empty
 
 
 def retry_after(response: Response) -> float | None:

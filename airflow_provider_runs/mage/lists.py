@@ -53,7 +53,7 @@ class MageLists(MageReasons, CanFindStarted, CanGetMany, CanListActive):
 
     def get_many(self, run_ids: Sequence[str]) -> Flow[dict[str, Run | Exception]]:
         """
-        Ask about many runs by one list of the active ones.
+        Poll many runs by one list of the active ones.
 
         A run that is not in it has ended, was deleted, or slipped between two pages: it is left out, so that
         it is asked about by itself. So is one that ended while Mage made the list, which tells no reasons.

@@ -114,7 +114,7 @@ class StraitAnswers(RunApi):
 
     def _is_done(self, response: Response) -> bool:
         """Tell whether Strait did what was asked for. It need say nothing, but a gateway's page is no yes."""
-        return 200 <= response.status < 300 and (response.says_nothing or response.json is not None)
+        return 200 <= response.status < 300 and (not response.body or response.is_json)
 
     def _check_done(self, response: Response, what: str) -> None:
         if not self._is_done(response):

@@ -293,7 +293,7 @@ class StraitRunApi(
 
     def cancel(self, run_id: str) -> Flow[None]:
         what = f"cancelling run {run_id}"
-        response = yield self._request("DELETE", run_path(run_id), safe_to_repeat=True, may_say_nothing=True)
+        response = yield self._request("DELETE", run_path(run_id), safe_to_repeat=True, may_be_empty=True)
         if self._is_done(response):
             return
         error = self._error(response, what)
@@ -364,7 +364,7 @@ class StraitRunApi(
         """
         body = {"debug_mode": boolean("on", on, default=True)}
         response = yield self._request(
-            "POST", run_path(run_id, "debug"), json=body, safe_to_repeat=True, may_say_nothing=True
+            "POST", run_path(run_id, "debug"), json=body, safe_to_repeat=True, may_be_empty=True
         )
         self._check_done(response, f"setting the debug mode of run {run_id}")
 
@@ -375,7 +375,7 @@ class StraitRunApi(
         :param run_id: the run.
         """
         response = yield self._request(
-            "DELETE", run_path(run_id, "idempotency-key"), safe_to_repeat=True, may_say_nothing=True
+            "DELETE", run_path(run_id, "idempotency-key"), safe_to_repeat=True, may_be_empty=True
         )
         self._check_done(response, f"resetting the idempotency key of run {run_id}")
 

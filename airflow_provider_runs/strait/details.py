@@ -95,7 +95,7 @@ class StraitDetails(StraitLists, CanExplain):
         :param run_id: the run.
         """
         what = f"the state of run {run_id}"
-        response = yield self._request("GET", run_path(run_id, "state"), may_say_nothing=True)
+        response = yield self._request("GET", run_path(run_id, "state"), may_be_empty=True)
         # An older server answers an empty body where there is none.
         if 200 <= response.status < 300 and not response.body.strip():
             return []

@@ -134,7 +134,7 @@ def test_nothing_at_all_is_whole_in_any_encoding() -> None:
 
 def fed(body: Body, data: bytes, size: int = 1000) -> Response:
     for at in range(0, len(data), size):
-        if body.is_whole:
+        if body.is_enough:
             break
         for _ in body.feed(data[at : at + size]):
             pass
@@ -154,18 +154,25 @@ def test_a_good_answer_is_whole_or_refused(monkeypatch: pytest.MonkeyPatch) -> N
 def test_no_more_of_an_error_is_read_than_is_shown(status: int) -> None:
     body = Body(status, {"content-encoding": "gzip"})
     response = fed(body, gzip.compress(b"x" * 10**7))
-    assert body.is_whole and response.body == b"x" * bodies.MAX_ERROR_BODY
-    assert fed(Body(status, {}), b"short").body == b"short"
+    assert body.is_enough and not response.is_whole and response.body == b"x" * bodies.MAX_ERROR_BODY
+    assert fed(Body(status, {}), b"short") == Response(status, {}, b"short")
 
 
 @pytest.mark.parametrize("encoding", ["br", "gzip", "deflate"])
 def test_an_error_counts_whatever_its_body_is(encoding: str) -> None:
-    assert fed(Body(401, {"content-encoding": encoding}), b"what is this").status == 401
+    response = fed(Body(401, {"content-encoding": encoding}), b"what is this")
+    assert response.status == 401 and not response.is_whole
+
+
+def test_an_error_that_breaks_off_is_not_whole() -> None:
+    packed = gzip.compress(b"what is this")
+    assert fed(Body(429, {"content-encoding": "gzip"}), packed).is_whole
+    assert not fed(Body(429, {"content-encoding": "gzip"}), packed[:-9]).is_whole
 
 
 @pytest.mark.parametrize("status", [300, 301, 308, 399])
 def test_nothing_of_a_redirect_is_wanted(status: int) -> None:
-    assert Body(status, {"content-encoding": "br"}).is_whole
+    assert Body(status, {"content-encoding": "br"}).is_enough
 
 
 # Both drivers

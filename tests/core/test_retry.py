@@ -133,12 +133,13 @@ def test_a_safe_request_is_repeated_only_after_a_temporary_status(status: int) -
 def test_a_good_answer_that_is_no_json_is_repeated_where_a_502_would_be(status: int, body: bytes) -> None:
     assert may_repeat(SAFE, Response(status, body=body))
     assert not may_repeat(UNSAFE, Response(status, body=body))
-    assert not may_repeat(replace(SAFE, expects_json=False), Response(status, body=body))
+    assert may_repeat(replace(SAFE, may_be_empty=True), Response(status, body=body)) is bool(body)
 
 
 @pytest.mark.parametrize("status", [204, 205, 302, 404])
 def test_what_has_no_body_or_is_no_good_answer_need_not_be_json(status: int) -> None:
     assert not may_repeat(SAFE, Response(status))
+    assert not may_repeat(SAFE, Response(200, body=b"null"))
 
 
 @given(st.integers(1, 100))
@@ -166,3 +167,9 @@ def test_a_refusal_of_which_nobody_knows_the_outcome_is_repeated_only_where_that
 ) -> None:
     request = Request("POST", "https://example.com", safe_to_repeat=safe, unsure="admission control")
     assert may_repeat(request, Response(429, {}, body)) is again
+
+
+@pytest.mark.parametrize("safe", [False, True])
+def test_a_refusal_of_which_not_all_can_be_read_is_repeated_only_where_that_is_safe(safe: bool) -> None:
+    request = Request("POST", "https://example.com", safe_to_repeat=safe, unsure="admission control")
+    assert may_repeat(request, Response(429, {}, b"Too Many", is_whole=False)) is safe
