@@ -72,13 +72,14 @@ def download(
     while True:
         try:
             return _Attempt(driver, what, max_bytes).fetch(url_of(), target)
-        except RunsError as error:
-            attempt = next(attempts)
-            if attempt >= DEFAULT_RETRY.attempts or is_permanent(error):
-                raise
-            backoff = backoff_seconds(attempt, DEFAULT_RETRY.base, DEFAULT_RETRY.cap)
-            wait = max(backoff, error.retry_after or 0.0)
-        clock.sleep(wait)
+        except BaseException as error:
+            # The frames of the attempt hold the URL.
+            failure = bare(error)
+        attempt = next(attempts)
+        if not isinstance(failure, RunsError) or is_permanent(failure) or attempt >= DEFAULT_RETRY.attempts:
+            raise failure
+        backoff = backoff_seconds(attempt, DEFAULT_RETRY.base, DEFAULT_RETRY.cap)
+        clock.sleep(max(backoff, failure.retry_after or 0.0))
 
 
 class _Attempt:
@@ -96,10 +97,6 @@ class _Attempt:
         target.seek(0)
         target.truncate()
         answer = self._ask(url)
-        del url  # it is a secret, and this frame is one of every error's from here on
-        if isinstance(answer, ConnectionFailed):
-            # The library's error holds the URL: out here it is not the context of ours.
-            raise answer
         try:
             headers = {name.lower(): value for name, value in answer.headers.items()}
             self._check(answer.status_code, headers)
@@ -107,7 +104,7 @@ class _Attempt:
         finally:
             answer.close()
 
-    def _ask(self, url: str) -> requests.Response | ConnectionFailed:
+    def _ask(self, url: str) -> requests.Response:
         """Send the request, and follow redirects as long as they stay as safe."""
         headers = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT}
         try:
@@ -119,10 +116,10 @@ class _Attempt:
                 answer.close()
                 url = location
             return self._driver.ask(self._transfer, "GET", url, headers=headers)
-        except ConnectionFailed as error:
-            return bare(error)
+        except ConnectionFailed:
+            raise
         except Exception as error:
-            return self._broken_off(_kinds(error))
+            raise self._broken_off(_kinds(error)) from None
 
     def _check(self, status: int, headers: Mapping[str, str]) -> None:
         if status == 200:
@@ -147,8 +144,6 @@ class _Attempt:
             raise self._too_long(f"{told} bytes")
         size, digest = 0, hashlib.sha256()
         for part in self._parts(answer, headers.get("content-encoding", ""), told):
-            if isinstance(part, ConnectionFailed):
-                raise part
             size += len(part)
             if size > self._max_bytes:
                 raise self._too_long("more bytes than that")
@@ -157,10 +152,8 @@ class _Attempt:
         target.flush()
         return Download(size, digest.hexdigest())
 
-    def _parts(
-        self, answer: requests.Response, encoding: str, told: int | None
-    ) -> Iterator[bytes | ConnectionFailed]:
-        """Yield what comes, and at last what went wrong. Errors of who writes it are not caught here."""
+    def _parts(self, answer: requests.Response, encoding: str, told: int | None) -> Iterator[bytes]:
+        """Yield what comes. Errors of who writes it are not caught here."""
         came, due = 0, LEAST
         try:
             decoder = Decoder(encoding)
@@ -172,14 +165,11 @@ class _Attempt:
                 yield from decoder.feed(piece)
             decoder.finish()
         except Unreadable as error:
-            failure = self._broken_off(f": {error}")
+            raise self._broken_off(f": {error}") from None
         except Exception as error:
-            failure = self._broken_off(_kinds(error))
-        else:
-            if told is None or came == told:
-                return
-            failure = self._broken_off(f" after {came} of {told} bytes")
-        yield failure
+            raise self._broken_off(_kinds(error)) from None
+        if told is not None and came != told:
+            raise self._broken_off(f" after {came} of {told} bytes")
 
     def _broken_off(self, how: str) -> ConnectionFailed:
         return ConnectionFailed(f"{self._service}: the download of {self._what} broke off{how}", sent=True)

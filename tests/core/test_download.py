@@ -28,6 +28,7 @@ from airflow_provider_runs.core.drivers import Driver
 from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, NotFound, RunsError, Unauthorized
 from airflow_provider_runs.core.retry import NO_RETRY
 from tests.core.conftest import FAST, Answer, TokenService, Wire, chunked, hang_up, raw, reply, reset, silence
+from tests.core.frames import shown
 from tests.core.hostile import DRIPS, bomb, flood
 from tests.memory import forget_peak, needs_proc, peak
 
@@ -87,6 +88,36 @@ def test_every_byte_comes_over(drivers: Callable[..., Driver], wire: Start, answ
     got = save(drivers(), wire(answer), target)
     assert got == Download(len(target.getvalue()), hashlib.sha256(target.getvalue()).hexdigest())
     assert target.getvalue() in (BODY, b"")
+
+
+class Full(io.BytesIO):
+    """A file that cannot be written to."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, data: Any) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("answer", "target", "kind"),
+    [
+        (reply(403, "no"), io.BytesIO(), Unauthorized),
+        (reply(200, BODY, Content_Encoding="br"), io.BytesIO(), ConnectionFailed),
+        (hang_up, io.BytesIO(), ConnectionFailed),
+        (reply(200, BODY), Full(OSError("no space left")), OSError),
+        (reply(200, BODY), Full(KeyboardInterrupt()), KeyboardInterrupt),
+    ],
+    ids=["refused", "broken off", "lost", "not written", "interrupted"],
+)
+def test_no_frame_of_an_error_holds_the_signature(
+    drivers: Callable[..., Driver], wire: Start, answer: Answer, target: Any, kind: type[BaseException]
+) -> None:
+    with pytest.raises(kind) as caught:
+        save(drivers(), wire(answer), target)
+    assert SIGNATURE not in shown(caught.value)
 
 
 def test_no_credentials_are_sent_to_the_store(drivers: Callable[..., Driver], wire: Start) -> None:

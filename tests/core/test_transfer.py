@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +18,7 @@ from airflow_provider_runs.core.http import Flow, Request, Response
 from airflow_provider_runs.core.retry import NO_RETRY, RetryPolicy
 from airflow_provider_runs.core.transfer import Transfer, cut_urls_in_logs, on_its_way
 from tests.core.conftest import Asked, Connect, Service, TokenService, Wire, hang_up, raw, reply, silence
+from tests.core.frames import shown
 from tests.core.hostile import DRIPS, ODD, OK, UNREADABLE, dripping, flood
 
 Start = Callable[..., Wire]
@@ -190,27 +190,6 @@ async def test_the_body_of_a_redirect_is_not_read(wire: Start, connect: Connect,
 
 
 # Credentials
-
-
-def shown(error: BaseException) -> str:
-    """Return what a tool that collects errors shows: the locals of all frames but those of the tests."""
-    texts: list[str] = []
-    queue, seen = [error], set[int]()
-    while queue:
-        current = queue.pop()
-        seen.add(id(current))
-        queue += [
-            other for other in (current.__cause__, current.__context__) if other and id(other) not in seen
-        ]
-        for frame, _ in traceback.walk_tb(current.__traceback__):
-            if "/tests/" not in frame.f_code.co_filename:
-                texts += [f"{name}={value!r} {_inside(value)}" for name, value in frame.f_locals.items()]
-    return "\n".join(texts)
-
-
-def _inside(value: Any) -> str:
-    is_librarys = type(value).__module__.startswith(("requests", "aiohttp", "urllib3"))
-    return str(getattr(value, "__dict__", "")) if is_librarys else ""
 
 
 @pytest.mark.parametrize(
