@@ -28,12 +28,8 @@ class MageLists(MageReasons, CanFindStarted, CanGetMany, CanListActive):
     """List runs, for :class:`~airflow_provider_runs.mage.api.MageRunApi`."""
 
     def find_started(self, arguments: Mapping[str, Any], key: str, since: float) -> Flow[Run | None]:
-        self._check_schedule(arguments)
         key = required_text("run_key", key)
-        if arguments.get("pipeline_uuid") is None:
-            schedule = self._schedule_id(arguments)
-        else:
-            schedule = int((yield from self._schedule(arguments))["id"])
+        schedule = yield from self._number_of(arguments)
         found: list[Run] = []
 
         def take(rows: list[Row]) -> bool:
@@ -50,6 +46,13 @@ class MageLists(MageReasons, CanFindStarted, CanGetMany, CanListActive):
         )
         # A run retried in Mage's interface copies the marker into a newer run; ours is the oldest.
         return min(found, key=lambda run: int(run.id), default=None)
+
+    def _number_of(self, trigger: Mapping[str, Any]) -> Flow[int]:
+        """Return a trigger's id, looked up where it is named by its pipeline."""
+        self._check_schedule(trigger)
+        if trigger.get("pipeline_uuid") is None:
+            return self._schedule_id(trigger)
+        return int((yield from self._schedule(trigger))["id"])
 
     def get_many(self, run_ids: Sequence[str]) -> Flow[dict[str, Run | Exception]]:
         """
@@ -99,11 +102,7 @@ class MageLists(MageReasons, CanFindStarted, CanGetMany, CanListActive):
             params["status[]"] = status
         path, schedule, what = "/api/pipeline_runs", None, "listing runs"
         if "trigger_name" in named or "pipeline_schedule_id" in named:
-            self._check_schedule(named)
-            if "trigger_name" in named:
-                schedule = int((yield from self._schedule(named))["id"])
-            else:
-                schedule = self._schedule_id(named)
+            schedule = yield from self._number_of(named)
             path = f"/api/pipeline_schedules/{schedule}/pipeline_runs"
             what += f" of trigger {schedule}"
         elif "pipeline_uuid" in named:

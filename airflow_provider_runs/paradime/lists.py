@@ -141,31 +141,12 @@ class ParadimeLists(ParadimeLookups, CanListActive, CanFindUnmarked):
         slug, latest = snapshot.get("slug"), snapshot.get("latest")
         if not isinstance(slug, str) or not isinstance(latest, int):
             raise Unsure("it is not known which Paradime runs there were before the start", ())
-        rows = yield from self._run_rows(
-            slug,
-            None,
-            lambda rows: (
-                rows[-1]["id"] > latest
-                and not is_before(self._run(rows[-1]["id"], None, rows[-1]), since, ZONE_SLACK)
-            ),
-        )
-        possible = []
-        for row in rows:
-            run = self._run(row["id"], row.get("state"), row)
-            # The id tells. Were a run of our own taken for an older one, another would be started.
-            older = row["id"] <= latest or is_before(run, since, ZONE_SLACK)
-            if not older and _is_as_asked(row, snapshot):
-                possible.append(run)
+        possible = yield from self._candidates(slug, latest, since, snapshot)
         proven: list[Run] = []
         wanted, shared = snapshot.get("commands") or [], snapshot.get("shared", 0)
-        if wanted and len(possible) <= MOST_CANDIDATES:
-            for run in tuple(possible):
-                commands = yield from self.list_commands(run.id)
-                listed = [digest(str(row.get("command"))) for row in commands]
-                if _begun_of(wanted, listed) > shared:
-                    proven.append(run)
-                elif run.state is RunState.SUCCEEDED and not set(wanted[shared:]) <= set(listed):
-                    possible.remove(run)
+        are_few = len(possible) <= MOST_CANDIDATES
+        if wanted and are_few:
+            proven, possible = yield from self._told_by_commands(possible, wanted, shared)
         if len(proven) == 1:
             return proven[0]
         if found := proven or possible:
@@ -177,10 +158,43 @@ class ParadimeLists(ParadimeLookups, CanListActive, CanFindUnmarked):
                 # A run clones and installs before its first command.
                 may_tell=len(wanted) > shared
                 and not proven
-                and len(possible) <= MOST_CANDIDATES
+                and are_few
                 and any(not run.state.is_terminal for run in possible),
             )
         return None
+
+    def _candidates(
+        self, slug: str, latest: int, since: float, snapshot: Mapping[str, Any]
+    ) -> Flow[list[Run]]:
+        """Return the schedule's runs since a snapshot that may be the one that was asked for."""
+        found: list[Run] = []
+
+        def take(rows: list[Row]) -> bool:
+            for row in rows:
+                run = self._run(row["id"], row.get("state"), row)
+                # The id tells. Were a run of our own taken for an older one, another would be started.
+                is_older = row["id"] <= latest or is_before(run, since, ZONE_SLACK)
+                if not is_older and _is_as_asked(row, snapshot):
+                    found.append(run)
+            return not is_older
+
+        yield from self._run_rows(slug, None, take)
+        return found
+
+    def _told_by_commands(
+        self, runs: Sequence[Run], wanted: Sequence[str], shared: int
+    ) -> Flow[tuple[list[Run], list[Run]]]:
+        """Return which runs are ours by the commands that they have begun, and which may be."""
+        proven, possible = [], []
+        for run in runs:
+            commands = yield from self.list_commands(run.id)
+            listed = [digest(str(row.get("command"))) for row in commands]
+            is_proven = _begun_of(wanted, listed) > shared
+            if is_proven:
+                proven.append(run)
+            if is_proven or run.state is not RunState.SUCCEEDED or set(wanted[shared:]) <= set(listed):
+                possible.append(run)
+        return proven, possible
 
 
 def _page_size(most: int | None, found: int) -> int:
