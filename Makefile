@@ -124,7 +124,7 @@ crash-cases: $(AIRFLOW)/.installed
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(WIDTH),--width $(WIDTH))
 
-# Outages, many waits and secrets, whole in .ci/run too.
+# Many waits and secrets, whole in .ci/run too.
 crash-others: $(AIRFLOW)/.installed
 	$(AIRFLOW)/bin/python -m pytest tests/crash --ignore=tests/crash/test_crash.py -q --numprocesses 3 --dist loadgroup
 
