@@ -54,10 +54,12 @@ EACH = {
     Kind("stuck"): 12,
 }
 """How many runs of each kind 334 waits of one system have."""
+STARTED = round(scaled(40) * SCALE)
+"""Simulated seconds within which Airflow has started thirty tasks, or most of them."""
 FEW = {
-    **{Kind("succeeded", seconds): 1 for seconds in (300, 600, 900)},
-    Kind("failed", 400): 1,
-    Kind("cancelled", 700): 1,
+    **{Kind("succeeded", STARTED + seconds): 1 for seconds in (300, 600, 900)},
+    Kind("failed", STARTED + 400): 1,
+    Kind("cancelled", STARTED + 700): 1,
 }
 DAGS = Path(__file__).parent / "outage_dags"
 

@@ -30,6 +30,7 @@ from airflow_provider_runs.provider_info import SYSTEMS
 from airflow_provider_runs.simulator import Simulator
 from tests.system.test_secrets import database_texts, findings
 from tools.airflow_stack import AirflowStack
+from tools.speed import scaled
 
 pytestmark = pytest.mark.xdist_group("secrets")  # all look at one DAG run
 DAGS = Path(__file__).parent / "secret_dags"
@@ -126,7 +127,7 @@ def simulator() -> Iterator[Simulator]:
         },
         "strait": {"api_key": PLANTED["Strait's API key"]},
     }
-    with Simulator(options=options, duration=12) as simulator:
+    with Simulator(options=options, duration=scaled(12)) as simulator:
         for fault, rest in {
             "status": {"status": 503},
             "html": {},
