@@ -48,8 +48,8 @@ TRIGGERS = (
 )
 SCHEDULES = {name: number for number, name in enumerate(TRIGGERS, start=1)}
 BOLT = ("paradime_broken", "paradime_marked")
-# A run that ends within one turn of the scheduler's loop has Airflow 3.3 count its deferred task as failed: the
-# resumed task is queued before the end of the process that deferred it is read.
+# Of a run that ends within one turn of the scheduler's loop, Airflow 3.3 fails the deferred task: it queues
+# the resumed task before it reads that the process which deferred it has ended.
 SECONDS = scaled(10)
 LINEAGE = ("lineage", "lineage_broken")
 JOBS = ("strait", "strait_broken", "strait_marked", "strait_on_worker")
