@@ -14,7 +14,7 @@ import pytest
 from airflow_provider_runs.core import clock, pages
 from airflow_provider_runs.core.api import RunApi
 from airflow_provider_runs.core.connection import Settings
-from airflow_provider_runs.core.errors import RunsError
+from airflow_provider_runs.core.errors import AnswerTooLong, RunsError
 from airflow_provider_runs.core.http import Flow, Request, Response
 from airflow_provider_runs.core.pages import IncompleteList
 from airflow_provider_runs.mage.api import MageRunApi
@@ -246,6 +246,47 @@ def test_the_time_has_a_limit(of: List) -> None:
     count, error = walk(of, lambda asked: asked, pause=45.0)
     assert isinstance(error, IncompleteList) and "it has not ended after 600 s and 14 pages" in str(error)
     assert count <= 15 and clock.monotonic() - began <= 15 * 45.0 + 1
+
+
+@each_list
+def test_a_list_has_a_limit_in_bytes(of: List, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "MAX_BYTES", 2**20)
+    counted = pages._Meter.measured
+
+    def heavier(meter: Any, flow: Any) -> Any:
+        meter.count += 2**18
+        return counted(meter, flow)
+
+    monkeypatch.setattr(pages._Meter, "measured", heavier)
+    count, error = walk(of, lambda asked: asked)
+    assert isinstance(error, IncompleteList) and "it is longer than 1 MiB" in str(error)
+    assert count <= 6
+
+
+def size_of(request: Request) -> int:
+    """Return how many rows a request asks for."""
+    asked = request.json["variables"] if request.json is not None else request.params
+    return int(next(asked[name] for name in ("limit", "_limit") if name in asked))
+
+
+@pytest.mark.parametrize(
+    "name", ["mage: list", "mage: many", "strait: list", "strait: dead letters", "paradime: list"]
+)
+@pytest.mark.parametrize("too_long", [AnswerTooLong("longer than 16 MiB"), Response(413, {}, b"too large")])
+def test_a_page_that_is_too_long_is_halved(name: str, too_long: Response | AnswerTooLong) -> None:
+    of = LISTS[name]
+    settings = {"conn_id": "c", "base_url": "http://service.example.com", **of.settings}
+    flow = of.call(of.api(Settings(**settings)))
+    sizes = [size_of(next(flow))]
+
+    def halve() -> None:
+        while True:
+            request = flow.throw(too_long) if isinstance(too_long, Exception) else flow.send(too_long)
+            sizes.append(size_of(request))
+
+    with pytest.raises(RunsError):
+        halve()
+    assert sizes == [sizes[0] // 2**number for number in range(sizes[0].bit_length())]
 
 
 @pytest.mark.no_cover  # several times as quick; other tests run each line

@@ -26,6 +26,10 @@ class Unreadable(Exception):
     """A body is too long, incomplete, or encoded in a way that cannot be read."""
 
 
+class TooMuch(Unreadable):
+    """A body is longer than what is read of one."""
+
+
 class Decoder:
     """
     Decode a body that comes in pieces cut anywhere.
@@ -154,7 +158,7 @@ class Body:
     def _take(self, part: bytes) -> None:
         self._size += len(part)
         if self._is_good and self._size > MAX_BODY:
-            raise Unreadable(f"it is longer than {MAX_BODY >> 20} MiB")
+            raise TooMuch(f"it is longer than {MAX_BODY >> 20} MiB")
         self._parts.append(part)
         self.is_enough = not self._is_good and self._size >= MAX_ERROR_BODY
 

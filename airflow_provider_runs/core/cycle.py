@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 from airflow_provider_runs import __version__
 from airflow_provider_runs.core.api import RunApi, Token
-from airflow_provider_runs.core.body import ACCEPTED
-from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, NoToken, RunsError
-from airflow_provider_runs.core.http import LARGE_JSON, Flow, Request, Response
+from airflow_provider_runs.core.body import ACCEPTED, TooMuch
+from airflow_provider_runs.core.errors import AnswerTooLong, ApiError, ConnectionFailed, NoToken, RunsError
+from airflow_provider_runs.core.http import LARGE_JSON, MAX_VALUES, Flow, Request, Response
 from airflow_provider_runs.core.masking import mask
 from airflow_provider_runs.core.retry import RetryPolicy, may_repeat, retry_after
 from airflow_provider_runs.core.text import one_line
@@ -201,6 +201,9 @@ class RequestCycle:
             outcome = yield send
             if isinstance(outcome, Response) and len(outcome.body) > LARGE_JSON:
                 yield ReadJson(outcome)
+                if outcome.has_too_many_values:
+                    reason = TooMuch(f"its JSON has more than {MAX_VALUES:,} values")
+                    outcome = no_answer(self.api, send.request, reason, sent=True)
             is_lost = isinstance(outcome, ConnectionFailed)
             may_have_arrived = may_have_arrived or not is_lost or outcome.sent
             if attempt >= retry.attempts or retry.stopped() or not may_repeat(send.request, outcome):
@@ -256,6 +259,10 @@ def no_answer(
         return mask(api.redact(text), (request.secret,) if request.secret else ())
 
     reason = one_line(str(error), redact) or "no answer in time"
+    if isinstance(error, TooMuch):
+        return AnswerTooLong(
+            f"{api.service} gave too long an answer to {request} at {api.settings.base_url}: {reason}"
+        )
     what = what or f"did not answer {request}"
     return ConnectionFailed(
         f"{api.service} {what} at {api.settings.base_url}: {type(error).__name__}: {reason}", sent=sent

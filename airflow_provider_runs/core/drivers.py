@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
-from contextlib import asynccontextmanager, closing
+from contextlib import aclosing, asynccontextmanager, closing
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -96,6 +96,14 @@ class Driver:
             something else than such a stream.
         :raises ConnectionFailed: if there was no answer, or the stream broke off or fell silent.
         """
+        frames = self._frames(request, opened)
+        try:
+            yield from frames
+        except BaseException as error:
+            # Its frames hold the request as it was sent.
+            raise bare(error)  # noqa: B904 - it is the same
+
+    def _frames(self, request: Request, opened: Callable[[], None]) -> Generator[Frame, None, None]:
         stream = EventStream(self.api, request)
         answer, transfer = self._perform(stream.open(self._cycle))
         with closing(answer):
@@ -255,6 +263,15 @@ class AsyncDriver:
         :raises ApiError: as there.
         :raises ConnectionFailed: as there.
         """
+        try:
+            async with aclosing(self._frames(request, opened)) as frames:
+                async for frame in frames:
+                    yield frame
+        except BaseException as error:
+            # Its frames hold the request as it was sent.
+            raise bare(error)  # noqa: B904 - it is the same
+
+    async def _frames(self, request: Request, opened: Callable[[], None]) -> AsyncGenerator[Frame, None]:
         stream = EventStream(self.api, request)
         answer, transfer = await self._perform(stream.open(self._cycle))
         try:

@@ -32,6 +32,17 @@ class ConnectionFailed(RunsError):
         self.sent = sent
 
 
+class AnswerTooLong(ConnectionFailed):
+    """
+    The service's answer is longer than what is read of one. Sending the request again would bring the same.
+
+    :param message: what happened, without secrets.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, sent=True)
+
+
 class NoToken(ConnectionFailed):
     """The service answered, but with no token, so that the request which needs one was not sent."""
 
@@ -84,6 +95,15 @@ class AlreadyRunning(ApiError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, status=409, permanent=False)
+
+
+def is_too_long(error: RunsError) -> bool:
+    """
+    Tell whether less should be asked for: the answer is too long for us, or (413) for the service.
+
+    :param error: what a request ended with.
+    """
+    return isinstance(error, AnswerTooLong) or (isinstance(error, ApiError) and error.status == 413)
 
 
 def is_permanent(error: RunsError) -> bool:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 from airflow_provider_runs.core.errors import ApiError
@@ -24,6 +25,8 @@ Flow = Generator["Request", "Response", T]
 
 LARGE_JSON = 1024 * 1024
 """Bytes of a body beyond which reading its JSON takes so long that an event loop must not wait for it."""
+MAX_VALUES = 250_000
+"""Values in the JSON of such a body at most: each takes up to 100 bytes, however short it is spelled."""
 _LONE_SURROGATES = re.compile(r"[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -99,33 +102,71 @@ class Response:
 
         Half a surrogate pair, which JSON can spell but nobody can store or print, becomes a question mark.
         """
-        return self._read[1]
+        return self._read.value
 
     @property
     def is_json(self) -> bool:
         """Whether the body is JSON in UTF-8."""
-        return self._read[0]
+        return self._read.is_json
+
+    @property
+    def has_too_many_values(self) -> bool:
+        """Whether the body is JSON of more values than are read."""
+        return self._read.is_too_much
 
     @cached_property
-    def _read(self) -> tuple[bool, Any]:
+    def _read(self) -> _Reading:
         try:
             text = self.body.decode("utf-8-sig")
-            value = _JSON.decode(text) if len(self.body) <= LARGE_JSON else _PATIENT_JSON.decode(text)
-            return True, _without_halves(value) if _SURROGATE_ESCAPE.search(text) else value
+            if len(self.body) <= LARGE_JSON:
+                value = _JSON.decode(text)
+            else:
+                with _ONE_AT_A_TIME:
+                    value = _PatientDecoder().decode(text)
+            return _Reading(_without_halves(value) if _SURROGATE_ESCAPE.search(text) else value)
+        except _TooManyValues:
+            return _Reading(is_json=False, is_too_much=True)
         except (ValueError, RecursionError):
-            return False, None
+            return _Reading(is_json=False)
+
+
+class _Reading(NamedTuple):
+    value: Any = None
+    is_json: bool = True
+    is_too_much: bool = False
+
+
+class _TooManyValues(Exception):
+    """JSON has more values than are read."""
 
 
 class _PatientDecoder(json.JSONDecoder):
-    """Lets other threads run meanwhile, which the decoder in C does not, and takes ten times as long."""
+    """
+    Decode one text whose values are counted.
+
+    It lets other threads run meanwhile, which the decoder in C does not, and takes ten times as long.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self._left = MAX_VALUES
+        for name in ("parse_object", "parse_array", "parse_string", "parse_int", "parse_float"):
+            setattr(self, name, self._counted(getattr(self, name)))
         self.scan_once = json.scanner.py_make_scanner(self)  # type: ignore[attr-defined]
+
+    def _counted(self, parse: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any) -> Any:
+            self._left -= 1
+            if self._left < 0:
+                raise _TooManyValues
+            return parse(*arguments)
+
+        return counted
 
 
 _JSON = json.JSONDecoder()
-_PATIENT_JSON = _PatientDecoder()
+_ONE_AT_A_TIME = threading.Lock()
+"""Held while a long text is decoded: several at once would take several times the memory."""
 
 
 def _without_halves(value: Any) -> Any:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from airflow_provider_runs.core import clock
-from airflow_provider_runs.core.errors import ApiError
-from airflow_provider_runs.core.http import Flow
+from airflow_provider_runs.core.errors import ApiError, RunsError, is_too_long
+from airflow_provider_runs.core.http import Flow, Request, Response
 
+T = TypeVar("T")
 Place = TypeVar("Place")
 Row = dict[str, Any]
 
@@ -23,6 +24,8 @@ MAX_PAGES = 1000
 """Pages of one list at most. With the usual 100 rows of a page that is a list of 100,000 runs."""
 MAX_SECONDS = 600.0
 """Seconds after which no further page is asked for."""
+MAX_BYTES = 128 * 1024 * 1024
+"""Bytes of a list's answers after which no further page is asked for."""
 
 
 class IncompleteList(ApiError):
@@ -47,11 +50,45 @@ class Page(Generic[Place]):
     :param following: where the next page begins; None: it is the last one.
     :param otherwise: where the next page begins if this one brings nothing new, for lists whose pages
         overlap; None: such a page ends the list.
+    :param gap: why rows between this page and the next one cannot be asked for; None: there are none.
     """
 
     rows: list[Row]
     following: Place | None
     otherwise: Place | None = None
+    gap: str | None = None
+
+
+class PageSize:
+    """
+    How many rows are asked for at once: fewer than usual where they would make too long an answer.
+
+    :param usual: rows of a page.
+    """
+
+    def __init__(self, usual: int) -> None:
+        self._usual = usual
+        self.most = usual
+
+    def widen(self) -> None:
+        """Try longer pages again: the rows that were so long may have passed."""
+        self.most = min(self._usual, 2 * self.most)
+
+    def ask(self, rows: int, flow_of: Callable[[int], Flow[T]]) -> Flow[T]:
+        """
+        Return a page, of half as many rows each time that they are too long for one answer.
+
+        :param rows: rows at most.
+        :param flow_of: asks for a page of so many rows.
+        """
+        while True:
+            size = min(rows, self.most)
+            try:
+                return (yield from flow_of(size))
+            except RunsError as error:
+                if size == 1 or not is_too_long(error):
+                    raise
+            self.most = size // 2
 
 
 def read_pages(
@@ -74,10 +111,11 @@ def read_pages(
     """
     seen: set[Hashable] = set()
     until = clock.monotonic() + MAX_SECONDS
+    meter = _Meter()
     place = start
     overlapped = False
     for number in range(1, MAX_PAGES + 1):
-        page = yield from ask(place)
+        page = yield from meter.measured(ask(place))
         ids = {id_of(row) for row in page.rows} - seen - {None}
         fresh = [row for row in page.rows if id_of(row) not in seen]
         seen |= ids
@@ -88,12 +126,39 @@ def read_pages(
         is_news = bool(ids)
         if not is_news and (overlapped or page.otherwise is None):
             raise _left(what, f"page {number} brings nothing new", len(seen))
+        if page.gap is not None:
+            raise _left(what, page.gap, len(seen))
+        if meter.count > MAX_BYTES:
+            raise _left(what, f"it is longer than {MAX_BYTES >> 20} MiB", len(seen))
         following = page.following if is_news else page.otherwise
         assert following is not None
         if clock.monotonic() >= until:
             raise _left(what, f"it has not ended after {MAX_SECONDS:.0f} s and {number} pages", len(seen))
         place, overlapped = following, not is_news
     raise _left(what, f"it has not ended after {MAX_PAGES} pages", len(seen))
+
+
+class _Meter:
+    """Counts the bytes of answers."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def measured(self, flow: Flow[T]) -> Flow[T]:
+        """Run a flow whose answers count."""
+        try:
+            request: Request = next(flow)
+            while True:
+                try:
+                    response: Response = yield request
+                except RunsError as error:
+                    request = flow.throw(error)
+                else:
+                    self.count += len(response.body)
+                    request = flow.send(response)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 def _left(what: str, why: str, count: int) -> IncompleteList:

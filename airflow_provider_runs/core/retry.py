@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from email.utils import mktime_tz, parsedate_tz
 
 from airflow_provider_runs.core import clock
-from airflow_provider_runs.core.errors import ConnectionFailed
+from airflow_provider_runs.core.errors import AnswerTooLong, ConnectionFailed
 from airflow_provider_runs.core.http import Request, Response
 
 TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -70,6 +70,8 @@ def may_repeat(request: Request, outcome: Response | ConnectionFailed) -> bool:
     :param request: the request.
     :param outcome: its answer, or the reason why there is none.
     """
+    if isinstance(outcome, AnswerTooLong):
+        return False
     if isinstance(outcome, ConnectionFailed):
         return request.safe_to_repeat or not outcome.sent
     if outcome.status == 429:

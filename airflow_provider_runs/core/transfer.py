@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import socket
 from collections.abc import Callable
 from contextvars import ContextVar
 from http.client import HTTPResponse
@@ -71,6 +72,9 @@ class TimedConnection:
     """
 
     sock: Any
+    port: int
+    timeout: float
+    _dns_host: str
     _is_connecting = False
 
     def connect(self) -> None:
@@ -80,6 +84,25 @@ class TimedConnection:
             super().connect()  # type: ignore[misc]
         finally:
             self._is_connecting = False
+
+    def _new_conn(self) -> socket.socket:
+        """Connect to the first address that answers, in the time that connecting may take to all of them."""
+        if hasattr(self, "_socks_options"):
+            return super()._new_conn()  # type: ignore[misc, no-any-return]
+        host, seconds = self._dns_host, self.timeout
+        until = clock.monotonic() + seconds
+        try:
+            for address in _addresses(host, self.port):
+                self._dns_host, self.timeout = address, until - clock.monotonic()
+                if self.timeout <= 0:
+                    break
+                try:
+                    return super()._new_conn()  # type: ignore[misc, no-any-return]
+                except Exception as error:
+                    failure = error
+            raise failure
+        finally:
+            self._dns_host, self.timeout = host, seconds
 
     def send(self, data: bytes) -> None:
         """
@@ -105,6 +128,15 @@ class TimedConnection:
         :param keywords: as for the standard library's.
         """
         return HTTPResponse(_Timed(sock, on_its_way.get()), *arguments, **keywords)  # type: ignore[arg-type]
+
+
+def _addresses(host: str, port: int) -> list[str]:
+    """Return the addresses of a host; its name where they cannot be told: connecting will say why."""
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return [host]
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class _Timed:

@@ -12,12 +12,10 @@ from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.inputs import required_text, unknown_names
 from airflow_provider_runs.core.run import Run
 from airflow_provider_runs.mage.answers import Row, created_at
-from airflow_provider_runs.mage.lookups import PAGE, TRIGGER_FIELDS
+from airflow_provider_runs.mage.lookups import ACTIVE_PAGE, PAGE, TRIGGER_FIELDS
 from airflow_provider_runs.mage.reasons import MageReasons
 
 MARKER = "airflow_run_key"
-ACTIVE_PAGE = 500
-"""Rows of a page of the list of active runs."""
 # Rows since a moment, which is mostly a recent one. A full row takes Mage some milliseconds.
 FEW = 20
 # created_at has whole seconds, and on Postgres it is the start of the transaction.

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 from urllib.parse import quote
 
 from airflow_provider_runs.core.errors import BadInput, NotFound
 from airflow_provider_runs.core.http import Flow, Request
 from airflow_provider_runs.core.inputs import integer, required_text
-from airflow_provider_runs.core.pages import Page, read_pages
+from airflow_provider_runs.core.pages import Page, PageSize, read_pages
 from airflow_provider_runs.core.text import one_line
 from airflow_provider_runs.mage.answers import MageAnswers, Row
 
 PAGE = 100
+ACTIVE_PAGE = 500
+"""Rows of a page of the list of active runs."""
 TRIGGER_FIELDS = ("pipeline_schedule_id", "pipeline_uuid", "trigger_name")
 """What a trigger is named by: its id, or its pipeline and its name."""
 
 
 class MageLookups(MageAnswers):
     """Look up runs and triggers, for :class:`~airflow_provider_runs.mage.api.MageRunApi`."""
+
+    @cached_property
+    def _page_size(self) -> PageSize:
+        return PageSize(ACTIVE_PAGE)
 
     def _request(
         self,
@@ -70,12 +77,16 @@ class MageLookups(MageAnswers):
         """
 
         def ask(offset: int) -> Flow[Page[int]]:
-            asked = {**params, "_limit": str(size), "_offset": str(offset)}
-            response = yield self._request("GET", path, asked)
-            rows, more = self._read_page(response, key, what)
-            return Page(rows, offset + size if more else None)
+            def ask_for(count: int) -> Flow[Page[int]]:
+                asked = {**params, "_limit": str(count), "_offset": str(offset)}
+                response = yield self._request("GET", path, asked)
+                rows, more = self._read_page(response, key, what)
+                return Page(rows, offset + count if more else None)
+
+            return (yield from self._page_size.ask(size, ask_for))
 
         # A run that is created meanwhile moves the others to a later place.
+        self._page_size.widen()
         yield from read_pages(f"{self.service}: {what}", ask, 0, _id_of, take)
 
     # Triggers

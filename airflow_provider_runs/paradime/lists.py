@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from operator import itemgetter
 from typing import Any
 
 from airflow_provider_runs.core.api import CanFindUnmarked, CanListActive, Unsure
 from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.inputs import integer, one_of, unknown_names
-from airflow_provider_runs.core.pages import Page, read_pages
+from airflow_provider_runs.core.pages import Page, PageSize, read_pages
 from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.paradime.answers import Row, rows_of
 from airflow_provider_runs.paradime.lookups import SCHEDULE_FIELDS, ParadimeLookups, schedule_of
@@ -31,6 +32,10 @@ _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 class ParadimeLists(ParadimeLookups, CanListActive, CanFindUnmarked):
     """List runs and schedules, for :class:`~airflow_provider_runs.paradime.api.ParadimeRunApi`."""
+
+    @cached_property
+    def _page_size(self) -> PageSize:
+        return PageSize(LARGEST_PAGE)
 
     def list_runs(
         self, filters: Mapping[str, Any], *, since: float | None = None, limit: int | None = None
@@ -74,18 +79,21 @@ class ParadimeLists(ParadimeLookups, CanListActive, CanFindUnmarked):
         found: dict[int, Row] = {}
 
         def ask(offset: int) -> Flow[Page[int]]:
-            size = _page_size(newest, len(found))
-            answer = yield from self._call(RUNS, {**named, "offset": offset, "limit": size}, what)
-            rows = rows_of(answer.get("runs"))
-            if rows is None:
-                raise self._bad_answer(what, "without a list of runs")
-            return Page(rows, offset + len(rows) if len(rows) >= size else None)
+            def ask_for(size: int) -> Flow[Page[int]]:
+                answer = yield from self._call(RUNS, {**named, "offset": offset, "limit": size}, what)
+                rows = rows_of(answer.get("runs"))
+                if rows is None:
+                    raise self._bad_answer(what, "without a list of runs")
+                return Page(rows, offset + len(rows) if len(rows) >= size else None)
+
+            return (yield from self._page_size.ask(_page_size(newest, len(found)), ask_for))
 
         def take(rows: list[Row]) -> bool:
             found.update({row["id"]: row for row in rows})
             return more(rows) and (newest is None or len(found) < newest)
 
         # Runs that were started meanwhile shift the pages.
+        self._page_size.widen()
         yield from read_pages(f"{self.service}: {what}", ask, 0, itemgetter("id"), take)
         return list(found.values())
 
@@ -111,13 +119,15 @@ class ParadimeLists(ParadimeLookups, CanListActive, CanFindUnmarked):
         found: list[Row] = []
 
         def ask(offset: int) -> Flow[Page[int]]:
-            size = _page_size(limit, len(found))
-            asked = {"offset": offset, "limit": size, "showInactive": show_inactive}
-            answer = yield from self._call_or_older(SCHEDULES, asked, what)
-            rows = answer.get("schedules")
-            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-                raise self._bad_answer(what, "without a list of schedules")
-            return Page(rows, offset + len(rows) if len(rows) >= size else None)
+            def ask_for(size: int) -> Flow[Page[int]]:
+                asked = {"offset": offset, "limit": size, "showInactive": show_inactive}
+                answer = yield from self._call_or_older(SCHEDULES, asked, what)
+                rows = answer.get("schedules")
+                if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+                    raise self._bad_answer(what, "without a list of schedules")
+                return Page(rows, offset + len(rows) if len(rows) >= size else None)
+
+            return (yield from self._page_size.ask(_page_size(limit, len(found)), ask_for))
 
         def take(rows: list[Row]) -> bool:
             found.extend(rows)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_provider_runs.core.api import CanExplain, CanGetMany
-from airflow_provider_runs.core.errors import ApiError, BadInput, RunsError
+from airflow_provider_runs.core.errors import ApiError, BadInput, RunsError, is_too_long
 from airflow_provider_runs.core.http import Flow, Request
 from airflow_provider_runs.core.inputs import required_text, unknown_names
 from airflow_provider_runs.core.run import Run, RunState
@@ -158,11 +158,11 @@ class ParadimeLookups(ParadimeAnswers, CanExplain, CanGetMany):
                 body = operation.body(dict.fromkeys(operation.arguments, chunk[0]))
             else:
                 body = operation.body_of_many(chunk)
-            response = yield self._request(body, safe_to_repeat=True)
             try:
+                response = yield self._request(body, safe_to_repeat=True)
                 data, problems = self._data(response, what)
-            except ApiError as error:
-                too_much = isinstance(error, DocumentRefused) or error.status == 413
+            except RunsError as error:
+                too_much = isinstance(error, DocumentRefused) or is_too_long(error)
                 if too_much and size > 1:
                     self._learned.batch_size = size // 2
                     continue

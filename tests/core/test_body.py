@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from airflow_provider_runs.core import body as bodies
 from airflow_provider_runs.core import http
 from airflow_provider_runs.core.body import Body, Decoder, Unreadable
-from airflow_provider_runs.core.errors import ConnectionFailed
+from airflow_provider_runs.core.errors import AnswerTooLong, ConnectionFailed
 from airflow_provider_runs.core.http import LARGE_JSON, Flow, Request, Response
-from airflow_provider_runs.core.retry import NO_RETRY
+from airflow_provider_runs.core.retry import NO_RETRY, RetryPolicy
 from tests.core.conftest import Connect, Tasks, Wire, raw, reply
 from tests.core.hostile import bomb, flood
 from tests.memory import forget_peak, needs_proc, peak
@@ -241,8 +241,10 @@ async def test_an_answer_without_end_is_cut_off(wire: Start, connect: Connect, s
     server = wire(flood(head, b"x" * 2**20, 200, sent))
     driver = connect(server.url)
     if status == 200:
-        with pytest.raises(ConnectionFailed, match="longer than 16 MiB"):
-            await driver.drive(ask(server.url), NO_RETRY)
+        # Neither would another attempt bring less.
+        with pytest.raises(AnswerTooLong, match="longer than 16 MiB"):
+            await driver.drive(ask(server.url), RetryPolicy(attempts=5, base=0.01))
+        assert len(server.asked) == 1
     else:
         assert len((await driver.drive(ask(server.url), NO_RETRY)).body) == bodies.MAX_ERROR_BODY
     assert len(sent) < 60
@@ -259,16 +261,16 @@ async def test_a_connection_whose_answer_was_cut_off_is_not_used_again(wire: Sta
 async def test_an_event_loop_goes_on_while_long_json_is_read(
     wire: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [{"id": number, "name": f"run {number}", "tags": ["a", "b"]} for number in range(60_000)]
+    rows = [{"id": number, "name": f"run {number:>50}", "tags": ["a", "b"]} for number in range(40_000)]
     text = json.dumps(rows).encode()
     assert len(text) > 3 * LARGE_JSON
     turns, meanwhile = 0, 0
-    read = http._PATIENT_JSON.decode
+    read = http._PatientDecoder.decode
 
-    def counted(text: str) -> Any:
+    def counted(decoder: Any, text: str) -> Any:
         nonlocal meanwhile
         meanwhile = -turns
-        value = read(text)
+        value = read(decoder, text)
         meanwhile += turns
         return value
 
@@ -278,13 +280,41 @@ async def test_an_event_loop_goes_on_while_long_json_is_read(
             turns += 1
             await asyncio.sleep(0)
 
-    monkeypatch.setattr(http._PATIENT_JSON, "decode", counted)
+    monkeypatch.setattr(http._PatientDecoder, "decode", counted)
     driver = connect(wire(reply(200, text)).url, extra=PATIENT)
     beating = asyncio.create_task(beat())
     response = await driver.drive(ask(driver.api.settings.base_url), NO_RETRY)
     beating.cancel()
     assert response.json == rows
     assert meanwhile > 10
+
+
+MANY_VALUES = {
+    "lists": b"[],",
+    "objects": b"{},",
+    "texts": b'"",',
+    "numbers": b"0,",
+    "fractions": b"0.5,",
+    "members": b'{"":{"":0}},',
+}
+
+
+@pytest.mark.parametrize("unit", MANY_VALUES.values(), ids=MANY_VALUES)
+async def test_json_of_too_many_values_is_not_read_and_not_asked_for_again(
+    wire: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch, unit: bytes
+) -> None:
+    monkeypatch.setattr(http, "MAX_VALUES", 1000)
+    text = b"[" + unit * 1001 + b'"' + b"x" * LARGE_JSON + b'"]'
+    server = wire(reply(200, text))
+    driver = connect(server.url, extra=PATIENT)
+    with pytest.raises(AnswerTooLong, match=r"gave too long an answer to GET .* values"):
+        await driver.drive(ask(server.url), RetryPolicy(attempts=5, base=0.01))
+    assert len(server.asked) == 1
+
+
+def test_json_of_many_values_is_read() -> None:
+    text = b"[" + b"[]," * 240_000 + b'"' + b"x" * LARGE_JSON + b'"]'
+    assert len(Response(200, body=text).json) == 240_001
 
 
 def test_the_patient_reader_reads_what_the_other_one_does() -> None:

@@ -36,6 +36,7 @@ from tests.core.conftest import (
     reset,
     silence,
 )
+from tests.core.frames import shown
 from tests.core.hostile import DRIPS, bomb, dripping, flood
 from tests.memory import forget_peak, needs_proc, peak
 
@@ -327,6 +328,30 @@ async def test_a_reader_that_stops_closes_the_connection(wire: Start, connect: C
     driver = connect(server.url)
     assert await read(driver, server.url, lambda frame: True) == [Event("message", "a")]
     assert await asyncio.to_thread(gone.wait, 2)
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, OSError])
+async def test_no_frame_of_what_ends_a_stream_holds_credentials(
+    wire: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+) -> None:
+    class Interrupted(kind):  # type: ignore[misc, valid-type]
+        pass
+
+    def interrupt(*arguments: Any, **keywords: Any) -> None:
+        raise Interrupted
+
+    server = wire(streamed(BODY, ends=False))
+    driver = connect(server.url)
+    driver.api.token = Token("hush-token", clock.time(), 3600)
+
+    def opened() -> None:
+        monkeypatch.setattr("urllib3.HTTPResponse.read1", interrupt)
+        monkeypatch.setattr("aiohttp.StreamReader.read", interrupt)
+
+    with pytest.raises((Interrupted, ConnectionFailed)) as caught:
+        await read(driver, server.url, opened=opened)
+    assert isinstance(caught.value, ConnectionFailed) == (kind is OSError)
+    assert "hush" not in shown(caught.value)
 
 
 @pytest.fixture

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from urllib3.exceptions import ConnectTimeoutError
 
-from airflow_provider_runs.core import clock
+from airflow_provider_runs.core import clock, transfer
 from airflow_provider_runs.core.connection import Settings
 from airflow_provider_runs.core.cycle import Pause, RequestCycle, Send
+from airflow_provider_runs.core.drivers import Driver
 from airflow_provider_runs.core.errors import ConnectionFailed
 from airflow_provider_runs.core.http import Flow, Request, Response
 from airflow_provider_runs.core.retry import NO_RETRY, RetryPolicy
@@ -137,6 +139,39 @@ async def test_one_byte_after_another_does_not_hold_a_call(wire: Start, connect:
         await driver.drive(start(server.url), MANY)
     assert caught.value.sent and len(server.asked) == 1
     assert LIMIT <= clock.monotonic() - began < LIMIT + 2
+
+
+@pytest.mark.parametrize("seconds", [0.2, 5.0], ids=["refused", "silent"])
+def test_all_addresses_of_a_host_share_the_time_of_connecting(
+    monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    tried: list[str] = []
+
+    def connecting(connection: Any) -> None:
+        tried.append(connection.host)
+        clock.sleep(min(seconds, connection.timeout))
+        raise ConnectTimeoutError(connection, "no answer")
+
+    monkeypatch.setattr("urllib3.connection.HTTPConnection._new_conn", connecting)
+    monkeypatch.setattr(transfer, "_addresses", lambda host, port: [f"10.0.0.{n}" for n in range(1, 21)])
+    settings = Settings("testing_default", "http://testing.invalid", extra={"connect_timeout": 1})
+    driver = Driver(Service(settings))
+    began = clock.monotonic()
+    with pytest.raises(ConnectionFailed, match="no answer") as caught:
+        driver.drive(start("http://testing.invalid"), NO_RETRY)
+    driver.close()
+    assert not caught.value.sent
+    assert clock.monotonic() - began < 1.5
+    assert len(tried) == (1 if seconds > 1 else 5)
+
+
+def test_the_next_address_of_a_host_is_tried(wire: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = wire()
+    monkeypatch.setattr(transfer, "_addresses", lambda host, port: ["127.0.0.9", "127.0.0.1"])
+    driver = Driver(Service(Settings("testing_default", server.url)))
+    assert driver.drive(start(f"http://localhost:{server.port}"), NO_RETRY).status == 200
+    driver.close()
+    assert server.asked[0].headers["host"] == f"localhost:{server.port}"
 
 
 async def test_a_proxy_that_answers_byte_by_byte_does_not_hold_a_call(

@@ -36,22 +36,32 @@ def test_the_next_page_begins_just_after_the_last_run() -> None:
     assert ids(runs) == ["r9", "r8", "a", "b", "r6"]
 
 
-def test_a_page_of_one_moment_is_left_by_straits_cursor(api: StraitRunApi) -> None:
-    same = page(at(7, "a"), at(7, "b"), cursor="2027-01-15T08:00:07Z")
-    requests, runs = play(api.list_runs({}), answer(same), answer(same), answer(page(at(6))))
+TIED = page(at(7, "a"), at(7, "b"), cursor="2027-01-15T08:00:07Z")
+"""A page of one moment, such as that of a bulk start, before which Strait's cursor goes on."""
+
+
+@pytest.mark.parametrize("first", [TIED, page(at(9), at(7, "a"), cursor="2027-01-15T08:00:07Z")])
+def test_a_moment_with_more_runs_than_a_page_is_not_passed_by_silently(
+    api: StraitRunApi, first: dict[str, Any]
+) -> None:
+    with pytest.raises(IncompleteList, match=r"may be more than 2 of 2027-01-15T08:00:07.000000Z"):
+        play(api.list_runs({}), answer(first), answer(TIED))
+    # What is wanted may have come before.
+    assert len(play(api.list_runs({}, limit=2), answer(TIED))[1]) == 2
+
+
+def test_who_looks_for_news_goes_on_past_a_moment_with_more_runs_than_a_page(
+    api: StraitRunApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or a bulk start would end all watching."""
+    looked = api.list_recent({}, 0.0)
+    requests, (runs, _) = play(looked, answer(TIED), answer(TIED), answer(page(at(6))))
     assert [request.params.get("cursor") for request in requests[1:]] == [
         "2027-01-15T08:00:07.000001Z",
         "2027-01-15T08:00:07Z",
     ]
     assert ids(runs) == ["a", "b", "r6"]
-
-
-def test_a_moment_with_more_runs_than_a_page_does_not_end_the_list(api: StraitRunApi) -> None:
-    first = page(at(9), at(7, "a"), cursor="2027-01-15T08:00:07Z")
-    second = page(at(7, "a"), at(7, "b"), cursor="2027-01-15T08:00:07Z")
-    requests, runs = play(api.list_runs({}), answer(first), answer(second), answer(page(at(6))))
-    assert requests[2].params["cursor"] == "2027-01-15T08:00:07Z"
-    assert ids(runs) == ["r9", "a", "b", "r6"]
+    assert "there may be more than 2 of 2027-01-15T08:00:07.000000Z" in caplog.text
 
 
 def test_a_list_that_does_not_go_on_though_it_should_is_no_answer(api: StraitRunApi) -> None:
