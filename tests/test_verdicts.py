@@ -122,14 +122,16 @@ def test_a_task_takes_up_a_run_that_goes_already_where_runs_can_be_listed(
 
 @each_system
 @both_ways
+@pytest.mark.parametrize("fault", ["reset_after", "cut_body", "two_lengths"])
 def test_a_start_whose_answer_is_lost_makes_one_run(
     sim: Simulator,  # noqa: F811
     context: dict[str, Any],  # noqa: F811
     system: str,
     deferrable: bool,
+    fault: str,
 ) -> None:
     # Nothing else tells a run of Paradime for the task's own.
     own = {"commands": ["dbt build --vars 'airflow: monday'"]} if system == "paradime" else {}
-    sim.fault("reset_after", system=system, operation="trigger", times=1)
+    sim.fault(fault, system=system, operation="trigger", times=1)
     run_id = run(a_task(system, deferrable=deferrable, **own), context)
     assert [str(one["id"]) for one in sim.runs(system)] == [run_id]

@@ -47,6 +47,7 @@ Faults:
 ``not_json``      works     answer text that is not JSON, ``status`` default 200
 ``slow``          works     answer as usual, ``seconds`` later
 ``cut_body``      works     cut the connection in the middle of the answer, for example of a download
+``two_lengths``   works     answer with two lengths that differ, which no library can read
 ``errors``        no work   GraphQL, HTTP 200: one field is null, and ``errors`` names it; ``body`` is its
                             message. With the ``body`` ``[]``: works, and ``errors`` is an empty list
 ``not_ok``        no work   GraphQL, HTTP 200: the ``ok`` of one field is false; a query tells the rest
@@ -59,8 +60,8 @@ Faults:
 ``error_frame``   stream    an ``event: error`` with the message ``body``, then the end
 ================  ========  =========================================================================
 
-Where a stream of events is asked for, the faults that work cut it (``reset_after``, ``cut_body``) or come in
-its place; it meets those of streams on its own, once it is open.
+Where a stream of events is asked for, the faults that work cut it (``reset_after``, ``cut_body``,
+``two_lengths``) or come in its place; it meets those of streams on its own, once it is open.
 
 ``acts`` (true or false) overrides whether the service does the work, for example a 504 after the run has
 started. A full outage is operation ``*`` with ``status`` 503 or ``reset_before``.

@@ -185,12 +185,17 @@ class Server:
                 note(None)
                 await (asyncio.sleep(fault.seconds) if fault.seconds is not None else asyncio.Event().wait())
                 return cut(request)
-            if kind in ("reset_before", "reset_after") or (kind == "cut_body" and route.streams):
+            if kind in ("reset_before", "reset_after") or (
+                kind in ("cut_body", "two_lengths") and route.streams
+            ):
                 note(None)
                 return cut(request)
             if kind == "cut_body":
                 note(None)
                 return await cut_in_the_middle(request, answer)
+            if kind == "two_lengths":
+                note(None)
+                return with_two_lengths(request)
             if fault and (answer is None or kind != "slow"):
                 answer = spoiled(system, fault)
             assert answer is not None
@@ -268,6 +273,14 @@ async def cut_in_the_middle(request: web.Request, answer: web.StreamResponse | N
     body = answer.body
     await (body.write(writer) if isinstance(body, Payload) else writer.write(body or b""))
     if request.transport is not None:
+        request.transport.close()
+    return web.Response()
+
+
+def with_two_lengths(request: web.Request) -> web.StreamResponse:
+    """Send an answer that cannot be read, and drop the connection."""
+    if request.transport is not None:
+        request.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}")
         request.transport.close()
     return web.Response()
 

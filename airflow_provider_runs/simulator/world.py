@@ -32,11 +32,12 @@ FAULTS = (
     "not_json",
     "slow",
     "cut_body",
+    "two_lengths",
     *sorted(FIELD_FAULTS),
     *sorted(STREAM_FAULTS),
 )
 CALL_FAULTS = frozenset(FAULTS) - FIELD_FAULTS - STREAM_FAULTS
-ACTING_FAULTS = frozenset({"reset_after", "empty", "not_json", "slow", "cut_body"})
+ACTING_FAULTS = frozenset({"reset_after", "empty", "not_json", "slow", "cut_body", "two_lengths"})
 INNER_FAULT: ContextVar[str | None] = ContextVar("inner_fault", default=None)
 """What the handler of a request has met on its own, in a field of a document or on a stream."""
 NOTE: ContextVar[Callable[[int | None], None] | None] = ContextVar("note", default=None)
@@ -72,8 +73,8 @@ class Fault:
     """Describe how calls of an operation go wrong.
 
     ``acts`` says whether the service does the work (starts the run) before its answer goes wrong; by default
-    it does for ``reset_after``, ``slow``, ``empty``, ``not_json`` and ``cut_body``. Seconds here are never
-    scaled.
+    it does for ``reset_after``, ``slow``, ``empty``, ``not_json``, ``cut_body`` and ``two_lengths``. Seconds
+    here are never scaled.
     """
 
     fault: str
