@@ -116,7 +116,7 @@ browser: $(AIRFLOW)/.installed
 	$(AIRFLOW)/bin/python -m pytest tests/browser $(if $(SCREENSHOTS),--screenshots $(SCREENSHOTS))
 
 ## make crash    the crash bench; FIXED=1: few cases that stand for all, SAMPLE=20: random ones, or besides the fixed,
-##               SEED=7: the same again
+##               SEED=7: the same again; WAITS=300: so many waits at once instead of 1,000
 crash: crash-cases crash-others
 
 crash-cases: $(AIRFLOW)/.installed
@@ -124,9 +124,10 @@ crash-cases: $(AIRFLOW)/.installed
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(WIDTH),--width $(WIDTH))
 
-# Many waits and secrets, whole in .ci/run too.
+# Many waits and secrets.
 crash-others: $(AIRFLOW)/.installed
-	$(AIRFLOW)/bin/python -m pytest tests/crash --ignore=tests/crash/test_crash.py -q --numprocesses 3 --dist loadgroup
+	$(AIRFLOW)/bin/python -m pytest tests/crash --ignore=tests/crash/test_crash.py -q --numprocesses 3 --dist loadgroup \
+		$(if $(WAITS),--waits $(WAITS))
 
 ## make bench    what waiting costs, beside other providers; BENCH_ARGUMENTS="--runs 1000 --scenario equal"
 bench: $(BENCH)/.installed
@@ -156,7 +157,7 @@ clean:
 
 # What bash .ci/run needs.
 environments: $(AIRFLOW)/.installed $(COMPAT)/.installed $(CHALKPY)/.installed $(PARADIME)/.installed \
-	$(STRAIT)/.installed $(MAGE_AI)/.installed $(BENCH)/.installed $(PUBLISH)/.installed
+	$(STRAIT)/.installed $(MAGE_AI)/.installed $(PUBLISH)/.installed
 
 # $(call build,folder,arguments of uv pip install)
 define build

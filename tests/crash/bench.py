@@ -156,7 +156,7 @@ class Bench:
         return [self.results[case.id] for case in cases]
 
     def _plan(self, case: Case) -> None:
-        self.simulator.plan(system=case.system, resource=case.id, duration=scaled(5))
+        self.simulator.plan(system=case.system, resource=case.id, duration=scaled(10))
         # A run outlives what strikes its task, for as long as Airflow takes to notice.
         plan = {**case.plan}
         if "duration" in plan:

@@ -127,7 +127,7 @@ def simulator() -> Iterator[Simulator]:
         },
         "strait": {"api_key": PLANTED["Strait's API key"]},
     }
-    with Simulator(options=options, duration=scaled(12)) as simulator:
+    with Simulator(options=options, duration=scaled(20)) as simulator:
         for fault, rest in {
             "status": {"status": 503},
             "html": {},

@@ -50,7 +50,7 @@ SCHEDULES = {name: number for number, name in enumerate(TRIGGERS, start=1)}
 BOLT = ("paradime_broken", "paradime_marked")
 # Of a run that ends within one turn of the scheduler's loop, Airflow 3.3 fails the deferred task: it queues
 # the resumed task before it reads that the process which deferred it has ended.
-SECONDS = scaled(10)
+SECONDS = scaled(20)
 LINEAGE = ("lineage", "lineage_broken")
 JOBS = ("strait", "strait_broken", "strait_marked", "strait_on_worker")
 AT_ONCE = (*STUCK, *BOLT, *JOBS, "cleared", "broken", "mapped", "watched", "lineage")
@@ -115,6 +115,9 @@ def service() -> Iterator[Service]:
         },
     }
     with Simulator(options=options, duration=SECONDS) as simulator:
+        # What no task starts.
+        for name in ("events", "paradime_events", "strait_events"):
+            simulator.plan(resource=name, duration=2)
         for name in STUCK:
             simulator.plan(system="mage", resource=name, outcome="stuck")
         simulator.plan(system="mage", resource="cleared", outcome="stuck", times=1)
