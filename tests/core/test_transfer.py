@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from urllib3.exceptions import ConnectTimeoutError
@@ -172,6 +172,20 @@ def test_the_next_address_of_a_host_is_tried(wire: Start, monkeypatch: pytest.Mo
     assert driver.drive(start(f"http://localhost:{server.port}"), NO_RETRY).status == 200
     driver.close()
     assert server.asked[0].headers["host"] == f"localhost:{server.port}"
+
+
+def test_a_socks_proxy_is_left_to_find_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Socks:
+        _socks_options: ClassVar[dict[str, Any]] = {}
+
+        def _new_conn(self) -> str:
+            return "through the proxy"
+
+    class Timed(transfer.TimedConnection, Socks):
+        pass
+
+    monkeypatch.setattr(transfer, "_addresses", lambda host, port: pytest.fail("the proxy looks it up"))
+    assert Timed()._new_conn() == "through the proxy"
 
 
 async def test_a_proxy_that_answers_byte_by_byte_does_not_hold_a_call(
