@@ -355,7 +355,6 @@ def test_every_secret_was_used_and_every_error_was_told(
         "RequestRefused: ",
         "ConnectionFailed: ",
         "cannot be asked about run",
-        "pipeline_runs/***",
         "api/v1/***/graphql",
         "(dead_letter): refused: Bearer ***",
         "error | refused: Bearer ***",
