@@ -50,13 +50,13 @@ class Page(Generic[Place]):
     :param following: where the next page begins; None: it is the last one.
     :param otherwise: where the next page begins if this one brings nothing new, for lists whose pages
         overlap; None: such a page ends the list.
-    :param gap: why rows between this page and the next one cannot be asked for; None: there are none.
+    :param incomplete: why the next page may not begin where this one ends; None: it does.
     """
 
     rows: list[Row]
     following: Place | None
     otherwise: Place | None = None
-    gap: str | None = None
+    incomplete: str | None = None
 
 
 class PageSize:
@@ -126,8 +126,8 @@ def read_pages(
         is_news = bool(ids)
         if not is_news and (overlapped or page.otherwise is None):
             raise _left(what, f"page {number} brings nothing new", len(seen))
-        if page.gap is not None:
-            raise _left(what, page.gap, len(seen))
+        if page.incomplete is not None:
+            raise _left(what, page.incomplete, len(seen))
         if meter.count > MAX_BYTES:
             raise _left(what, f"it is longer than {MAX_BYTES >> 20} MiB", len(seen))
         following = page.following if is_news else page.otherwise

@@ -119,18 +119,18 @@ class StraitLists(StraitAnswers, CanListRecent):
             nonlocal old
             page = yield from self._one_page(path, params, what, cursor, size if cursor == start else PAGE)
             old = page.old
-            after, gap = _just_after(page.rows[-1]) if page.rows else None, None
+            after, incomplete = _just_after(page.rows[-1]) if page.rows else None, None
             if page.cursor is None or after is None:
                 after = page.cursor
             elif after == cursor:
                 # From there on is only what has come. Strait's cursor leads on, past all of that moment.
                 after = page.cursor
                 if len(page.rows) > 1:
-                    gap = f"there may be more than {len(page.rows)} of {page.rows[-1]['created_at']}"
-                if gap is not None and skips_ties:
-                    log.warning("%s: %s: what a page cannot hold of one moment is not seen", what, gap)
-                    gap = None
-            return pages.Page(page.rows, after, page.cursor, gap)
+                    incomplete = f"there may be more than {len(page.rows)} of {page.rows[-1]['created_at']}"
+                if incomplete is not None and skips_ties:
+                    log.warning("%s: %s: what a page cannot hold of one moment is not seen", what, incomplete)
+                    incomplete = None
+            return pages.Page(page.rows, after, page.cursor, incomplete)
 
         yield from pages.read_pages(f"{self.service}: {what}", ask, start, _id_of, take)
         return old
