@@ -35,13 +35,8 @@ class MageLists(MageReasons, CanFindStarted, CanGetMany, CanListActive):
             found.extend(self._run(row) for row in ours)
             return not _is_before(rows[-1], since - CLOCK_SLACK)
 
-        yield from self._walk(
-            f"/api/pipeline_schedules/{schedule}/pipeline_runs",
-            {"order_by[]": "id desc", "disable_retries_grouping": "1"},
-            "pipeline_runs",
-            f"listing the runs of trigger {schedule}",
-            take,
-        )
+        path, params, what = _list_of(schedule, None)
+        yield from self._walk(path, params, "pipeline_runs", what, take)
         # A run retried in Mage's interface copies the marker into a newer run; ours is the oldest.
         return min(found, key=lambda run: int(run.id), default=None)
 
@@ -95,17 +90,11 @@ class MageLists(MageReasons, CanFindStarted, CanGetMany, CanListActive):
         unknown_names("list of Mage runs", filters, (*TRIGGER_FIELDS, "status"))
         status = _statuses(filters.get("status"), self.statuses.all_words())
         named = {name: filters[name] for name in TRIGGER_FIELDS if filters.get(name) is not None}
-        params = {"order_by[]": "id desc", "disable_retries_grouping": "1"}
+        by_trigger = "trigger_name" in named or "pipeline_schedule_id" in named
+        schedule = (yield from self._number_of(named)) if by_trigger else None
+        path, params, what = _list_of(schedule, None if by_trigger else named.get("pipeline_uuid"))
         if status:
             params["status[]"] = status
-        path, schedule, what = "/api/pipeline_runs", None, "listing runs"
-        if "trigger_name" in named or "pipeline_schedule_id" in named:
-            schedule = yield from self._number_of(named)
-            path = f"/api/pipeline_schedules/{schedule}/pipeline_runs"
-            what += f" of trigger {schedule}"
-        elif "pipeline_uuid" in named:
-            params["pipeline_uuid"] = required_text("pipeline_uuid", named["pipeline_uuid"])
-            what += f" of pipeline {params['pipeline_uuid']!r}"
 
         rows: list[Row] = []
 
@@ -128,6 +117,18 @@ class MageLists(MageReasons, CanFindStarted, CanGetMany, CanListActive):
     def active_filters(self, arguments: Mapping[str, Any]) -> Row:
         named = {name: arguments[name] for name in TRIGGER_FIELDS if arguments.get(name) is not None}
         return {**named, "status": list(self.statuses.active_words())}
+
+
+def _list_of(schedule: int | None, pipeline: Any) -> tuple[str, dict[str, str], str]:
+    """Return path, query parameters and name of a list of runs: of a trigger, a pipeline, or all."""
+    params = {"order_by[]": "id desc", "disable_retries_grouping": "1"}
+    if schedule is not None:
+        path = f"/api/pipeline_schedules/{schedule}/pipeline_runs"
+        return path, params, f"listing the runs of trigger {schedule}"
+    if pipeline is None:
+        return "/api/pipeline_runs", params, "listing runs"
+    params["pipeline_uuid"] = required_text("pipeline_uuid", pipeline)
+    return "/api/pipeline_runs", params, f"listing runs of pipeline {pipeline!r}"
 
 
 def _has(row: Row, key: str) -> bool:

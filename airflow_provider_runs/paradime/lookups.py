@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow_provider_runs.core.api import CanExplain, CanGetMany
 from airflow_provider_runs.core.errors import ApiError, BadInput, RunsError, is_too_long
-from airflow_provider_runs.core.http import Flow, Request
+from airflow_provider_runs.core.http import Flow, Request, Response
 from airflow_provider_runs.core.inputs import required_text, unknown_names
 from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.paradime.answers import (
@@ -17,6 +17,7 @@ from airflow_provider_runs.paradime.answers import (
     CommandLogs,
     DocumentRefused,
     ParadimeAnswers,
+    Problem,
     Row,
     rows_of,
 )
@@ -170,20 +171,11 @@ class ParadimeLookups(ParadimeAnswers, CanExplain, CanGetMany):
                     # It was no matter of the size.
                     self._learned.batch_size = known_size
                 raise
-            blamed = {problem.path[0]: problem for problem in reversed(problems) if problem.path}
             left = left[size:]
-            unanswered = []
-            for name, number in zip(names, chunk, strict=True):
-                named = f"{what.removesuffix('s')} {number}"
-                if name in blamed:
-                    answers[number] = self._error(blamed[name], problems, response, named)
-                elif data.get(name) is not None:
-                    try:
-                        answers[number] = self._answered(data[name], response, named)
-                    except ApiError as error:
-                        answers[number] = error
-                else:
-                    unanswered.append(number)
+            named = dict(zip(names, chunk, strict=True))
+            found = self._answers_to(named, data, problems, response, what)
+            answers.update(found)
+            unanswered = [number for number in chunk if number not in found]
             if unanswered and problems and not data:
                 # The field may not be null, so one error has emptied the whole answer.
                 if len(unanswered) == size:
@@ -191,6 +183,28 @@ class ParadimeLookups(ParadimeAnswers, CanExplain, CanGetMany):
                 repeats += 1
                 left = unanswered + left if repeats <= MOST_REPEATS else left
         return answers
+
+    def _answers_to(
+        self,
+        named: Mapping[str, int],
+        data: Row,
+        problems: Sequence[Problem],
+        response: Response,
+        what: str,
+    ) -> dict[int, Row | RunsError]:
+        """Return what an answer says about each number, by the name under which it was asked for."""
+        blamed = {problem.path[0]: problem for problem in reversed(problems) if problem.path}
+        found: dict[int, Row | RunsError] = {}
+        for name, number in named.items():
+            about = f"{what.removesuffix('s')} {number}"
+            if name in blamed:
+                found[number] = self._error(blamed[name], problems, response, about)
+            elif data.get(name) is not None:
+                try:
+                    found[number] = self._answered(data[name], response, about)
+                except ApiError as error:
+                    found[number] = error
+        return found
 
     # Commands and what they leave
 

@@ -185,17 +185,13 @@ class Server:
                 note(None)
                 await (asyncio.sleep(fault.seconds) if fault.seconds is not None else asyncio.Event().wait())
                 return cut(request)
-            if kind in ("reset_before", "reset_after") or (
-                kind in ("cut_body", "two_lengths") and route.streams
-            ):
+            if kind in ("reset_before", "reset_after", "cut_body", "two_lengths"):
                 note(None)
+                if kind == "cut_body" and not route.streams:
+                    return await cut_in_the_middle(request, answer)
+                if kind == "two_lengths" and not route.streams:
+                    return with_two_lengths(request)
                 return cut(request)
-            if kind == "cut_body":
-                note(None)
-                return await cut_in_the_middle(request, answer)
-            if kind == "two_lengths":
-                note(None)
-                return with_two_lengths(request)
             if fault and (answer is None or kind != "slow"):
                 answer = spoiled(system, fault)
             assert answer is not None

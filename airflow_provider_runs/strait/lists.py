@@ -194,9 +194,7 @@ class StraitLists(StraitAnswers, CanListRecent):
                 seen = max(seen, run.created_at.timestamp() if run.created_at else 0.0)
                 if since is not None and run.created_at and run.created_at.timestamp() < since:
                     return False
-                tagged = "tag_key" not in params or _has_tag(row, params["tag_key"], params.get("tag_value"))
-                as_wanted = all(row.get(name) == value for name, value in wanted.items())
-                if as_wanted and tagged and (not words or run.status in words):
+                if _is_as_asked(row, params, wanted) and (not words or run.status in words):
                     found.append(run)
             return limit is None or len(found) < limit
 
@@ -437,6 +435,12 @@ def _just_after(row: Mapping[str, Any]) -> str | None:
 
 def _zulu(instant: datetime) -> str:
     return instant.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _is_as_asked(row: Row, params: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Tell whether a row is one that was asked for: older servers ignore some filters."""
+    tagged = "tag_key" not in params or _has_tag(row, params["tag_key"], params.get("tag_value"))
+    return tagged and all(row.get(name) == value for name, value in wanted.items())
 
 
 def _has_tag(row: Mapping[str, Any], key: str, value: str | None) -> bool:
