@@ -216,7 +216,8 @@ def stack(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "mage_reads": mage(None),
         "mage_old": mage("a trigger token", extra=old),
         "mage_old_wrong": mage("a wrong trigger token", extra=old),
-        "mage_old_down": mage(
+        "mage_old_down": mage("the trigger token of a Mage that is down", extra=old, host=closed),
+        "mage_old_no_login": mage(
             "the trigger token of a Mage that is down", password=None, extra=old, host=closed
         ),
         "mage_wrong_login": mage("a trigger token", "a wrong password"),
@@ -344,7 +345,8 @@ def test_every_secret_was_used_and_every_error_was_told(
         "strait_replay",
     }
     bad = (
-        *("chalk_wrong", "chalk_down", "mage_old_wrong", "mage_old_down", "mage_wrong_login"),
+        *("chalk_wrong", "chalk_down", "mage_old_wrong", "mage_old_down", "mage_old_no_login"),
+        "mage_wrong_login",
         *("paradime_wrong", "paradime_wrong_endpoint", "paradime_down", "paradime_worker"),
         *("strait_wrong", "strait_down", "strait_proxy", "strait_worker", "strait_dead_letter"),
     )

@@ -72,8 +72,9 @@ with DAG(
     mage("mage_old", mage_conn_id="mage_old", **SURE)
     mage("mage_old_deferred", 2, mage_conn_id="mage_old", deferrable=True)
     mage("mage_old_wrong", mage_conn_id="mage_old_wrong")
+    mage("mage_old_down", mage_conn_id="mage_old_down")
     # What it asks for first is the start, whose URL holds the token.
-    mage("mage_old_down", mage_conn_id="mage_old_down", allow_inactive_trigger=True)
+    mage("mage_old_no_login", mage_conn_id="mage_old_no_login", allow_inactive_trigger=True, retries=0)
     mage("mage_wrong_login", mage_conn_id="mage_wrong_login", deferrable=True)
     chalk_deferred >> ChalkRunSensor(
         task_id="chalk_sensor", run_id=chalk_deferred.output, mode="reschedule", poke_interval=2, **SURE
