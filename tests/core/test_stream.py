@@ -70,7 +70,7 @@ async def read(
     driver: AnyDriver, url: str, seen: Callable[[Frame], Any] = lambda frame: None, **kwargs: Any
 ) -> list[Frame]:
     """Read a stream to its end, or until ``seen`` returns True."""
-    request = Request("GET", url)
+    request = Request("GET", url, safe_to_repeat=True)
     frames: list[Frame] = []
 
     def takes(frame: Frame) -> bool:

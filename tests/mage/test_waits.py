@@ -15,10 +15,10 @@ from tests.real.target import PIPELINES, SCHEDULES
 from tests.real.test_waits import (  # noqa: F401
     masked,
     requests,
+    test_a_hundred_waits_cost_at_most_two_requests_each_and_end_as_the_server_says,
     test_a_session_that_ends_is_renewed_once_for_all_waits,
     test_no_wait_fails_when_the_server_is_killed_and_started_again,
     test_reads_whose_session_is_refused_together_share_one_login,
-    test_two_hundred_waits_cost_at_most_two_requests_each_and_end_as_the_server_says,
 )
 from tests.real.waits import MortalMage, Requests, Waits
 from tools.mage_server import Schedule
