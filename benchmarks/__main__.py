@@ -75,7 +75,7 @@ SCENARIOS = {
     ),
 }
 COLUMNS: dict[str, Callable[[dict[str, Any]], float | None]] = {
-    "requests / run": lambda found: (found.get("request", 0) + found.get("stream", 0)) / found["count"],
+    "requests / run": lambda found: found.get("request", 0) / found["count"],
     "TCP connections / run": lambda found: found["connections"] / found["count"],
     "net CPU ms / run": lambda found: 1000 * found["net_cpu"] / found["count"],
     "net memory KiB / run": lambda found: found["net_rss"] / found["count"],

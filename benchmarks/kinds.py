@@ -138,12 +138,6 @@ KINDS = {
     ),
     "strait": Kind(
         "strait",
-        _ours("strait", conn_type="strait", password="strait_key", extra={"max_streams": 0}),
-        _our_trigger("strait", strait_id),
-        _our_verdict,
-    ),
-    "strait (streams)": Kind(
-        "strait",
         _ours("strait", conn_type="strait", password="strait_key"),
         _our_trigger("strait", strait_id),
         _our_verdict,

@@ -28,7 +28,6 @@ from benchmarks.plan import PlannedRun, planned_runs
 
 HOST = "127.0.0.1"
 STRAIT_TAG = "airflow_provider_runs"
-KEEPALIVE = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +163,7 @@ class Service:
         )
 
     async def strait(self, request: web.Request) -> web.StreamResponse:
-        """Strait: lists of active and of ended runs, one run, and its stream."""
+        """Strait: lists of active and of ended runs, and one run."""
         if request.path == "/v1/runs":
             wanted = request.query.getall("statuses")
             size, before = int(request.query.get("limit", 50)), request.query.get("cursor")
@@ -176,8 +175,6 @@ class Service:
             cursor = rows[-1]["created_at"] if more else None
             return web.json_response({"data": rows, "has_more": more, "next_cursor": cursor})
         number = request.path.split("/")[3]
-        if request.path.endswith("/stream"):
-            return await self._strait_stream(request, self._ids[number])
         return web.json_response(self._strait_row(self._ids[number]))
 
     def _strait_row(self, run: PlannedRun) -> dict[str, Any]:
@@ -190,21 +187,6 @@ class Service:
             "created_at": created.replace("+00:00", "Z"), "started_at": created.replace("+00:00", "Z"),
             "finished_at": None,
         }  # fmt: skip
-
-    async def _strait_stream(self, request: web.Request, run: PlannedRun) -> web.StreamResponse:
-        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await answer.prepare(request)
-        await answer.write(b": connected\n\n")
-        while (left := run.seconds - self.elapsed()) > 0:
-            await asyncio.sleep(min(left, KEEPALIVE))
-            await answer.write(b": keepalive\n\n")
-        event = {
-            "type": "status_change",
-            "run_id": strait_id(run),
-            "status": self.word(run, "", "completed", "failed"),
-        }
-        await answer.write(f"data: {json.dumps(event)}\n\n".encode())
-        return answer
 
     async def databricks(self, request: web.Request) -> web.Response:
         """Databricks: one job run at a time."""
@@ -234,8 +216,7 @@ class Service:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Count a request, think, and answer it well or badly."""
-        kind = "stream" if request.path.endswith("/stream") else "request"
-        self.requests[kind] += 1
+        self.requests["request"] += 1
         await asyncio.sleep(self.settings.think)
         outage = self.settings.outage
         if outage is not None and outage[0] <= self.elapsed() < sum(outage):

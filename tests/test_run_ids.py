@@ -54,15 +54,8 @@ def sim(system: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
     with Simulator([system], speed=20) as simulator:
         addresses = {name: simulator.url_of(system) if name == system else "" for name in SYSTEMS}
         fields = make_connections(**addresses)[f"{system}_default"]
-        # Without streams every look is one that was due.
-        streams = {"max_streams": 0} if system == "strait" else {}
         tokens = {"trigger_token": "tok123"} if system == "mage" else {}
-        fields["extra"] = {
-            **fields.get("extra", {}),
-            **streams,
-            **tokens,
-            "max_requests_per_minute": 60_000,
-        }
+        fields["extra"] = {**fields.get("extra", {}), **tokens, "max_requests_per_minute": 60_000}
         monkeypatch.setenv(f"AIRFLOW_CONN_{system.upper()}_DEFAULT", json.dumps(fields))
         with warnings.catch_warnings(action="ignore"):
             part(system, "operators", "{}TriggerRunOperator")

@@ -1,9 +1,9 @@
 """
 Wait for a list of runs, or look at one once, through the watcher that all waits of a connection share.
 
-Each run is watched by itself, so batches, the cap on requests, the view of outages and live streams are those
-of every other wait. One listener hears for all of them: there is no task and no queue for each run, and the
-log gets a few lines for the list instead of some for each run.
+Each run is watched by itself, so batches, the cap on requests and the view of outages are those of every
+other wait. One listener hears for all of them: there is no task and no queue for each run, and the log gets a
+few lines for the list instead of some for each run.
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from datetime import datetime
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar, TypeVar
 
 from airflow.providers.common.compat.sdk import BaseHook, mask_secret
@@ -41,6 +42,8 @@ from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.inputs import instant, integer, without_none
 from airflow_provider_runs.core.retry import RetryPolicy
 from airflow_provider_runs.core.run import Run
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 FlowOf = Callable[[RunApi], Flow[T]]
@@ -499,8 +502,9 @@ class RunHook(BaseHook):
         return api
 
     def _settings(self, connection: Any) -> Settings:
-        return read_settings(
-            self.api_class.connection,
+        spec = self.api_class.connection
+        settings = read_settings(
+            spec,
             conn_id=self.conn_id,
             host=connection.host,
             schema=connection.schema,
@@ -509,6 +513,15 @@ class RunHook(BaseHook):
             password=connection.password,
             extra=connection.extra,
         )
+        for name in settings.extra.keys() & set(spec.former_fields):
+            _report_ignored(self.conn_id, name)
+        return settings
+
+
+@cache
+def _report_ignored(conn_id: str, name: str) -> None:
+    """Say once in a process that a field of a connection does nothing any more."""
+    log.info("Connection %r: field %r is ignored; it can be removed", conn_id, name)
 
 
 def _mask(secret: str) -> None:

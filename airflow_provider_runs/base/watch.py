@@ -4,8 +4,7 @@ Wait for many runs of one connection with one task, one client session and one v
 Every trigger of an event loop that waits on the same connection and scope joins the same :class:`Watcher`.
 It is an asyncio task of its own, which keeps a heap of the moments at which runs are due, asks about them in
 batches where the service can and singly where it cannot, and hands to each waiter what it has to say and how
-its wait ended. Where the service streams, its :mod:`~airflow_provider_runs.base.streams` have a run asked
-about earlier. Waiters write their own log lines, so that each lands in the log of its own task.
+its wait ended. Waiters write their own log lines, so that each lands in the log of its own task.
 """
 
 from __future__ import annotations
@@ -23,9 +22,8 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
-from airflow_provider_runs.base.streams import Streams
 from airflow_provider_runs.core import clock
-from airflow_provider_runs.core.api import CanGetMany, CanListRuns, CanStream, RunApi
+from airflow_provider_runs.core.api import CanGetMany, CanListRuns, RunApi
 from airflow_provider_runs.core.drivers import AsyncDriver, load_libraries
 from airflow_provider_runs.core.errors import BadInput, ConnectionFailed, RunsError, is_permanent
 from airflow_provider_runs.core.http import Flow
@@ -62,11 +60,7 @@ SINGLY = 3
 GATHER_SECONDS = 0.25
 """Seconds that the first look at a run waits for others that come one by one and share its request."""
 SOON = 2.0
-STREAMED_INTERVAL = 15.0
-"""
-Seconds between two looks at a young run whose stream works, if its ``poll_interval`` is not shorter: the
-stream tells of most changes at once, and of some, such as a cancel, never.
-"""
+"""Seconds within which a run is looked at again whose own answers failed in an outage that is over."""
 RECOVERY_GAP = 0.1
 """Seconds between the looks at two runs after an outage, where their intervals are not over sooner."""
 
@@ -122,7 +116,7 @@ class Watched:
     :param search: what a run is searched by that is not known yet.
     """
 
-    __slots__ = ("due", "is_hinted", "is_unsettled", "run_id", "search", "waiters", "was_answered")
+    __slots__ = ("due", "run_id", "search", "waiters", "was_answered")
 
     def __init__(self, run_id: str, search: Mapping[str, Any] | None) -> None:
         self.run_id = run_id
@@ -132,10 +126,6 @@ class Watched:
         """When it is looked at next; None while it is being looked at."""
         self.was_answered = False
         """Whether the service has said anything about it."""
-        self.is_hinted = False
-        """Whether its stream has told something since it was asked about last."""
-        self.is_unsettled = False
-        """Whether the next answer may be older than what the stream told."""
 
 
 class Watcher:
@@ -166,7 +156,6 @@ class Watcher:
         """Until when the loop sleeps if nobody wakes it."""
         self._driver: AsyncDriver | None = None
         self._retired: list[AsyncDriver] = []
-        self._streams: Streams | None = None
         self._connecting = asyncio.Lock()
         self._read_at = 0.0
         self._reread = False
@@ -270,11 +259,7 @@ class Watcher:
             waiter.queue.put_nowait(WatcherDied("the watcher has ended"))
 
     def _first_look_at(self, progress: Progress, gathers: bool) -> float:
-        """
-        Return when a run is looked at first: its start was as good as a look.
-
-        The connection is tried at once, and a stream is opened by a look.
-        """
+        """Return when a run is looked at first: its start was as good as a look, if another waits already."""
         now = self._clock()
         watch = progress.watch
         if len(self._runs) == 1:
@@ -282,7 +267,7 @@ class Watcher:
         if gathers and self._driver is not None and isinstance(self._driver.api, CanGetMany):
             # Airflow starts triggers one by one, thousands after a restart.
             now += GATHER_SECONDS
-        if watch.started_at is None or self._streams is not None:
+        if watch.started_at is None:
             return now
         return max(now, progress.started_at + min(watch.min_poll_interval, watch.poll_interval))
 
@@ -295,7 +280,6 @@ class Watcher:
             for task in self._asking:
                 task.cancel()
             await asyncio.gather(self._task, *self._asking, return_exceptions=True)
-            await self._close_streams()
             await self._close_drivers()
 
     def _forget(self, waiter: Waiter) -> None:
@@ -306,8 +290,6 @@ class Watcher:
             self._waiting -= 1
             if not watched.waiters:
                 del self._runs[run_id]
-                if self._streams is not None:
-                    self._streams.drop(run_id)
             if len(self._limits) > 2 * self._waiting + MOST_STALE:
                 self._limits = [
                     entry for entry in self._limits if entry[2].limit == entry[0] and self._waits(entry[2])
@@ -339,7 +321,6 @@ class Watcher:
             self._expire(now)
             self._draw(now)
             self._launch(now)
-            self._open_streams(now)
             self._sleeps_until = self._next_moment()
             timer = None
             if self._sleeps_until < math.inf:
@@ -357,8 +338,6 @@ class Watcher:
         moments = [heap[0][0] for heap in (self._dues, self._limits) if heap]
         if (self._ready or self._alone or self._searches) and len(self._asking) < self._concurrency():
             moments.append(self._free_at(self._clock()))
-        if (moment := self._stream_at(self._clock())) is not None:
-            moments.append(moment)
         return min(moments, default=math.inf)
 
     def _expire(self, now: float) -> None:
@@ -437,7 +416,6 @@ class Watcher:
         while queue and len(batch) < size:
             watched = queue.popleft()
             if self._runs.get(watched.run_id) is watched:
-                watched.is_hinted = False
                 batch.append(watched)
         return batch
 
@@ -455,7 +433,7 @@ class Watcher:
 
     def _asked(self, task: asyncio.Task[None]) -> None:
         self._asking.discard(task)
-        if self._ready or self._alone or self._searches or self._streams is not None:
+        if self._ready or self._alone or self._searches:
             self._wake.set()
         if task.cancelled():
             self._die("a look was cancelled")
@@ -524,16 +502,8 @@ class Watcher:
             # Those that joined together, as after a restart, must not go on being due together.
             shortest = min((waiter.progress.watch.min_poll_interval for waiter in watched.waiters), default=0)
             delay = max(min(delay, shortest), delay * random.random())
-        if watched.is_hinted:
-            delay = 0.0
-        elif watched.is_unsettled:
-            watched.is_unsettled = False
-            delay = min(delay, SOON)
         # From look to look, however long the service thinks; but it must not be asked without a pause.
         self._look_at(watched, max(began + delay, now + delay / 2))
-        if self._streams is not None and watched.search is None and watched.waiters:
-            started_at = max(waiter.progress.started_at for waiter in watched.waiters)
-            self._streams.add(watched.run_id, started_at)
 
     def _missed(self, watched: Watched, error: RunsError, now: float) -> None:
         if Trouble.of(error) is Trouble.REFUSED:
@@ -628,15 +598,11 @@ class Watcher:
 
     def _delay(self, watched: Watched, now: float) -> float:
         chance = random.random()
-        is_streamed = self._streams is not None and self._streams.covers(watched.run_id)
         delays = []
         for waiter in watched.waiters:
             watch = waiter.progress.watch
-            # Not every progress is in the stream.
-            may_wait = is_streamed and watch.no_progress_timeout is None
-            shortest = max(watch.min_poll_interval, STREAMED_INTERVAL if may_wait else 0.0)
             age = now - waiter.progress.started_at
-            delays.append(next_delay(age, shortest, watch.poll_interval, chance))
+            delays.append(next_delay(age, watch.min_poll_interval, watch.poll_interval, chance))
         return min(delays, default=0.0)
 
     def _look_at(self, watched: Watched, moment: float) -> None:
@@ -658,47 +624,6 @@ class Watcher:
             waiter.limit = max(moment, not_before)
             heapq.heappush(self._limits, (waiter.limit, next(self._order), waiter))
             self._wake_for(waiter.limit)
-
-    # Streams
-
-    def _stream_at(self, now: float) -> float | None:
-        """Return when a stream may be opened. It comes after every request that waits, and not in trouble."""
-        if self._streams is None or self._ready or self._alone or self._searches or self._failures:
-            return None
-        moment = self._streams.next_at()
-        return None if moment is None else max(moment, self._free_at(now))
-
-    def _open_streams(self, now: float) -> None:
-        while (moment := self._stream_at(now)) is not None and moment <= now:
-            assert self._streams is not None
-            if self._cap is not None:
-                self._cap.take(now)
-            self._streams.open_next(now)
-
-    def _hint(self, run_id: str) -> None:
-        """Have a run asked about now, as far as the cap and the connection allow, and soon once more."""
-        watched = self._runs.get(run_id)
-        if watched is None:
-            return
-        watched.is_unsettled = True
-        if watched.due is None:
-            watched.is_hinted = True
-        else:
-            self._look_at(watched, self._clock())
-        self._wake.set()
-
-    def _lose_stream(self, run_id: str) -> None:
-        """Go back to the looks that a run without a stream has."""
-        watched = self._runs.get(run_id)
-        if watched is not None and watched.due is not None:
-            now = self._clock()
-            self._look_at(watched, min(watched.due, now + self._delay(watched, now)))
-        self._wake.set()
-
-    async def _close_streams(self) -> None:
-        if self._streams is not None:
-            streams, self._streams = self._streams, None
-            await streams.close()
 
     # The connection
 
@@ -723,14 +648,8 @@ class Watcher:
             if self._driver is None or self._driver.api.settings != api.settings:
                 if self._driver is not None:
                     self._retired.append(self._driver)
-                await self._close_streams()
                 self._driver = AsyncDriver(api)
                 self._cap = RateCap(api.max_requests_per_minute)
-                if isinstance(api, CanStream) and api.max_streams > 0:
-                    self._streams = Streams(self._driver, self._clock, self._hint, self._lose_stream)
-                    for watched in self._runs.values():
-                        if watched.due is not None:
-                            self._look_at(watched, min(watched.due, now))
             return self._driver
 
     async def _close_drivers(self) -> None:

@@ -10,12 +10,11 @@ from typing import Any, ClassVar
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.connection import ConnectionSpec, Settings
 from airflow_provider_runs.core.errors import BadInput, RunsError
-from airflow_provider_runs.core.http import Flow, Request
+from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.inputs import required_text
 from airflow_provider_runs.core.masking import environment_secrets, mask, proxy_secrets
 from airflow_provider_runs.core.run import Run, StatusTable
 from airflow_provider_runs.core.schedule import Pace
-from airflow_provider_runs.core.sse import Event
 
 Scope = Mapping[str, str]
 EXPIRY_MARGIN = 60.0
@@ -392,29 +391,4 @@ class CanGetMany(ABC):
         Ask about many runs. Runs that the answer lacks are asked about singly.
 
         :param run_ids: the service's ids.
-        """
-
-
-class CanStream(ABC):
-    """A service that tells in a stream of server-sent events what happens to a run, as far as it does."""
-
-    @property
-    @abstractmethod
-    def max_streams(self) -> int:
-        """Streams that one process keeps open through a connection at once at most; 0: none."""
-
-    @abstractmethod
-    def stream_request(self, run_id: str) -> Request:
-        """
-        Return the request that opens the stream of a run.
-
-        :param run_id: the service's id.
-        """
-
-    @abstractmethod
-    def is_news(self, event: Event) -> bool:
-        """
-        Tell whether an event means that it is worth while to ask about the run now.
-
-        :param event: an event of the run's stream.
         """

@@ -86,6 +86,8 @@ class ConnectionSpec:
     :param placeholders: placeholders of standard fields.
     :param hidden: standard fields that the form leaves out.
     :param own_fields: the fields in the extra that only this type has, in the order of the form.
+    :param former_fields: members of the extra that earlier versions read: they are ignored, and the log names
+        them.
     :param other_names: for standard fields, the members of the extra in which connections of another
         provider of the same service hold them. They count where the standard field is not set.
     :param other_types: types of connections of other providers that can be used as they are.
@@ -100,6 +102,7 @@ class ConnectionSpec:
     placeholders: Mapping[str, str] = field(default_factory=dict)
     hidden: tuple[str, ...] = ()
     own_fields: tuple[Field, ...] = ()
+    former_fields: tuple[str, ...] = ()
     other_names: Mapping[str, str] = field(default_factory=dict)
     other_types: tuple[str, ...] = ()
     request_timeout: float = 30.0

@@ -21,7 +21,6 @@ from airflow_provider_runs.core.api import (
     CanFindStarted,
     CanGetMany,
     CanListActive,
-    CanStream,
     Scope,
     header_text,
 )
@@ -43,13 +42,11 @@ from airflow_provider_runs.core.inputs import (
 )
 from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.core.schedule import Pace
-from airflow_provider_runs.core.sse import Event
 from airflow_provider_runs.core.text import one_line
 from airflow_provider_runs.strait.answers import Row
 from airflow_provider_runs.strait.details import StraitDetails
 from airflow_provider_runs.strait.lists import CLOCK_SLACK, RUN_KEY_TAG, TAG, run_path, segment
 from airflow_provider_runs.strait.replays import StraitReplays, ids_of
-from airflow_provider_runs.strait.streams import is_news
 
 DOCUMENTATION = "https://docs.strait.dev"
 CLOUD_HOST = "api.strait.dev"
@@ -62,7 +59,6 @@ TAG_KEY_LENGTH, TAG_VALUE_LENGTH = 64, 256
 BUSY_DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)
 BODY_BYTES = 1_048_576
 MOST_CANCELS = 100
-DEFAULT_STREAMS = 100
 ARGUMENTS = (
     "job_id",
     "payload",
@@ -98,20 +94,12 @@ CONNECTION = ConnectionSpec(
             "Dashboard URL",
             description=f"Base of the links to runs. Empty: {CLOUD_APP} for Strait's cloud, else no links.",
         ),
-        Field(
-            "max_streams",
-            "Live streams",
-            "integer",
-            "Live streams that one process keeps open at most; 0: none. Empty: 100, which is what Strait "
-            "allows a project.",
-        ),
     ),
+    former_fields=("max_streams",),
 )
 
 
-class StraitRunApi(
-    StraitReplays, StraitDetails, CanCancel, CanFindStarted, CanListActive, CanGetMany, CanStream
-):
+class StraitRunApi(StraitReplays, StraitDetails, CanCancel, CanFindStarted, CanListActive, CanGetMany):
     """Describe Strait's run API for one connection and project."""
 
     connection = CONNECTION
@@ -137,9 +125,6 @@ class StraitRunApi(
         if self.project_id and not key.startswith(API_KEY):
             # Other bearers have no project.
             self._headers["X-Project-Id"] = header_text("project_id", self.project_id)
-        self._streams = integer(
-            f"{named}: max_streams", settings.extra.get("max_streams", DEFAULT_STREAMS), at_least=0
-        )
         self._job_ids: dict[str, str] = {}
         """Jobs that were looked up for a start."""
 
@@ -430,14 +415,12 @@ class StraitRunApi(
 
     # Live
 
-    def is_news(self, event: Event) -> bool:
-        return is_news(event)
-
-    @property
-    def max_streams(self) -> int:
-        return self._streams
-
     def stream_request(self, run_id: str) -> Request:
+        """
+        Return the request that opens the stream of what happens to a run.
+
+        :param run_id: the run.
+        """
         return self._request("GET", run_path(run_id, "stream"))
 
     def chunks_request(self, run_id: str) -> Request:

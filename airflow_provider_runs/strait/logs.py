@@ -8,7 +8,6 @@ from typing import Any
 
 from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.logs import LogFollower
-from airflow_provider_runs.base.streams import GONE, LASTING
 from airflow_provider_runs.core.drivers import AsyncDriver, load_libraries
 from airflow_provider_runs.core.errors import ApiError, RunsError, is_permanent
 from airflow_provider_runs.core.retry import NO_RETRY, backoff_seconds
@@ -17,6 +16,10 @@ from airflow_provider_runs.strait.hooks import as_strait
 from airflow_provider_runs.strait.lists import PAGE
 from airflow_provider_runs.strait.streams import Events
 
+GONE = 410
+"""HTTP status by which Strait says that the run has ended."""
+LASTING = 60.0
+"""Seconds after which a stream counts as one that works."""
 LISTENS_AFTER = 2.0
 """Seconds after which the service surely passes on what happens, once it has opened the stream."""
 PAUSE_BASE = 1.0

@@ -10,24 +10,10 @@ from typing import Any
 from airflow_provider_runs.core.sse import Event
 from airflow_provider_runs.core.text import one_line
 
-STATUS_CHANGE = "status_change"
 SHOWN = ("log", "progress", "error")
 """Types of events that tell what the job does; changes of its status are told from elsewhere."""
 DATA_CHARACTERS = 500
 LEVEL_CHARACTERS = 40
-
-
-def is_news(event: Event) -> bool:
-    """
-    Tell whether an event says that the status of the run has changed.
-
-    :param event: an event of the run's stream.
-    """
-    said = _object(event)
-    if "type" not in said:
-        # As the late result of a worker comes.
-        return isinstance(said.get("status"), str)
-    return bool(said["type"] == STATUS_CHANGE)
 
 
 def line_of(event: Event, redact: Callable[[str], str] = str) -> str | None:

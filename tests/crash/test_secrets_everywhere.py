@@ -149,12 +149,11 @@ def simulator() -> Iterator[Simulator]:
             simulator.fault(
                 "status", system="strait", operation=operation, times=2, status=503, body={"error": said}
             )
-        # Few: after a refusal no stream is opened for longer than these runs take.
-        for status in (401, 503):
-            simulator.fault(
-                "status", system="strait", operation="stream", times=1, status=status, body={"error": said}
-            )
+        # The 401 is the last one: after it a log is followed without streams.
+        refusal = {"system": "strait", "operation": "stream", "times": 1, "body": {"error": said}}
+        simulator.fault("status", status=503, **refusal)
         simulator.fault("error_frame", system="strait", operation="stream", times=1, body=said)
+        simulator.fault("status", status=401, **refusal)
         simulator.fault("split", system="strait", operation="stream", probability=0.3)
         for resource, outcome in {"broken": "dead_letter", "mended": "dead_letter,completed"}.items():
             simulator.plan(system="strait", resource=resource, outcome=outcome, error=said)

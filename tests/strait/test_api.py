@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, ClassVar
 
 import pytest
@@ -10,7 +9,6 @@ import pytest
 from airflow_provider_runs.core.api import Unsure
 from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed, NotFound, is_permanent
 from airflow_provider_runs.core.run import Run, RunState, moment
-from airflow_provider_runs.core.sse import Event
 from airflow_provider_runs.strait import api as module
 from airflow_provider_runs.strait import details
 from airflow_provider_runs.strait.api import CONNECTION, StraitRunApi
@@ -32,7 +30,7 @@ class TestConnection:
         assert api.settings.base_url == HOST
         assert api.auth_headers() == {"Authorization": f"Bearer {KEY}"}
         assert api.run_url("a/b") == "https://app.strait.dev/app/runs/a%2Fb"
-        assert (api.max_requests_per_minute, api.max_streams, api.proxy) == (90, 100, None)
+        assert (api.max_requests_per_minute, api.proxy) == (90, None)
         assert api.takes_key and not api.authenticates()
 
     def test_a_server_of_ones_own_has_no_known_dashboard(self) -> None:
@@ -44,13 +42,12 @@ class TestConnection:
         api = make_api(
             {
                 "project_id": "p1",
-                "max_streams": "0",
                 "max_requests_per_minute": 30,
                 "request_timeout": 5,
                 "proxy": "me:p%40ss@proxy.example.com:3128",
             }
         )
-        assert (api.project_id, api.max_streams, api.max_requests_per_minute) == ("p1", 0, 30)
+        assert (api.project_id, api.max_requests_per_minute) == ("p1", 30)
         assert (api.request_timeout, api.proxy) == (5, "http://me:p%40ss@proxy.example.com:3128")
         assert api.redact(f"{KEY} p@ss p%40ss") == "*** *** ***"
 
@@ -67,8 +64,6 @@ class TestConnection:
         [
             ({}, {"password": None}, "the API key is not set"),
             ({}, {"password": "strait_\u00e9"}, "the API key must be a text of printable ASCII"),
-            ({"max_streams": -1}, {}, "max_streams must be at least 0"),
-            ({"max_streams": "many"}, {}, "max_streams must be a whole number"),
             ({"proxy": "ftp://p"}, {}, "field 'proxy' must be the URL of an HTTP proxy"),
             ({"proxy": "http://p:port"}, {}, "field 'proxy' must be the URL of an HTTP proxy"),
         ],
@@ -845,11 +840,6 @@ class TestExplain:
         self, api: StraitRunApi, word: str, told: list[Any]
     ) -> None:
         assert play(api.explain("r1"), answer(row("r1", word)))[1] is None and told == []
-
-
-def test_a_change_of_status_is_news(api: StraitRunApi) -> None:
-    assert api.is_news(Event("message", json.dumps({"type": "status_change", "to": "completed"})))
-    assert not api.is_news(Event("message", json.dumps({"type": "event", "event_type": "log"})))
 
 
 def test_a_started_run_is_found_by_its_key_and_not_taken_for_its_replay(api: StraitRunApi) -> None:

@@ -22,7 +22,7 @@ from airflow_provider_runs.strait.lists import FEW, PAGE
 from airflow_provider_runs.strait.simulated import Job
 from airflow_provider_runs.strait.simulator import Window
 from tests.strait.tasks import statuses
-from tests.strait.test_hints import ENDS, start_all, wait_for_all
+from tests.strait.test_polls import ENDS, start_all, wait_for_all
 
 MINUTE = 60
 LIMIT = 100
@@ -49,27 +49,26 @@ class Counted(Window):
         return max(sum(1 for other in self.moments if begin <= other < end) for begin, end in ends)
 
 
-def an_api(sim: Simulator, max_streams: int, **extra: Any) -> StraitRunApi:
+def an_api(sim: Simulator, **extra: Any) -> StraitRunApi:
     settings = read_settings(
         StraitRunApi.connection,
         conn_id="strait_default",
         host=sim.url_of("strait"),
         password="strait_simulator",
-        extra={"max_streams": max_streams, **extra},
+        extra=extra,
     )
     return StraitRunApi(settings)
 
 
-@pytest.mark.parametrize("max_streams", [100, 0], ids=["streams", "no streams"])
-async def test_three_hundred_waits_keep_the_limit_of_the_server_and_none_fails(max_streams: int) -> None:
+async def test_three_hundred_waits_keep_the_limit_of_the_server_and_none_fails() -> None:
     jobs = tuple(Job(slug) for slug in ENDS)
     options: dict[str, Any] = {"jobs": jobs}
     with Simulator(["strait"], options={"strait": options}) as sim:
         for number, (slug, (word, _)) in enumerate(ENDS.items()):
             sim.plan(system="strait", resource=slug, outcome=word, queued=10, duration=20 + 12 * number)
         # The starts have a limit of their own, by which 300 would take half an hour.
-        started = await start_all(an_api(sim, 0, max_requests_per_minute=600_000), SHARES)
-        api = an_api(sim, max_streams)
+        started = await start_all(an_api(sim, max_requests_per_minute=600_000), SHARES)
+        api = an_api(sim)
         limit: Any = Counted()
         sim._server.systems["strait"]._gate.requests = limit  # type: ignore[attr-defined]
         seen, told = await wait_for_all(api, started, min_poll_interval=2, poll_interval=60)
@@ -80,20 +79,19 @@ async def test_three_hundred_waits_keep_the_limit_of_the_server_and_none_fails(m
         assert not any(note.alarming for note in told)
         print(
             f"{len(limit.moments)} requests for 300 waits, {limit.most()} within a minute at most, "
-            f"{limit.refused} refused, {sim.count('strait', 'stream', 200)} streams"
+            f"{limit.refused} refused"
         )
         assert limit.most() <= LIMIT
         assert limit.refused == 0
         # As on the other services: two requests a run.
         assert len(limit.moments) <= 2 * len(seen)
-        assert (sim.count("strait", "stream", 200) > 0) == (max_streams > 0)
 
 
 @pytest.mark.parametrize("outcome", ["completed", "stuck", "dead_letter"])
 async def test_three_hundred_runs_are_asked_about_by_the_pages_of_two_lists(outcome: str) -> None:
     with Simulator(["strait"], options={"strait": {"jobs": (Job("good"),)}}) as sim:
         sim.plan(system="strait", outcome=outcome, queued=0.1, duration=0.1)
-        api = an_api(sim, 0, max_requests_per_minute=900)
+        api = an_api(sim, max_requests_per_minute=900)
         started = await start_all(api, {"good": 300})
         await asyncio.sleep(0.5)
         sim.clear_requests()

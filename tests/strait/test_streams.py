@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_runs.core.sse import Event
-from airflow_provider_runs.strait.streams import Events, is_news, line_of, line_of_listed
+from airflow_provider_runs.strait.streams import Events, line_of, line_of_listed
 from tests.answers import fuzzed, values
 
 RUN = {"run_id": "r1", "timestamp": "2026-07-01T10:00:00.123456789Z"}
@@ -30,42 +30,12 @@ def row(number: int, message: str, kind: str = "log", **more: Any) -> dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("given", "news"),
-    [
-        (
-            {
-                "type": "status_change",
-                "job_id": "j",
-                "project_id": "p",
-                "from": "executing",
-                "to": "completed",
-            },
-            True,
-        ),
-        ({"type": "status_change", "from": "executing", "to": "queued"}, True),
-        ({"type": "status_change", "from": "executing", "to": "failed", "error": "boom"}, True),
-        ({"status": "completed"}, True),
-        ({"status": 7}, False),
-        ({}, False),
-        (
-            {"type": "event", "event_type": "log", "level": "info", "message": "completed", "data": None},
-            False,
-        ),
-        ({"type": "something new", "status": "completed"}, False),
-    ],
-)
-def test_changes_of_the_status_are_news(given: dict[str, Any], news: bool) -> None:
-    assert is_news(frame({**RUN, **given})) is news
-    assert is_news(frame({**RUN, **given}, "error")) is False
-
-
-@pytest.mark.parametrize(
     "data",
     ["", "completed", "[]", "null", '"status"', "{", "[" * 100_000, '{"error":"failed to subscribe"}', "NaN"],
 )
 def test_what_is_no_object_of_a_kind_that_is_known_means_nothing(data: str) -> None:
     for name in ("message", "error", "activity"):
-        assert not is_news(frame(data, name)) and line_of(frame(data, name)) is None
+        assert line_of(frame(data, name)) is None
 
 
 @pytest.mark.parametrize(
@@ -117,7 +87,6 @@ def test_nothing_that_comes_is_an_error(value: Any, text: str) -> None:
         event("a", value),
         event("a", level=value, data=value),
     ):
-        is_news(shown)
         line_of(shown)
         events.come(shown)
     listed = [{"id": value, "type": "log", "message": value}, {"id": "1", "type": value}]
