@@ -57,3 +57,11 @@ def time_is_virtual(request: pytest.FixtureRequest) -> None:
     folder = request.path.relative_to(ROOT).parts[0]
     if folder not in REAL_TIME and request.node.get_closest_marker("real_time") is None:
         request.getfixturevalue("virtual")
+
+
+@pytest.fixture(autouse=True)
+def no_earlier_requests() -> None:
+    """Have no test wait for the requests of another, which the limiter of a connection remembers."""
+    from airflow_provider_runs.base import turns
+
+    turns._limiters.clear()

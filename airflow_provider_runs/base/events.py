@@ -18,14 +18,15 @@ import traceback
 from collections.abc import AsyncIterator, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_runs.base.hook import RunHook
+from airflow_provider_runs.base.turns import TOO_MANY_REQUESTS, Turn, arun_flow
 from airflow_provider_runs.core import clock
-from airflow_provider_runs.core.api import CanGetMany, CanListActive, RunApi
+from airflow_provider_runs.core.api import CanListActive, RunApi
 from airflow_provider_runs.core.ends import Ends, Look, is_gone, look_at_lists
 from airflow_provider_runs.core.errors import (
     BadInput,
@@ -33,7 +34,6 @@ from airflow_provider_runs.core.errors import (
     ConnectionUnreadable,
     RunsError,
 )
-from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.inputs import set_attributes
 from airflow_provider_runs.core.retry import NO_RETRY, backoff_seconds
 from airflow_provider_runs.core.run import Run, RunState
@@ -48,7 +48,6 @@ except ImportError:  # before Airflow 3.3
 else:
     HAS_SHARED_STREAMS = True
 
-T = TypeVar("T")
 EVENT_VERSION = 1
 OUTCOMES = tuple(state.value for state in RunState if state.is_terminal)
 GATHER_SECONDS = 1.0
@@ -57,7 +56,6 @@ LEAST_POLL_INTERVAL = 1.0
 BACKOFF_BASE = 1.0
 BACKOFF_CAP = 60.0
 REREAD_SECONDS = 600.0
-TOO_MANY_REQUESTS = 429
 
 log = logging.getLogger(__name__)
 
@@ -362,18 +360,12 @@ class RunLists(SharedStreamProducer):
         self._read_at = 0.0
         self._api: RunApi | None = None
         """The service's description that was used last."""
-        self._requests = 0
-        """Requests since the last pause."""
-        self._quiet_until = 0.0
-        """By the monotonic clock: nothing is asked before, for the sake of the service."""
         self._next: dict[str, float] = {}
         """When each question is asked next, by the monotonic clock; at once where it is not in here."""
         self._asked_at: dict[str, float] = {}
         """When each question was asked last, by the monotonic clock."""
         self._troubled: dict[str, Trouble] = {}
         """Questions that are not answered just now: they come after the others."""
-        self._limits = 0
-        """How often in a row the service said that there were too many requests."""
         self._partly: set[str] = set()
         """Questions of which some runs cannot be asked about, which was said."""
         self._failures: list[Exception] = []
@@ -385,7 +377,7 @@ class RunLists(SharedStreamProducer):
         while True:
             if not members.triggers:
                 await members.joined.wait()
-            await asyncio.sleep(max(GATHER_SECONDS, self._quiet_until - clock.monotonic()))
+            await asyncio.sleep(GATHER_SECONDS)
             members.joined.clear()
             questions = _by_question(members.triggers)
             interval = min((each.poll_interval for each in members.triggers), default=LEAST_POLL_INTERVAL)
@@ -401,8 +393,6 @@ class RunLists(SharedStreamProducer):
                     yield shared, shared
                 elif was_troubled:
                     break  # Each may take until its timeout, and the others are not to wait for all of them.
-                if self._must_pause():
-                    break  # Those that are left come first afterwards.
             await self._settle(questions)
             wake = min((self._next.get(each, 0.0) for each in questions), default=0.0)
             with suppress(TimeoutError):
@@ -454,10 +444,6 @@ class RunLists(SharedStreamProducer):
         now = clock.monotonic()
         return sorted((each for each in questions if self._next.get(each, 0.0) <= now), key=order)
 
-    def _must_pause(self) -> bool:
-        spent = self._api is not None and self._requests >= self._api.max_requests_per_minute
-        return spent or clock.monotonic() < self._quiet_until
-
     async def _answer(
         self, question: str, askers: Sequence[RunEventTrigger], interval: float
     ) -> Answer | None:
@@ -472,9 +458,8 @@ class RunLists(SharedStreamProducer):
                 )
             self._failures.append(error)
             times = 0 if trouble is None else trouble.times
-            if is_limited := _is_limit(error):
-                pause = self._hold(error)
-            else:
+            pause = 0.0
+            if not (is_limited := _is_limit(error)):  # else the limiter of the connection holds back
                 times += 1
                 backoff = backoff_seconds(times, BACKOFF_BASE, BACKOFF_CAP)
                 pause = max(interval + backoff, getattr(error, "retry_after", None) or 0.0)
@@ -486,14 +471,6 @@ class RunLists(SharedStreamProducer):
             log.info("%s can be asked about runs of %s again", self._named, question)
         return answer
 
-    def _hold(self, error: object) -> float:
-        """Ask nothing for some seconds, which are returned, since the service has said so."""
-        self._limits += 1
-        backoff = backoff_seconds(self._limits, BACKOFF_BASE, BACKOFF_CAP)
-        pause = max(backoff, getattr(error, "retry_after", None) or 0.0)
-        self._quiet_until = max(self._quiet_until, clock.monotonic() + pause)
-        return pause
-
     def _said(self, error: Exception) -> str:
         if isinstance(error, RunsError):
             return str(error)
@@ -501,11 +478,8 @@ class RunLists(SharedStreamProducer):
         return type(error).__name__ if self._api is None else self._api.redact(text)
 
     async def _settle(self, questions: Collection[str]) -> None:
-        """Keep to the connection's rate, and read it anew where it may be the cause of a failure."""
-        if self._api is not None:
-            pause = self._requests * 60.0 / self._api.max_requests_per_minute
-            self._quiet_until = max(self._quiet_until, clock.monotonic() + pause)
-        failures, self._failures, self._requests = self._failures, [], 0
+        """Read the connection anew where it may be the cause of a failure."""
+        failures, self._failures = self._failures, []
         all_fail = self._troubled.keys() >= set(questions)
         if failures and (all_fail or any(_is_of_connection(each) for each in failures)):
             await self._close()
@@ -528,21 +502,15 @@ class RunLists(SharedStreamProducer):
         if not isinstance(api, CanListActive):
             raise BadInput(f"{api.service} cannot list runs")
         flow = look_at_lists(api, askers[0].filters, min(marks, default=None))
-        look = await driver.drive(self._counted(flow), NO_RETRY)
-        self._limits = 0
+        look = await arun_flow(driver, flow, NO_RETRY, Turn.POLL)
         unseen = list(dict.fromkeys(run_id for asker in askers for run_id in asker.ends.unseen(look)))
         asked = await hook.aget_runs(unseen, attempts=1) if unseen else {}
-        self._requests += math.ceil(len(unseen) / (api.batch_size if isinstance(api, CanGetMany) else 1))
         self._tell_of_unasked(askers[0].question, asked)
         return Answer(look, asked, tuple(askers))
 
     def _tell_of_unasked(self, question: str, asked: Mapping[str, Run | RunsError]) -> None:
         """Say once that some runs cannot be asked about; the next look asks about them again."""
         errors = [each for each in asked.values() if isinstance(each, RunsError) and not is_gone(each)]
-        for error in errors:
-            if _is_limit(error):
-                self._hold(error)
-                break
         if errors and question not in self._partly:
             log.warning(
                 "%s: %s runs of %s cannot be asked about: %s", self._named, len(errors), question, errors[0]
@@ -550,21 +518,6 @@ class RunLists(SharedStreamProducer):
             self._partly.add(question)
         elif not errors:
             self._partly.discard(question)
-
-    def _counted(self, flow: Flow[T]) -> Flow[T]:
-        """Run a flow and count its requests."""
-        try:
-            request = next(flow)
-            while True:
-                self._requests += 1
-                try:
-                    answer = yield request
-                except RunsError as error:
-                    request = flow.throw(error)
-                else:
-                    request = flow.send(answer)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
 
 
 def _is_limit(error: object) -> bool:

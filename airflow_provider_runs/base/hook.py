@@ -15,6 +15,7 @@ from airflow.providers.common.compat.sdk import BaseHook, mask_secret
 from airflow_provider_runs.base.forms import add_form_methods
 from airflow_provider_runs.base.group import look_at_runs
 from airflow_provider_runs.base.loops import LoopDrivers
+from airflow_provider_runs.base.turns import Turn, arun_flow, run_flow
 from airflow_provider_runs.base.watch import Connect
 from airflow_provider_runs.base.worker import Attended
 from airflow_provider_runs.core import clock
@@ -181,7 +182,7 @@ class RunHook(BaseHook):
         :raises CannotCancel: if the service has no such call.
         :raises RunsError: if the service refuses or cannot be asked.
         """
-        self.drive(lambda api: _cancelling(api).cancel(run_id))
+        self.drive(lambda api: _cancelling(api).cancel(run_id), turn=Turn.URGENT)
 
     async def acancel_run(self, run_id: str) -> None:
         """
@@ -189,7 +190,7 @@ class RunHook(BaseHook):
 
         :param run_id: the service's id.
         """
-        await self.adrive(lambda api: _cancelling(api).cancel(run_id))
+        await self.adrive(lambda api: _cancelling(api).cancel(run_id), turn=Turn.URGENT)
 
     def cancel_and_confirm(self, run_id: str, seconds: float) -> Run:
         """
@@ -216,7 +217,11 @@ class RunHook(BaseHook):
         :return: the run as it was seen last; it may not have ended.
         :raises RunsError: if the service cannot be asked.
         """
-        while not (run := self.get_run(run_id)).state.is_terminal and clock.monotonic() < until:
+
+        def poll() -> Run:
+            return self.drive(lambda api: api.get(run_id), turn=Turn.URGENT)
+
+        while not (run := poll()).state.is_terminal and clock.monotonic() < until:
             if self._may_lose_cancels:
                 self.cancel_run(run_id)
             clock.sleep(CONFIRM_INTERVAL)
@@ -234,8 +239,12 @@ class RunHook(BaseHook):
         :param seconds: how long to read back.
         """
         until = clock.monotonic() + seconds
+
+        async def poll() -> Run:
+            return await self.adrive(lambda api: api.get(run_id), turn=Turn.URGENT)
+
         await self.acancel_run(run_id)
-        while not (run := await self.aget_run(run_id)).state.is_terminal and clock.monotonic() < until:
+        while not (run := await poll()).state.is_terminal and clock.monotonic() < until:
             if self._may_lose_cancels:
                 await self.acancel_run(run_id)
             await asyncio.sleep(CONFIRM_INTERVAL)
@@ -416,27 +425,31 @@ class RunHook(BaseHook):
         """The service's description for this connection, read once."""
         return self._driver.api
 
-    def drive(self, flow_of: FlowOf[T], retry: RetryPolicy = DEFAULT_RETRY) -> T:
+    def drive(self, flow_of: FlowOf[T], retry: RetryPolicy = DEFAULT_RETRY, turn: Turn = Turn.CALL) -> T:
         """
         Run an API call and return its result.
 
         :param flow_of: the call, given the API.
         :param retry: how long each request is repeated where that is safe.
+        :param turn: when each request may leave, within ``max_requests_per_minute``.
         :return: what the call returns.
         :raises ConnectionUnreadable: if Airflow does not hand the connection out.
         :raises RunsError: whatever the call raises.
         """
-        return self._driver.drive(flow_of(self._driver.api), retry)
+        return run_flow(self._driver, flow_of(self._driver.api), retry, turn)
 
-    async def adrive(self, flow_of: FlowOf[T], retry: RetryPolicy = DEFAULT_RETRY) -> T:
+    async def adrive(
+        self, flow_of: FlowOf[T], retry: RetryPolicy = DEFAULT_RETRY, turn: Turn = Turn.CALL
+    ) -> T:
         """
         Run an API call in the running event loop and return its result, as :meth:`drive`.
 
         :param flow_of: the call, given the API.
         :param retry: how long each request is repeated where that is safe.
+        :param turn: when each request may leave, within ``max_requests_per_minute``.
         """
         driver = await self.async_driver()
-        return await driver.drive(flow_of(driver.api), retry)
+        return await arun_flow(driver, flow_of(driver.api), retry, turn)
 
     async def async_driver(self) -> AsyncDriver:
         """

@@ -12,6 +12,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_provider_runs.base.group import wait_for_runs
 from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.own_state import aown_state, ended_by_person, left_going
+from airflow_provider_runs.base.turns import Turn
 from airflow_provider_runs.base.watch import Connect, wait_for_run
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanCancel
@@ -203,7 +204,7 @@ class RunTrigger(BaseTrigger):
         """Return the run, or None if it is not to be had soon: then it is cancelled unseen."""
         try:
             async with asyncio.timeout(CANCEL_SECONDS / 4):
-                return await hook.aget_run(self.run_id)
+                return await hook.adrive(lambda api: api.get(self.run_id), turn=Turn.URGENT)
         except (RunsError, TimeoutError):
             return None
 

@@ -22,16 +22,18 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
+from airflow_provider_runs.base.turns import Turn, arun_flow, limiter_of
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanGetMany, CanListRuns, RunApi
 from airflow_provider_runs.core.drivers import AsyncDriver, load_libraries
 from airflow_provider_runs.core.errors import BadInput, ConnectionFailed, RunsError, is_permanent
 from airflow_provider_runs.core.http import Flow
+from airflow_provider_runs.core.limiter import RateLimiter
 from airflow_provider_runs.core.outcome import Outcome
 from airflow_provider_runs.core.progress import Note, Progress, Trouble, Watch
 from airflow_provider_runs.core.retry import NO_RETRY, backoff_seconds
 from airflow_provider_runs.core.run import Run, RunState, to_wait_for
-from airflow_provider_runs.core.schedule import AGE_SHARE, RateCap, next_delay
+from airflow_provider_runs.core.schedule import AGE_SHARE, next_delay
 
 CONCURRENCY = 8
 """Requests that may be under way for a connection; more where there are many runs: see below."""
@@ -159,7 +161,7 @@ class Watcher:
         self._connecting = asyncio.Lock()
         self._read_at = 0.0
         self._reread = False
-        self._cap: RateCap | None = None
+        self._limiter: RateLimiter | None = None
         self._failures = 0
         self._failing: set[str] = set()
         """Runs that were asked about in vain since anything was answered."""
@@ -394,12 +396,16 @@ class Watcher:
 
     def _launch(self, now: float) -> None:
         while len(self._asking) < self._concurrency() and self._free_at(now) <= now:
+            if not (self._ready or self._alone or self._searches):
+                return
+            has_slot = self._limiter is not None and self._limiter.acquire(clock.monotonic())
+            if self._limiter is not None and not has_slot:
+                return  # another scope or loop of the connection was quicker
             batch = self._next_batch()
             if not batch:
                 return
-            if self._cap is not None:
-                self._cap.take(now)
-            task = asyncio.get_running_loop().create_task(self._ask(batch), context=contextvars.Context())
+            asking = self._ask(batch, has_slot)
+            task = asyncio.get_running_loop().create_task(asking, context=contextvars.Context())
             self._asking.add(task)
             task.add_done_callback(self._asked)
 
@@ -426,8 +432,10 @@ class Watcher:
         return min(CONCURRENCY + len(self._runs) // RUNS_PER_REQUEST, MOST_CONCURRENCY)
 
     def _free_at(self, now: float) -> float:
-        free = self._cap.free_at(now) if self._cap is not None else now
-        return max(free, self._hold_until)
+        """Return when a poll may leave, as far as is known now."""
+        if self._limiter is None:
+            return max(now, self._hold_until)
+        return max(self._limiter.available_at(clock.monotonic()) + self._epoch, self._hold_until)
 
     # Asking
 
@@ -440,21 +448,19 @@ class Watcher:
         elif (error := task.exception()) is not None:
             self._die(_named(error))
 
-    async def _ask(self, batch: list[Watched]) -> None:
+    async def _ask(self, batch: list[Watched], has_slot: bool) -> None:
         answers: dict[str, Run | Exception] = {}
         driver: AsyncDriver | None = None
         run_ids = [watched.run_id for watched in batch]
         began = self._clock()
-        is_counted = self._cap is not None
         try:
             driver = await self._connected()
-            if self._cap is not None and not is_counted:
-                self._cap.take(began)
             if len(batch) > 1 and isinstance(driver.api, CanGetMany):
-                answers = await driver.drive(self._counted(driver.api.get_many(run_ids)), NO_RETRY)
+                many = driver.api.get_many(run_ids)
+                answers = await arun_flow(driver, many, NO_RETRY, Turn.POLL, has_slot=has_slot)
             else:
-                look = _look(driver.api, batch[0])
-                answers[run_ids[0]] = await driver.drive(self._counted(look), NO_RETRY)
+                one = _look(driver.api, batch[0])
+                answers[run_ids[0]] = await arun_flow(driver, one, NO_RETRY, Turn.POLL, has_slot=has_slot)
         except Exception as error:
             known = _as_known(error, driver)
             # One bad id may spoil a batch for all: ask again singly.
@@ -472,23 +478,6 @@ class Watcher:
                 await self._saw(watched, answer, began, now)
             else:
                 self._missed(watched, _as_known(answer, driver), now)
-
-    def _counted(self, flow: Flow[T]) -> Flow[T]:
-        """Run a flow and count its requests after the first, so that the next ones wait the longer."""
-        try:
-            request = next(flow)
-            while True:
-                try:
-                    response = yield request
-                except RunsError as error:
-                    request = flow.throw(error)
-                else:
-                    request = flow.send(response)
-                if self._cap is not None:
-                    self._cap.take(self._clock())
-        except StopIteration as end:
-            result: T = end.value
-            return result
 
     async def _saw(self, watched: Watched, run: Run, began: float, now: float) -> None:
         await self._recover(now)
@@ -649,7 +638,7 @@ class Watcher:
                 if self._driver is not None:
                     self._retired.append(self._driver)
                 self._driver = AsyncDriver(api)
-                self._cap = RateCap(api.max_requests_per_minute)
+                self._limiter = limiter_of(api)
             return self._driver
 
     async def _close_drivers(self) -> None:

@@ -68,7 +68,7 @@ def _network_fields(request_timeout: float) -> tuple[Field, ...]:
             "max_requests_per_minute",
             "Requests per minute",
             "integer",
-            "Cap on the requests that one triggerer or worker process sends while it waits for runs.",
+            "Cap on the requests that one triggerer or worker process sends.",
         ),
     )
 

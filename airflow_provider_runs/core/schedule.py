@@ -6,12 +6,6 @@ from dataclasses import dataclass
 
 AGE_SHARE = 0.1
 JITTER = 0.1
-BURST = 10
-BURST_SHARE = 0.05
-"""
-Share of a minute's requests that may leave at once, where that is less than :data:`BURST`: together with the
-cap it must stay below the limit of the service, also when some requests arrive late.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,35 +38,3 @@ def next_delay(age: float, min_poll_interval: float, poll_interval: float, chanc
     """
     delay = min(max(AGE_SHARE * age, min_poll_interval), poll_interval)
     return delay * (1 - JITTER * chance)
-
-
-class RateCap:
-    """
-    Keep requests below a number a minute.
-
-    :param per_minute: requests a minute.
-    :param burst: requests that may leave at once after a quiet time; by default a twentieth of a minute's, at
-        most 10.
-    """
-
-    def __init__(self, per_minute: float, burst: int | None = None) -> None:
-        self.burst = max(1, min(BURST, int(BURST_SHARE * per_minute))) if burst is None else burst
-        self._gap = 60.0 / per_minute
-        self._credit = self._gap * (self.burst - 1)
-        self._next = float("-inf")
-
-    def free_at(self, now: float) -> float:
-        """
-        Return the moment at which the next request may leave.
-
-        :param now: the clock's time in seconds.
-        """
-        return max(now, self._next)
-
-    def take(self, now: float) -> None:
-        """
-        Count a request that leaves.
-
-        :param now: the clock's time in seconds.
-        """
-        self._next = max(self._next, now - self._credit) + self._gap

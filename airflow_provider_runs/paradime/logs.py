@@ -8,6 +8,7 @@ from typing import Any
 
 from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.logs import LogFollower
+from airflow_provider_runs.base.turns import Turn
 from airflow_provider_runs.core.errors import NotFound, RunsError, is_permanent
 from airflow_provider_runs.core.retry import NO_RETRY
 from airflow_provider_runs.core.text import one_line
@@ -84,7 +85,7 @@ class OutputFollower(LogFollower):
 
     def _list_commands(self, last: bool) -> None:
         """See which commands have begun and which have ended: all of them if the run has."""
-        rows = self._hook.drive(lambda api: as_paradime(api).list_commands(self._run_id), NO_RETRY)
+        rows = self._hook.drive(lambda api: as_paradime(api).list_commands(self._run_id), NO_RETRY, Turn.POLL)
         for row in rows:
             has_ended = row.get("returnCode") is not None or bool(row.get("endDttm"))
             if has_ended or row.get("startDttm"):
@@ -126,5 +127,5 @@ class OutputFollower(LogFollower):
 
     def _ask(self, command: _Followed) -> CommandLogs:
         return self._hook.drive(
-            lambda api: as_paradime(api).get_command_logs(command.id, command.cursor), NO_RETRY
+            lambda api: as_paradime(api).get_command_logs(command.id, command.cursor), NO_RETRY, Turn.POLL
         )

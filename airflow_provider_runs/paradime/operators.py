@@ -57,7 +57,7 @@ class ParadimeTriggerRunOperator(ReportsLineage, StreamsLogs):
         that, a retry starts another run.
     :param stream_logs: whether to write the output of the run's commands into the task's log while the task
         waits: 10000 lines at most. Only on a worker (``deferrable=False``). It adds a request every 1 to 10
-        seconds, which ``max_requests_per_minute`` does not count.
+        seconds, which counts in ``max_requests_per_minute``.
     """
 
     hook_class = ParadimeHook

@@ -8,6 +8,7 @@ from typing import Any
 
 from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.logs import LogFollower
+from airflow_provider_runs.base.turns import Turn, arun_flow, limiter_of, wait_for_turn
 from airflow_provider_runs.core.drivers import AsyncDriver, load_libraries
 from airflow_provider_runs.core.errors import ApiError, RunsError, is_permanent
 from airflow_provider_runs.core.retry import NO_RETRY, backoff_seconds
@@ -122,6 +123,7 @@ class EventFollower(LogFollower):
 
         self._early = self._early or []
         request = as_strait(driver.api).stream_request(self._run_id)
+        await wait_for_turn(limiter_of(driver.api), Turn.POLL)
         try:
             async with aclosing(driver.stream_events(request, opened=opened)) as frames:
                 async for frame in frames:
@@ -145,7 +147,8 @@ class EventFollower(LogFollower):
     async def _list(self, driver: AsyncDriver) -> bool:
         """Write what is listed and not known, and then what has come meanwhile. Tell whether that worked."""
         try:
-            rows = await driver.drive(as_strait(driver.api).list_events(self._run_id), NO_RETRY)
+            events = as_strait(driver.api).list_events(self._run_id)
+            rows = await arun_flow(driver, events, NO_RETRY, Turn.POLL)
         except Exception as error:
             self._complain(error)
             has_worked = False

@@ -417,16 +417,6 @@ async def test_any_other_retry_after_holds_for_its_question(
 
 
 @needs_streams
-async def test_looks_keep_to_the_rate_of_the_connection(service: Service) -> None:
-    lists = events.RunLists(trigger())
-    lists._api = SimpleNamespace(max_requests_per_minute=60)  # type: ignore[assignment]
-    lists._requests = 5
-    began = clock.monotonic()
-    await lists._settle(["a question"])
-    assert began + 5 <= lists._quiet_until < began + 6 and lists._requests == 0
-
-
-@needs_streams
 @pytest.mark.parametrize("turns", range(5))
 async def test_the_loop_ends_also_if_another_watcher_joins_in_that_moment(
     service: Service, turns: int

@@ -28,8 +28,9 @@ from airflow_provider_runs.base.watch import (
     Watcher,
 )
 from airflow_provider_runs.core.api import CanGetMany
+from airflow_provider_runs.core.limiter import RateLimiter
 from airflow_provider_runs.core.outcome import Verdict
-from airflow_provider_runs.core.schedule import AGE_SHARE, JITTER, RateCap
+from airflow_provider_runs.core.schedule import AGE_SHARE, JITTER
 from tests.base.virtual import BATCH, BatchApi, Plan, VirtualApi, World
 
 # Counting lines would make them three times as slow; other tests run each.
@@ -198,7 +199,7 @@ def check_restart(api_class: type[VirtualApi], cap: float) -> None:
     )
     assert world.connections == 1
     assert world.most_under_way <= under_way
-    assert most_within(world.moments(), 60) <= cap + RateCap(cap).burst
+    assert most_within(world.moments(), 60) <= cap + RateLimiter(cap).burst(0)
     assert max(looks[0] for looks in world.looks().values()) <= within
     # From then on the looks are spread over the interval; some were due already in the first round.
     if size == 1 and cap > 60 * THOUSANDS / interval:
@@ -253,7 +254,7 @@ def check_cap(
 ) -> None:
     world = World(cap=cap, outages=outages)
     world.wait(plans, api_class, min_poll_interval=0.5, poll_interval=10, until=400)
-    assert most_within(world.moments(), 60) <= cap + RateCap(cap).burst
+    assert most_within(world.moments(), 60) <= cap + RateLimiter(cap).burst(0)
     assert world.most_under_way <= CONCURRENCY
 
 
@@ -347,9 +348,9 @@ NO_TURNS = property(lambda self: False, lambda self, value: None)
         (watching, "RECOVERY_GAP", 0.0, lambda: check_outage(VirtualApi, 100, 30, 300)),
         (watching, "CONCURRENCY", 100, lambda: check_restart(VirtualApi, 1e9)),
         (watching, "_is_old", lambda *_: False, lambda: check_restart(VirtualApi, 1e9)),
-        (RateCap, "take", lambda self, now: None, lambda: check_restart(VirtualApi, 1000)),
+        (RateLimiter, "_take", lambda self, moment: None, lambda: check_restart(VirtualApi, 1000)),
         (watching, "GATHER_SECONDS", 0.0, lambda: check_gathering(500, 100)),
-        (RateCap, "take", lambda self, now: None, lambda: check_cap(VirtualApi, CROWD, 10, [])),
+        (RateLimiter, "_take", lambda self, moment: None, lambda: check_cap(VirtualApi, CROWD, 10, [])),
         (watching, "deque", Unfair, lambda: check_fairness(60, 0, 3, 1)),
         (Watcher, "_searched", NO_TURNS, lambda: check_fairness(20, 30, 5, 0)),
     ],

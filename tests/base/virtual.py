@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_runs.base import turns
 from airflow_provider_runs.base import watch as watching
 from airflow_provider_runs.base.watch import wait_for_run
 from airflow_provider_runs.core import clock
@@ -101,6 +102,7 @@ class World:
         :param min_poll_interval: seconds between two looks at a young one.
         :param until: when to leave off.
         """
+        turns._limiters.clear()
         self.plans = {plan.name: plan for plan in plans}
         self.began = clock.monotonic()
         epoch = clock.time()
