@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_runs.base import logs as following
 from airflow_provider_runs.base.exceptions import Interrupted, RequestRefused, RunFailed, RunTimedOut
+from airflow_provider_runs.base.turns import Turn
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.connection import read_settings
 from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, NotFound
@@ -64,8 +65,9 @@ class Bolt:
         self.api.list_commands = self._list  # type: ignore[method-assign]
         self.api.get_command_logs = self._logs  # type: ignore[method-assign]
 
-    def drive(self, flow_of: Callable[[Any], Any], retry: Any) -> Any:
+    def drive(self, flow_of: Callable[[Any], Any], retry: Any, turn: Turn) -> Any:
         assert retry.attempts == 1, "the follower has a pace of its own"
+        assert turn is Turn.POLL, "a log does not go before a start"
         flow = flow_of(self.api)
         try:
             next(flow)

@@ -28,7 +28,7 @@ from airflow_provider_runs.core.errors import (
     RunsError,
     Unauthorized,
 )
-from airflow_provider_runs.core.http import Flow
+from airflow_provider_runs.core.http import Flow, Request, Response
 from airflow_provider_runs.core.sse import Comment, Event, Frame
 from airflow_provider_runs.simulator import Simulator
 from airflow_provider_runs.strait import logs
@@ -84,7 +84,7 @@ class Run(FakeApi):
 
     def list_events(self, run_id: str) -> Flow[list[dict[str, Any]]]:
         assert run_id == "r1"
-        yield from ()
+        yield Request("GET", "http://fake")
         with self._lock:
             self.lists += 1
             if self.list_errors:
@@ -120,11 +120,12 @@ class Driver:
     async def drive(self, flow: Flow[Any], retry: Any) -> Any:
         assert retry.attempts == 1, "the follower has a pace of its own"
         await asyncio.sleep(0.01)
+        next(flow)
         try:
-            next(flow)
+            flow.send(Response(200))
         except StopIteration as end:
             return end.value
-        raise AssertionError("nothing is sent here")
+        raise AssertionError("a list has one request here")
 
     def stream_events(self, request: str, *, opened: Callable[[], None]) -> AsyncGenerator[Frame, None]:
         return self.api.stream(opened)
