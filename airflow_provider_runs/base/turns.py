@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import RunApi
-from airflow_provider_runs.core.drive import AsyncDriver, Driver
+from airflow_provider_runs.core.drivers import AsyncDriver, Driver
 from airflow_provider_runs.core.errors import ApiError, RunsError
 from airflow_provider_runs.core.http import Flow, Request, Response
 from airflow_provider_runs.core.limiter import RateLimiter

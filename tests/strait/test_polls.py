@@ -16,7 +16,7 @@ from airflow_provider_runs.base import hook as hooks
 from airflow_provider_runs.base.watch import wait_for_run
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.connection import read_settings
-from airflow_provider_runs.core.drive import AsyncDriver
+from airflow_provider_runs.core.drivers import AsyncDriver
 from airflow_provider_runs.core.outcome import Outcome, Verdict
 from airflow_provider_runs.core.progress import Note, Watch
 from airflow_provider_runs.simulator import Simulator
