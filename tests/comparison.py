@@ -69,7 +69,7 @@ PROOFS = {
     "A 429 while deferred is ridden out": ["test_outages.py::test_429_whose_retry_after_is_obeyed"],
     "Retry-After is obeyed": [
         "core/test_drivers.py::test_retry_after_is_obeyed",
-        "base/test_watch.py::test_retry_after_holds_every_request_back",
+        "base/test_poller.py::test_retry_after_holds_every_request_back",
     ],
     "A 404 early in the wait is ridden out": ["test_outages.py::test_a_run_that_is_not_found_at_first"],
     "Request timeout by default": [

@@ -62,6 +62,6 @@ def time_is_virtual(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(autouse=True)
 def no_earlier_requests() -> None:
     """Have no test wait for the requests of another, which the limiter of a connection remembers."""
-    from airflow_provider_runs.base import turns
+    from airflow_provider_runs.core import turns
 
     turns._limiters.clear()

@@ -10,7 +10,7 @@ mixed faults and a full outage,   ``test_many_waits.py``
 1000 waits and 30 real tasks
 one client's answer to each       ``tests/core/test_drivers.py``, ``tests/core/test_retry.py``
 fault, ``Retry-After`` as a date
-batches and single looks, one     ``tests/base/test_watch.py``
+batches and single looks, one     ``tests/base/test_poller.py``
 view of the outage for all waits,
 the pace of probing
 what is said, and all limits      ``tests/core/test_progress.py``
@@ -209,8 +209,9 @@ def test_429_whose_retry_after_is_obeyed(task: Task) -> None:
     looks = [each for each in task.simulator.requests()["last"] if each["operation"] == "get"]
     assert [each["status"] for each in looks[:3]] == [429, 429, 200]
     at = [datetime.fromisoformat(each["time"]) for each in looks[:3]]
-    assert timedelta(seconds=40) <= at[1] - at[0] <= timedelta(seconds=60)
-    assert timedelta(seconds=40) <= at[2] - at[1] <= timedelta(seconds=60)
+    # Up to twice as long by chance: the service names the same second to all who wait.
+    assert timedelta(seconds=40) <= at[1] - at[0] <= timedelta(seconds=82)
+    assert timedelta(seconds=40) <= at[2] - at[1] <= timedelta(seconds=82)
 
 
 @pytest.mark.parametrize("fault", ["reset_before", "reset_after"])

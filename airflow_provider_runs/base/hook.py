@@ -13,11 +13,7 @@ from typing import Any, ClassVar, TypeVar
 from airflow.providers.common.compat.sdk import BaseHook, mask_secret
 
 from airflow_provider_runs.base.forms import add_form_methods
-from airflow_provider_runs.base.group import look_at_runs
 from airflow_provider_runs.base.loops import LoopDrivers
-from airflow_provider_runs.base.turns import Turn, arun_flow, run_flow
-from airflow_provider_runs.base.watch import Connect
-from airflow_provider_runs.base.worker import Attended
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import (
     CanCancel,
@@ -41,8 +37,10 @@ from airflow_provider_runs.core.errors import (
 )
 from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.inputs import instant, integer, without_none
+from airflow_provider_runs.core.many import get_runs
 from airflow_provider_runs.core.retry import RetryPolicy
 from airflow_provider_runs.core.run import Run
+from airflow_provider_runs.core.turns import Turn
 
 log = logging.getLogger(__name__)
 
@@ -141,33 +139,24 @@ class RunHook(BaseHook):
         ``max_requests_per_minute`` of the connection holds for the call.
 
         :param run_ids: the service's ids; each is asked about once.
-        :param attempts: how often a run is asked about at most, where asking fails.
+        :param attempts: how often a request is sent at most, where it fails.
         :return: for each id, in order, the run, or why the service could not be asked about it (NotFound
             where it does not know the run).
+        :raises ConnectionUnreadable: if Airflow does not hand the connection out.
         """
 
-        async def connect() -> RunApi:
-            return await asyncio.to_thread(lambda: self.api)
-
-        # In a thread of its own: the caller's may have an event loop.
-        return Attended().run(lambda: asyncio.run(self._look_at(run_ids, attempts, connect)))
+        wanted = list(dict.fromkeys(run_ids))
+        return self.drive(lambda api: get_runs(api, wanted), RetryPolicy(attempts)) if wanted else {}
 
     async def aget_runs(self, run_ids: Iterable[str], attempts: int = 3) -> dict[str, Run | RunsError]:
         """
-        Ask about many runs, as :meth:`get_runs`, together with all who wait for runs in this event loop.
+        Ask about many runs, as :meth:`get_runs`.
 
         :param run_ids: the service's ids.
-        :param attempts: how often a run is asked about at most, where asking fails.
+        :param attempts: how often a request is sent at most, where it fails.
         """
-        return await self._look_at(run_ids, attempts, self.aread_api)
-
-    async def _look_at(
-        self, run_ids: Iterable[str], attempts: int, connect: Connect
-    ) -> dict[str, Run | RunsError]:
         wanted = list(dict.fromkeys(run_ids))
-        if not wanted:
-            return {}
-        return await look_at_runs(self.watch_key, connect, wanted, self.api_class.service, attempts)
+        return await self.adrive(lambda api: get_runs(api, wanted), RetryPolicy(attempts)) if wanted else {}
 
     @property
     def watch_key(self) -> Hashable:
@@ -436,7 +425,7 @@ class RunHook(BaseHook):
         :raises ConnectionUnreadable: if Airflow does not hand the connection out.
         :raises RunsError: whatever the call raises.
         """
-        return run_flow(self._driver, flow_of(self._driver.api), retry, turn)
+        return self._driver.drive(flow_of(self._driver.api), retry, turn)
 
     async def adrive(
         self, flow_of: FlowOf[T], retry: RetryPolicy = DEFAULT_RETRY, turn: Turn = Turn.CALL
@@ -449,7 +438,7 @@ class RunHook(BaseHook):
         :param turn: when each request may leave, within ``max_requests_per_minute``.
         """
         driver = await self.async_driver()
-        return await arun_flow(driver, flow_of(driver.api), retry, turn)
+        return await driver.drive(flow_of(driver.api), retry, turn)
 
     async def async_driver(self) -> AsyncDriver:
         """

@@ -24,10 +24,10 @@ from airflow_provider_runs.base.exceptions import (
 )
 from airflow_provider_runs.base.link import RUN_URL
 from airflow_provider_runs.base.own_state import own_state
+from airflow_provider_runs.base.poller import NONE_YET, search_for_run
 from airflow_provider_runs.base.task import RunTask
-from airflow_provider_runs.base.watch import NONE_YET, search_for_run
 from airflow_provider_runs.base.worker import Killed
-from airflow_provider_runs.core.errors import BadInput, RunsError
+from airflow_provider_runs.core.errors import BadInput, ConnectionUnreadable, RunsError
 from airflow_provider_runs.core.inputs import id_text, instant, set_attributes, text_list
 from airflow_provider_runs.core.outcome import MOST_TOLD, BadEvent, Limit, Outcome, Tally, Verdict
 from airflow_provider_runs.core.progress import UNREACHABLE_TIMEOUT, Trouble
@@ -238,7 +238,12 @@ class RunSensor(RunTask, BaseSensorOperator):
     def _look_at_all(self, run_ids: Sequence[str]) -> Outcome | None:
         """Return how the runs of a list have ended, None while one goes or cannot be asked about."""
         self._left = ""
-        answers = self.hook.get_runs(run_ids, attempts=1)
+        try:
+            answers = self.hook.get_runs(run_ids, attempts=1)
+        except ConnectionUnreadable as unreadable:
+            raise RunUnreachable(
+                f"{self.service} refuses to be asked about {_first(run_ids)}: {unreadable}"
+            ) from unreadable
         unasked = {run_id: answer for run_id, answer in answers.items() if isinstance(answer, RunsError)}
         runs = [answer for answer in answers.values() if isinstance(answer, Run)]
         for run_id, error in unasked.items():

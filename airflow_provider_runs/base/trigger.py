@@ -9,17 +9,18 @@ from typing import Any, ClassVar
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_runs.base.channel import Connect
 from airflow_provider_runs.base.group import wait_for_runs
 from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.own_state import aown_state, ended_by_person, left_going
-from airflow_provider_runs.base.turns import Turn
-from airflow_provider_runs.base.watch import Connect, wait_for_run
+from airflow_provider_runs.base.poller import wait_for_run
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanCancel
 from airflow_provider_runs.core.errors import RunsError
 from airflow_provider_runs.core.outcome import Outcome, Verdict
 from airflow_provider_runs.core.progress import UNREACHABLE_TIMEOUT, Note, Watch
 from airflow_provider_runs.core.run import Run
+from airflow_provider_runs.core.turns import Turn
 
 ASK_SECONDS = 60.0
 """

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.connection import ConnectionSpec, Settings
 from airflow_provider_runs.core.errors import BadInput, RunsError
-from airflow_provider_runs.core.http import Flow
+from airflow_provider_runs.core.http import Flow, Response
 from airflow_provider_runs.core.inputs import required_text
 from airflow_provider_runs.core.masking import environment_secrets, mask, proxy_secrets
 from airflow_provider_runs.core.run import Run, StatusTable
@@ -65,6 +65,8 @@ class RunApi(ABC):
     """HTTP statuses that a fresh token may heal."""
     takes_key: ClassVar[bool] = False
     """Whether starting twice with one key starts one run."""
+    broken_words: ClassVar[str | None] = None
+    """Words in an answer of status 429 by which the service is broken, not asked too often."""
 
     def __init__(
         self,
@@ -192,6 +194,14 @@ class RunApi(ABC):
         )
         proxies = (*proxy_secrets(self.proxy or ""), *environment_secrets())
         return tuple(secret for secret in (*held, *named, *proxies) if secret)
+
+    def is_broken(self, response: Response) -> bool:
+        """
+        Tell whether an answer of status 429 says that the service is broken, not that it is asked too often.
+
+        :param response: the answer.
+        """
+        return self.broken_words is not None and self.broken_words.encode() in response.body
 
     def redact(self, text: str) -> str:
         """

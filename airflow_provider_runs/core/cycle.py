@@ -13,17 +13,22 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from airflow_provider_runs import __version__
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import RunApi, Token
 from airflow_provider_runs.core.body import ACCEPTED, TooMuch
 from airflow_provider_runs.core.errors import AnswerTooLong, ApiError, ConnectionFailed, NoToken, RunsError
 from airflow_provider_runs.core.http import LARGE_JSON, MAX_VALUES, Flow, Request, Response
+from airflow_provider_runs.core.limiter import ROUNDING
 from airflow_provider_runs.core.masking import mask
 from airflow_provider_runs.core.retry import RetryPolicy, may_repeat, retry_after
 from airflow_provider_runs.core.text import one_line
+from airflow_provider_runs.core.turns import Turn, Turns, limiter_of
 
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
 USER_AGENT = f"airflow-provider-runs/{__version__}"
+STOP_CHECK_SECONDS = 1.0
+"""Seconds after which a pause ends of a call that was stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +142,17 @@ class RequestCycle:
 
     def __init__(self, api: RunApi) -> None:
         self.api = api
+        self._limiter = limiter_of(api)
         self._failure: RunsError | None = None
         """Why no token was got; whoever waited for it meanwhile does not ask again."""
 
-    def run(self, flow: Flow[T], retry: RetryPolicy) -> Steps[T]:
+    def run(self, flow: Flow[T], retry: RetryPolicy, turns: Turns) -> Steps[T]:
         """
         Run a flow to its end and return its result.
 
         :param flow: what to do.
         :param retry: how long each request is repeated where that is safe.
+        :param turns: when its requests may leave.
         :raises RunsError: whatever the flow raises; ConnectionFailed where there is no answer.
         """
         response: Response | None = None
@@ -154,7 +161,7 @@ class RequestCycle:
             while True:
                 response = None
                 try:
-                    response = yield from self.exchange(request, retry)
+                    response = yield from self.exchange(request, retry, turns)
                 except RunsError as error:
                     request = flow.throw(error)
                 else:
@@ -165,40 +172,59 @@ class RequestCycle:
         except ApiError as error:
             if response is not None:
                 error.retry_after = retry_after(response)
+            turns.failed(self.api, error, response)
             raise
         finally:
             flow.close()
 
-    def exchange(self, request: Request, retry: RetryPolicy, *, is_stream: bool = False) -> Steps[Any]:
+    def turns(self, turn: Turn, *, has_slot: bool = False) -> Turns:
+        """
+        Return the turns of a call's requests.
+
+        :param turn: when each may leave.
+        :param has_slot: whether the connection's limiter has given the first one its slot already.
+        """
+        return Turns(self._limiter, turn, has_slot=has_slot)
+
+    def exchange(
+        self, request: Request, retry: RetryPolicy, turns: Turns, *, is_stream: bool = False
+    ) -> Steps[Any]:
         """
         Send a request, with a token if it needs one, and return its answer.
 
         :param request: the request.
         :param retry: how long it is repeated where that is safe.
+        :param turns: when it may leave, and each repeat of it.
         :param is_stream: as for :class:`Send`.
         :raises ConnectionFailed: if there is no answer, or no token.
         :raises ApiError: if the service refuses to give a token.
         """
         send, token = Send(self.api, request, is_stream=is_stream), _TokenUse(self.api, request)
         if request.delay:
-            yield Pause(request.delay)
+            yield from _pause(request.delay, retry)
         while True:
             if token.needs_token():
-                failure = yield Alone(self._authenticate(token, retry, self._failure))
+                failure = yield Alone(self._authenticate(token, retry, turns, self._failure))
                 if failure is not None:
                     raise failure
-            answer = yield from self._repeated(send, retry)
+            answer = yield from self._repeated(send, retry, turns)
             if not token.may_heal(answer, send.used_token):
                 return answer
 
-    def _repeated(self, send: Send, retry: RetryPolicy) -> Steps[Any]:
+    def _repeated(self, send: Send, retry: RetryPolicy, turns: Turns) -> Steps[Any]:
         """Send a request as often as that is safe and may help."""
         may_have_arrived, attempt = False, 0
         while True:
             attempt += 1
+            for pause in turns.pauses():
+                yield from _pause(pause, retry)
+                if retry.stopped():
+                    break
             if retry.stopped():
                 raise ConnectionFailed(f"{send.request} was stopped", sent=may_have_arrived)
             outcome = yield send
+            if isinstance(outcome, Response):
+                turns.answered(self.api, outcome)
             if isinstance(outcome, Response) and len(outcome.body) > LARGE_JSON:
                 yield ReadJson(outcome)
                 if outcome.has_too_many_values:
@@ -208,7 +234,7 @@ class RequestCycle:
             may_have_arrived = may_have_arrived or not is_lost or outcome.sent
             if attempt >= retry.attempts or retry.stopped() or not may_repeat(send.request, outcome):
                 break
-            yield Pause(retry.wait(attempt, outcome))
+            yield from _pause(retry.wait(attempt, outcome), retry)
         if is_lost:
             # An earlier attempt may have arrived where the last one did not even leave.
             outcome.sent = may_have_arrived
@@ -216,7 +242,7 @@ class RequestCycle:
         return outcome
 
     def _authenticate(
-        self, token: _TokenUse, retry: RetryPolicy, earlier: RunsError | None
+        self, token: _TokenUse, retry: RetryPolicy, turns: Turns, earlier: RunsError | None
     ) -> Steps[RunsError | None]:
         """Get a token unless somebody else just has, or has just tried; return why there is none."""
         if not token.needs_token():
@@ -224,12 +250,19 @@ class RequestCycle:
         if self._failure is not None and self._failure is not earlier:
             return self._failure.with_traceback(None)
         try:
-            yield from self.run(self.api.authenticate(), retry)
+            yield from self.run(self.api.authenticate(), retry, turns)
         except RunsError as error:
             self._failure = _unsent(error)
             return self._failure
         token.is_renewed = True
         return None
+
+
+def _pause(seconds: float, retry: RetryPolicy) -> Steps[None]:
+    """Wait until the time is over or the call is stopped."""
+    until = clock.monotonic() + seconds
+    while (left := until - clock.monotonic()) > ROUNDING and not retry.stopped():
+        yield Pause(min(left, STOP_CHECK_SECONDS))
 
 
 def bare(error: E) -> E:

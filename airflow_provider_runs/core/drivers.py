@@ -34,7 +34,7 @@ from airflow_provider_runs.core.cycle import (
 from airflow_provider_runs.core.errors import ConnectionFailed
 from airflow_provider_runs.core.event_stream import PIECE, EventStream, is_event_stream
 from airflow_provider_runs.core.http import Flow, Request, Response
-from airflow_provider_runs.core.retry import RetryPolicy
+from airflow_provider_runs.core.retry import NO_RETRY, RetryPolicy
 from airflow_provider_runs.core.sessions import (
     aiohttp_session,
     load_certificates,
@@ -46,6 +46,7 @@ from airflow_provider_runs.core.sessions import (
 )
 from airflow_provider_runs.core.sse import Frame
 from airflow_provider_runs.core.transfer import Transfer, on_its_way
+from airflow_provider_runs.core.turns import Turn
 
 if TYPE_CHECKING:
     import ssl
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DEFAULT_RETRY = RetryPolicy()
+POLL_SECONDS = 120.0
+"""Seconds that a poll may take beside the time of one request, however many requests it sends."""
 
 
 class Driver:
@@ -71,15 +74,16 @@ class Driver:
         self._opening = threading.Lock()
         self._authentication = threading.Lock()
 
-    def drive(self, flow: Flow[T], retry: RetryPolicy = DEFAULT_RETRY) -> T:
+    def drive(self, flow: Flow[T], retry: RetryPolicy = DEFAULT_RETRY, turn: Turn = Turn.CALL) -> T:
         """
         Run a flow to its end and return its result.
 
         :param flow: what to do.
         :param retry: how long each request is repeated where that is safe.
+        :param turn: when each request may leave, within ``max_requests_per_minute``.
         :raises RunsError: whatever the flow raises; ConnectionFailed where there is no answer.
         """
-        return self._perform(self._cycle.run(flow, retry))
+        return self._perform(self._cycle.run(flow, retry, self._cycle.turns(turn)))
 
     def stream_events(
         self, request: Request, *, opened: Callable[[], None] = lambda: None
@@ -240,15 +244,41 @@ class AsyncDriver:
         self._proxies: dict[str, str | None] = {}
         """The proxies by origin, each looked up once."""
 
-    async def drive(self, flow: Flow[T], retry: RetryPolicy = DEFAULT_RETRY) -> T:
+    async def drive(self, flow: Flow[T], retry: RetryPolicy = DEFAULT_RETRY, turn: Turn = Turn.CALL) -> T:
         """
         Run a flow to its end and return its result.
 
         :param flow: what to do.
         :param retry: how long each request is repeated where that is safe.
+        :param turn: when each request may leave, within ``max_requests_per_minute``.
         :raises RunsError: whatever the flow raises; ConnectionFailed where there is no answer.
         """
-        return await self._perform(self._cycle.run(flow, retry))
+        return await self._perform(self._cycle.run(flow, retry, self._cycle.turns(turn)))
+
+    async def poll(self, flow: Flow[T], *, has_slot: bool = False) -> T:
+        """
+        Run a flow that polls and return its result. Nothing is repeated, and the whole has a time limit.
+
+        :param flow: what to do.
+        :param has_slot: whether the connection's limiter has given the first request its slot already.
+        :raises RunsError: whatever the flow raises; ConnectionFailed where there is no answer, or not all of
+            it in time.
+        """
+        turns = self._cycle.turns(Turn.POLL, has_slot=has_slot)
+        for pause in turns.begin():
+            await asyncio.sleep(pause)  # for which nobody blames the service
+        seconds = POLL_SECONDS + self.api.request_timeout
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                return await self._perform(self._cycle.run(flow, NO_RETRY, turns))
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        raise ConnectionFailed(
+            f"{self.api.service} did not answer a whole poll at {self.api.settings.base_url} within "
+            f"{seconds:.0f} s",
+            sent=True,
+        )
 
     async def stream_events(
         self, request: Request, *, opened: Callable[[], None] = lambda: None

@@ -14,6 +14,7 @@ from airflow_provider_runs.core.http import Request, Response
 from airflow_provider_runs.core.retry import NO_RETRY, retry_after
 from airflow_provider_runs.core.sse import Frame, Parser, TooLong
 from airflow_provider_runs.core.text import excerpt
+from airflow_provider_runs.core.turns import Turn
 
 SILENCE = 45.0
 """Seconds without anything whole after which a stream is taken for dead."""
@@ -58,7 +59,7 @@ class EventStream:
             something else than a stream.
         :raises ConnectionFailed: if there is no answer.
         """
-        answer = yield from cycle.exchange(self._request, NO_RETRY, is_stream=True)
+        answer = yield from cycle.exchange(self._request, NO_RETRY, cycle.turns(Turn.POLL), is_stream=True)
         if isinstance(answer, Response):
             raise self._refusal(answer)
         return answer

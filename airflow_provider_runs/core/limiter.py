@@ -18,7 +18,7 @@ GROWTH = 0.1
 """Share of the cap by which the rate grows in a minute without a refusal."""
 
 ROUNDING = 1e-6
-"""Seconds by which moments may differ that were told in UTC epoch seconds meanwhile."""
+"""Seconds by which moments may differ that are the same."""
 
 
 class RateLimiter:

@@ -8,10 +8,10 @@ from typing import Any
 
 from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.logs import LogFollower
-from airflow_provider_runs.base.turns import Turn
 from airflow_provider_runs.core.errors import NotFound, RunsError, is_permanent
 from airflow_provider_runs.core.retry import NO_RETRY
 from airflow_provider_runs.core.text import one_line
+from airflow_provider_runs.core.turns import Turn
 from airflow_provider_runs.paradime.answers import CommandLogs
 from airflow_provider_runs.paradime.hooks import as_paradime
 

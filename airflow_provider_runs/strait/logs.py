@@ -8,11 +8,11 @@ from typing import Any
 
 from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.logs import LogFollower
-from airflow_provider_runs.base.turns import Turn, arun_flow, limiter_of, wait_for_turn
 from airflow_provider_runs.core.drivers import AsyncDriver, load_libraries
 from airflow_provider_runs.core.errors import ApiError, RunsError, is_permanent
 from airflow_provider_runs.core.retry import NO_RETRY, backoff_seconds
 from airflow_provider_runs.core.sse import Event
+from airflow_provider_runs.core.turns import Turn
 from airflow_provider_runs.strait.hooks import as_strait
 from airflow_provider_runs.strait.lists import PAGE
 from airflow_provider_runs.strait.streams import Events
@@ -123,7 +123,6 @@ class EventFollower(LogFollower):
 
         self._early = self._early or []
         request = as_strait(driver.api).stream_request(self._run_id)
-        await wait_for_turn(limiter_of(driver.api), Turn.POLL)
         try:
             async with aclosing(driver.stream_events(request, opened=opened)) as frames:
                 async for frame in frames:
@@ -148,7 +147,7 @@ class EventFollower(LogFollower):
         """Write what is listed and not known, and then what has come meanwhile. Tell whether that worked."""
         try:
             events = as_strait(driver.api).list_events(self._run_id)
-            rows = await arun_flow(driver, events, NO_RETRY, Turn.POLL)
+            rows = await driver.drive(events, NO_RETRY, Turn.POLL)
         except Exception as error:
             self._complain(error)
             has_worked = False

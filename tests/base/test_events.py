@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_runs.base import events
+from airflow_provider_runs.base import event_poller, events
 from airflow_provider_runs.base.events import HAS_SHARED_STREAMS, RunEventTrigger
 from airflow_provider_runs.core import clock
-from airflow_provider_runs.core.drive import AsyncDriver
+from airflow_provider_runs.core.drivers import AsyncDriver
 from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed, NotFound, Unauthorized
 from airflow_provider_runs.core.http import Flow, Request, Response
 from airflow_provider_runs.core.run import Run
+from airflow_provider_runs.core.turns import TOO_MANY_REQUESTS
 from airflow_provider_runs.provider_info import SYSTEMS
 from tests.base.fakes import FakeHook, FullApi, Service
 
@@ -99,7 +100,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "GATHER_SECONDS", 0.02)
+    monkeypatch.setattr(event_poller, "GATHER_SECONDS", 0.02)
     monkeypatch.setattr(events, "LEAST_POLL_INTERVAL", 0.01)
 
 
@@ -170,7 +171,7 @@ async def test_watchers_of_one_connection_share_the_looks(service: Service) -> N
 async def test_an_outage_is_said_once_and_ridden_out(
     service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(events, "BACKOFF_BASE", 0.01)
+    monkeypatch.setattr(event_poller, "BACKOFF_BASE", 0.01)
     service.runs = {"r1": "going"}
     triggerer, store = Triggerer(), AssetStore()
     triggerer.run(trigger(), store)
@@ -189,17 +190,17 @@ async def test_an_outage_is_said_once_and_ridden_out(
 async def test_a_watcher_that_is_not_answered_holds_up_no_other(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = events.RunLists._ask
+    asked = event_poller.RunLists._ask
 
     async def refuses_one(lists: Any, askers: Any) -> Any:
         if askers[0].job == "misspelt":
             raise NotFound("no such job")
         return await asked(lists, askers)
 
-    monkeypatch.setattr(events.RunLists, "_ask", refuses_one)
-    monkeypatch.setattr(events, "BACKOFF_BASE", 3600.0)
-    monkeypatch.setattr(events, "BACKOFF_CAP", 3600.0)
-    monkeypatch.setattr(events, "backoff_seconds", lambda times, base, cap: base)
+    monkeypatch.setattr(event_poller.RunLists, "_ask", refuses_one)
+    monkeypatch.setattr(event_poller, "BACKOFF_BASE", 3600.0)
+    monkeypatch.setattr(event_poller, "BACKOFF_CAP", 3600.0)
+    monkeypatch.setattr(event_poller, "backoff_seconds", lambda times, base, cap: base)
     service.runs = {"r1": "going"}
     triggerer, store = Triggerer(), AssetStore()
     triggerer.run(trigger(job="misspelt"), AssetStore())
@@ -222,8 +223,8 @@ async def test_what_was_not_stored_because_another_watcher_failed_is_stored_by_t
     (key,) = store.kept
     record = store.kept.pop(key)
     outcome = SimpleNamespace(failed=1)
-    look = events.Shared({}, [(watcher, {"lost": True})])
-    await events.RunLists(watcher).advance([SimpleNamespace(outcome=outcome, broker_payload=look)])
+    look = event_poller.Shared({}, [(watcher, {"lost": True})])
+    await event_poller.RunLists(watcher).advance([SimpleNamespace(outcome=outcome, broker_payload=look)])
     await until(lambda: store.kept)
     await triggerer.stop()
     assert store.kept[key].keys() == record.keys()
@@ -231,7 +232,7 @@ async def test_what_was_not_stored_because_another_watcher_failed_is_stored_by_t
 
 def asks(monkeypatch: pytest.MonkeyPatch, **errors: Callable[[], Any]) -> list[tuple[str, float]]:
     """Note which job is asked about when; what is given for a job happens instead."""
-    asked = events.RunLists._ask
+    asked = event_poller.RunLists._ask
     noted: list[tuple[str, float]] = []
 
     async def ask(lists: Any, askers: Any) -> Any:
@@ -241,7 +242,7 @@ def asks(monkeypatch: pytest.MonkeyPatch, **errors: Callable[[], Any]) -> list[t
             await errors[job]()
         return await asked(lists, askers)
 
-    monkeypatch.setattr(events.RunLists, "_ask", ask)
+    monkeypatch.setattr(event_poller.RunLists, "_ask", ask)
     return noted
 
 
@@ -285,13 +286,13 @@ async def test_an_answer_is_shared_while_another_question_hangs(
 
 @needs_streams
 def test_what_was_asked_longest_ago_is_asked_first_and_what_is_not_answered_last() -> None:
-    lists = events.RunLists(trigger())
+    lists = event_poller.RunLists(trigger())
     now = clock.monotonic()
     lists._asked_at = {"a": now - 1, "b": now - 2, "c": now - 5, "d": now - 4, "f": now - 3}
     lists._troubled = {
-        "b": events.Trouble(1, False),
-        "d": events.Trouble(0, True),
-        "c": events.Trouble(2, False),
+        "b": event_poller.Trouble(1, False),
+        "d": event_poller.Trouble(0, True),
+        "c": event_poller.Trouble(2, False),
     }
     lists._next = {"a": now, "b": now, "c": now + 9, "d": now, "f": now + 9}
     assert lists._to_ask(["a", "b", "c", "d", "e", "f"]) == ["e", "d", "a", "b"]
@@ -301,7 +302,7 @@ def test_what_was_asked_longest_ago_is_asked_first_and_what_is_not_answered_last
 async def test_between_two_that_take_until_their_timeouts_the_others_have_their_turn(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "BACKOFF_BASE", 0.01)
+    monkeypatch.setattr(event_poller, "BACKOFF_BASE", 0.01)
     monkeypatch.setattr(events, "LEAST_POLL_INTERVAL", 0.05)
 
     async def hangs() -> None:
@@ -323,11 +324,11 @@ async def test_between_two_that_take_until_their_timeouts_the_others_have_their_
 async def test_under_a_limit_of_requests_every_question_gets_its_turn(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "BACKOFF_BASE", 0.01)
+    monkeypatch.setattr(event_poller, "BACKOFF_BASE", 0.01)
     monkeypatch.setattr(events, "LEAST_POLL_INTERVAL", 0.05)
     window = {"began": 0.0, "left": 0}
     answered: list[str] = []
-    asked = events.RunLists._ask
+    asked = event_poller.RunLists._ask
 
     async def ask(lists: Any, askers: Any) -> Any:
         await asyncio.sleep(0.001)  # as every request takes some time: who was first is to be known
@@ -339,7 +340,7 @@ async def test_under_a_limit_of_requests_every_question_gets_its_turn(
         answered.append(askers[0].job)
         return await asked(lists, askers)
 
-    monkeypatch.setattr(events.RunLists, "_ask", ask)
+    monkeypatch.setattr(event_poller.RunLists, "_ask", ask)
     triggerer = Triggerer()
     jobs = [f"j{number}" for number in range(6)]
     for job in jobs:
@@ -360,17 +361,12 @@ def lists_cost_requests(monkeypatch: pytest.MonkeyPatch, limited: str = "") -> l
             raise too_many_requests(0.5)
         return (yield from listed(api, filters, **bounds))
 
-    async def drive(driver: Any, flow: Flow[Any], retry: Any) -> Any:
-        try:
-            next(flow)
-            sent.append(clock.monotonic())
-            while True:
-                flow.send(Response(200))
-        except StopIteration as end:
-            return end.value
+    async def send(driver: Any, send: Any) -> Response:
+        sent.append(clock.monotonic())
+        return Response(TOO_MANY_REQUESTS if send.request.url.endswith("limited") else 200)
 
     monkeypatch.setattr(FullApi, "list_runs", list_runs)
-    monkeypatch.setattr(AsyncDriver, "drive", drive)
+    monkeypatch.setattr(AsyncDriver, "_send", send)
     return sent
 
 
@@ -380,13 +376,15 @@ async def test_a_limit_that_a_poll_of_single_runs_meets_holds_for_all(
 ) -> None:
     lists_cost_requests(monkeypatch)
     service.errors["old"] = too_many_requests(0.5)
-    polled, polls = [], FakeHook.aget_runs
+    polled, get = [], FullApi.get
 
-    async def poll(hook: Any, run_ids: Any, attempts: int = 3) -> dict[str, Any]:
+    def poll(api: FullApi, run_id: str) -> Flow[Run]:
+        response = yield Request("GET", "http://fake/limited")
         polled.append(clock.monotonic())
-        return await polls(hook, run_ids, attempts)
+        assert response.status == TOO_MANY_REQUESTS
+        return (yield from get(api, run_id))
 
-    monkeypatch.setattr(FakeHook, "aget_runs", poll)
+    monkeypatch.setattr(FullApi, "get", poll)
     triggerer, store = Triggerer(), AssetStore()
     watcher = trigger()
     store.kept[watcher.state_key] = {"v": 1, "mark": 1.0, "going": ["old"], "ended": []}
@@ -402,7 +400,7 @@ async def test_a_limit_that_a_poll_of_single_runs_meets_holds_for_all(
 async def test_a_question_is_asked_again_when_its_pause_is_over_and_the_others_at_their_pace(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "BACKOFF_BASE", 0.2)
+    monkeypatch.setattr(event_poller, "BACKOFF_BASE", 0.2)
     noted = asks(monkeypatch, fails=fails(ConnectionFailed("no answer", sent=True)))
     triggerer = Triggerer()
     for job in ("fails", "load"):
@@ -431,7 +429,7 @@ async def test_retry_after_of_a_limit_holds_for_all_questions(
 async def test_any_other_retry_after_holds_for_its_question(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "BACKOFF_BASE", 0.01)
+    monkeypatch.setattr(event_poller, "BACKOFF_BASE", 0.01)
     error = ApiError("down for maintenance", status=503)
     error.retry_after = 3600.0
     noted = asks(monkeypatch, down=fails(error))
@@ -474,7 +472,7 @@ async def test_the_loop_ends_also_if_another_watcher_joins_in_that_moment(
 async def test_the_connection_is_read_again_where_it_may_be_the_cause(
     service: Service, monkeypatch: pytest.MonkeyPatch, error: Exception, watchers: int, again: bool
 ) -> None:
-    monkeypatch.setattr(events, "BACKOFF_BASE", 0.01)
+    monkeypatch.setattr(event_poller, "BACKOFF_BASE", 0.01)
     reads = []
     read = FakeHook.aread_api
 
@@ -485,7 +483,7 @@ async def test_the_connection_is_read_again_where_it_may_be_the_cause(
     monkeypatch.setattr(FakeHook, "aread_api", counted)
     service.runs = {"r1": "going"}
     # A hook is made before the question is refused.
-    asked = events.RunLists._ask
+    asked = event_poller.RunLists._ask
     refused = []
 
     async def refuse(lists: Any, askers: Any) -> Any:
@@ -495,7 +493,7 @@ async def test_the_connection_is_read_again_where_it_may_be_the_cause(
             raise error
         return answer
 
-    monkeypatch.setattr(events.RunLists, "_ask", refuse)
+    monkeypatch.setattr(event_poller.RunLists, "_ask", refuse)
     triggerer = Triggerer()
     for job in ("refused", "load")[:watchers]:
         triggerer.run(trigger(job=job), AssetStore())
@@ -505,41 +503,25 @@ async def test_the_connection_is_read_again_where_it_may_be_the_cause(
 
 
 @needs_streams
-async def test_many_refusals_close_the_session_once_per_look(
+async def test_a_key_that_is_refused_is_tried_seldom_whoever_asks(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    closed = []
-
-    async def close(hook: FakeHook) -> None:
-        closed.append(hook)
-
-    monkeypatch.setattr(FakeHook, "aclose", close)
-    monkeypatch.setattr(events, "BACKOFF_BASE", 3600.0)
-    service.list_errors = [Unauthorized("the key is not good", status=401) for _ in range(5)]
+    monkeypatch.setattr(event_poller, "BACKOFF_BASE", 0.01)
+    monkeypatch.setattr(event_poller, "BACKOFF_CAP", 1.0)
+    service.list_errors = [Unauthorized("the key is not good", status=401) for _ in range(100)]
     triggerer, stores = Triggerer(), [AssetStore() for _ in range(6)]
     for number, store in enumerate(stores):
         triggerer.run(trigger(job=f"j{number}"), store)
-    await until(lambda: stores[5].kept)
-    await asyncio.sleep(0.1)
-    assert len(closed) == 1
+    tried = []
+    for seconds in (14, 14, 100, 30):
+        await asyncio.sleep(seconds)
+        tried.append(len(service.called("list_runs")))
+    # After 0, 15 and 135 s.
+    assert tried == [1, 2, 2, 3]
+    monkeypatch.setenv("AIRFLOW_CONN_FAKE_DEFAULT", json.dumps({"conn_type": "fake", "host": "other"}))
+    service.list_errors.clear()
+    await until(lambda: all(store.kept for store in stores))
     await triggerer.stop()
-
-
-@needs_streams
-async def test_a_session_that_cannot_be_closed_ends_no_watcher(
-    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def close(hook: FakeHook) -> None:
-        raise RuntimeError("cannot close")
-
-    monkeypatch.setattr(FakeHook, "aclose", close)
-    monkeypatch.setattr(events, "BACKOFF_BASE", 0.01)
-    service.list_errors = [ConnectionFailed("no answer", sent=True)]
-    triggerer, store = Triggerer(), AssetStore()
-    triggerer.run(trigger(), store)
-    await until(lambda: store.kept)
-    await triggerer.stop()
-    assert any("closing the client session failed" in line for line in lines(caplog))
 
 
 @needs_streams

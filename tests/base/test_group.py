@@ -1,4 +1,4 @@
-"""Many waits that are one, in the watcher that all waits of a connection share."""
+"""Many waits that are one, in the poller that all waits of a connection share."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_runs.base import watch as watching
-from airflow_provider_runs.base.group import look_at_runs, wait_for_runs
-from airflow_provider_runs.base.watch import Watcher, WatcherDied, wait_for_run
+from airflow_provider_runs.base import poller
+from airflow_provider_runs.base.group import wait_for_runs
+from airflow_provider_runs.base.poller import wait_for_run
 from airflow_provider_runs.core import progress
-from airflow_provider_runs.core.errors import ConnectionFailed, NotFound
+from airflow_provider_runs.core.errors import NotFound
 from airflow_provider_runs.core.outcome import MOST_TOLD, Outcome, Verdict
 from airflow_provider_runs.core.progress import Note
-from airflow_provider_runs.core.run import Run
 from tests.base.fakes import FullApi, Service
 from tests.base.test_many import down, ids
-from tests.base.test_watch import Connections, a_watch, until
+from tests.base.test_poller import Connections, a_watch, the_poller, until
 
 
 @pytest.fixture
@@ -35,11 +34,7 @@ async def wait(
     )
 
 
-def the_watcher() -> Watcher:
-    return watching._watchers[asyncio.get_running_loop()]["key"]
-
-
-async def test_a_list_and_a_single_wait_share_one_watcher_and_its_looks(
+async def test_a_list_and_a_single_wait_share_one_poller_and_its_polls(
     service: Service, connections: Connections
 ) -> None:
     service.runs |= dict.fromkeys(ids(20), "going")
@@ -56,7 +51,7 @@ async def test_a_list_and_a_single_wait_share_one_watcher_and_its_looks(
     asked = [run_id for batch in service.called("get_many") for run_id in batch]
     rounds = len(service.called("get_many"))
     assert max(asked.count(run_id) for run_id in ids(20)) <= rounds
-    assert "key" not in watching._watchers[asyncio.get_running_loop()]
+    assert "key" not in poller._pollers[asyncio.get_running_loop()]
 
 
 async def test_a_list_takes_no_task_for_each_run(service: Service, connections: Connections) -> None:
@@ -66,7 +61,7 @@ async def test_a_list_takes_no_task_for_each_run(service: Service, connections: 
     assert len(asyncio.all_tasks()) < 20
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    assert "key" not in watching._watchers[asyncio.get_running_loop()]
+    assert "key" not in poller._pollers[asyncio.get_running_loop()]
     assert len(asyncio.all_tasks()) == 1
 
 
@@ -124,40 +119,14 @@ async def test_runs_that_nobody_knows_are_told_of_up_to_a_number(
     assert not [note for note in notes if "have ended" in note.text]
 
 
-# The end of the watcher
-
-
-async def test_a_list_goes_on_where_it_was_if_its_watcher_dies(
+async def test_a_fault_of_the_poller_ends_the_wait_for_a_list_with_it(
     service: Service, connections: Connections
 ) -> None:
     service.runs |= dict.fromkeys(ids(50), "going") | {"r1": "broken"}
     waiting = asyncio.create_task(wait(connections, ids(50), poll_interval=5, min_poll_interval=5))
     await until(lambda: service.called("get_many"))
-    await asyncio.sleep(0.05)
-    service.calls.clear()
-    service.runs = dict.fromkeys(ids(50), "done")
-    the_watcher()._task.cancel()
-    outcome = await waiting
-    # What was seen of the first one counts.
-    assert outcome.verdict is Verdict.FAILED
-    assert [(tally.verdict, tally.count) for tally in outcome.tallies or ()] == [
-        (Verdict.FAILED, 1),
-        (Verdict.SUCCEEDED, 49),
-    ]
-    assert "r1" not in {run_id for batch in service.called("get_many") for run_id in batch}
-
-
-async def test_a_list_whose_watchers_die_again_and_again_gives_up(
-    service: Service, connections: Connections
-) -> None:
-    service.runs |= dict.fromkeys(ids(50), "going")
-    waiting = asyncio.create_task(wait(connections, ids(50), poll_interval=5, min_poll_interval=5))
-    for _ in range(2):
-        service.calls.clear()
-        await until(lambda: service.called("get_many"))
-        the_watcher()._task.cancel()
-        await asyncio.sleep(0.05)
-    with pytest.raises(WatcherDied):
+    the_poller()._task.cancel()
+    with pytest.raises(RuntimeError, match="has ended"):
         await waiting
 
 
@@ -175,51 +144,5 @@ async def test_a_list_that_is_left_while_it_reads_its_connection_leaves_nothing_
     await reading.wait()
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    assert "key" not in watching._watchers[asyncio.get_running_loop()]
+    assert "key" not in poller._pollers[asyncio.get_running_loop()]
     assert len(asyncio.all_tasks()) == 1
-
-
-# Looks
-
-
-async def test_a_look_beside_a_wait_takes_its_watcher(service: Service, connections: Connections) -> None:
-    service.runs |= dict.fromkeys(ids(60), "going")
-    waiting = asyncio.create_task(wait(connections, ids(60), poll_interval=5, min_poll_interval=5))
-    await until(lambda: len(service.called("get_many")) == 2)
-    await asyncio.sleep(0.05)
-    found = await look_at_runs("key", connections.read, ids(60), "Fake")
-    assert all(isinstance(run, Run) for run in found.values()) and list(found) == ids(60)
-    assert len(service.called("get_many")) == 4 and service.called("get") == []
-    assert connections.reads == 1 and not waiting.done()
-    waiting.cancel()
-    await asyncio.gather(waiting, return_exceptions=True)
-
-
-async def test_a_look_during_an_outage_that_is_known_asks_nobody(
-    service: Service, connections: Connections
-) -> None:
-    service.runs |= dict.fromkeys(ids(60), "going")
-    service.get_errors = [down() for _ in range(1000)]
-    waiting = asyncio.create_task(wait(connections, ids(60)))
-    await until(lambda: service.calls and the_watcher()._outage is not None)
-    asked = len(service.calls)
-    found = await look_at_runs("key", connections.read, ids(100)[60:], "Fake", attempts=3)
-    assert {type(error) for error in found.values()} == {ConnectionFailed} and len(found) == 40
-    assert len(service.calls) <= asked + 2
-    waiting.cancel()
-    await asyncio.gather(waiting, return_exceptions=True)
-
-
-async def test_a_look_whose_watcher_dies_is_made_up_for(
-    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watching, "BACKOFF_BASE", 60.0)
-    monkeypatch.setattr(watching, "BACKOFF_CAP", 60.0)
-    service.runs |= dict.fromkeys(ids(60), "going")
-    service.get_errors = [down()]
-    looking = asyncio.create_task(look_at_runs("key", connections.read, ids(60), "Fake", attempts=2))
-    # The first batch waits for its second attempt.
-    await until(lambda: len(service.called("get_many")) == 2)
-    the_watcher()._task.cancel()
-    found = await looking
-    assert list(found) == ids(60) and {type(run) for run in found.values()} == {Run}

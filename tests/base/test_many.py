@@ -24,11 +24,20 @@ from airflow_provider_runs.base.exceptions import (
     RunUnreachable,
 )
 from airflow_provider_runs.core import clock, progress
-from airflow_provider_runs.core.errors import ApiError, BadInput, ConnectionFailed, NotFound, Unauthorized
+from airflow_provider_runs.core.drivers import Driver
+from airflow_provider_runs.core.errors import (
+    ApiError,
+    BadInput,
+    ConnectionFailed,
+    ConnectionUnreadable,
+    NotFound,
+    Unauthorized,
+)
+from airflow_provider_runs.core.http import Flow, Request, Response
 from airflow_provider_runs.core.outcome import BadEvent, Outcome, Verdict
 from airflow_provider_runs.core.run import Run
 from tests.base import fakes
-from tests.base.fakes import FakeHook, FakeRunSensor, FakeRunTrigger, PlainHook, Service, fire
+from tests.base.fakes import FakeHook, FakeRunSensor, FakeRunTrigger, FullApi, PlainHook, Service, fire
 from tests.base.test_sensor import MODES, Later, first_look, first_start, run  # noqa: F401
 
 modes = pytest.mark.parametrize("mode", MODES)
@@ -479,9 +488,17 @@ async def test_a_hook_looks_at_many_runs_in_an_event_loop(service: Service) -> N
 
 
 @pytest.mark.parametrize(("attempts", "kind"), [(1, ConnectionFailed), (2, Run)])
-def test_a_hook_asks_again_where_that_may_help(service: Service, attempts: int, kind: type) -> None:
+def test_a_hook_asks_again_where_that_may_help(
+    service: Service, monkeypatch: pytest.MonkeyPatch, attempts: int, kind: type
+) -> None:
+    def get(api: FullApi, run_id: str) -> Flow[Run]:
+        yield Request("GET", "http://fake", safe_to_repeat=True)
+        return api.run(run_id)
+
+    answers = [down(), Response(200, body=b"{}")]
+    monkeypatch.setattr(Driver, "_send", lambda driver, send: answers.pop(0))
+    monkeypatch.setattr(FullApi, "get", get)
     service.runs["r1"] = "done"
-    service.get_errors = [down()]
     assert isinstance(FakeHook().get_runs(["r1"], attempts=attempts)["r1"], kind)
 
 
@@ -491,9 +508,11 @@ def test_what_would_fail_again_is_asked_once(service: Service) -> None:
     assert service.called("get") == ["r1"]
 
 
-def test_a_connection_that_cannot_be_read_is_said_of_each_run(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+def test_a_connection_that_cannot_be_read_is_the_end_of_a_look(
+    service: Service, context: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AIRFLOW_CONN_FAKE_DEFAULT")
-    found = FakeHook("nowhere").get_runs(["r1", "r2"], attempts=1)
-    assert all("nowhere" in str(error) for error in found.values()) and len(found) == 2
+    with pytest.raises(ConnectionUnreadable, match="nowhere"):
+        FakeHook("nowhere").get_runs(["r1", "r2"], attempts=1)
+    with pytest.raises(RunUnreachable, match=r"Fake refuses to be asked about r1, r2: .*fake_default"):
+        a_sensor("reschedule", ids(2)).poke(context)

@@ -1,7 +1,7 @@
 """
-When runs are asked about, shown on the watcher itself: hours of many waits on a virtual clock.
+When runs are asked about, shown on the poller itself: hours of many waits on a virtual clock.
 
-Each property stands beside a change of the watcher that breaks it, which shows that the property can fail.
+Each property stands beside a change of the poller that breaks it, which shows that the property can fail.
 """
 
 from __future__ import annotations
@@ -17,19 +17,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_runs.base import watch as watching
-from airflow_provider_runs.base.watch import (
-    CONCURRENCY,
-    GATHER_SECONDS,
-    OUTAGE_AFTER,
-    RECOVERY_GAP,
-    RUNS_PER_REQUEST,
-    SINGLY,
-    Watcher,
-)
+from airflow_provider_runs.base import poller, subscriptions
+from airflow_provider_runs.base.poller import BATCH_WINDOW, CONCURRENCY, RECOVERY_GAP, RUNS_PER_REQUEST
+from airflow_provider_runs.base.subscriptions import PolledRun
+from airflow_provider_runs.core import outage, poll_queue
 from airflow_provider_runs.core.api import CanGetMany
 from airflow_provider_runs.core.limiter import RateLimiter
+from airflow_provider_runs.core.outage import OUTAGE_AFTER
 from airflow_provider_runs.core.outcome import Verdict
+from airflow_provider_runs.core.poll_queue import MIN_BATCH_SIZE, PollQueue
 from airflow_provider_runs.core.schedule import AGE_SHARE, JITTER
 from tests.base.virtual import BATCH, BatchApi, Plan, VirtualApi, World
 
@@ -223,10 +219,10 @@ def check_gathering(number: int, rate: float) -> None:
     world = World()
     world.wait(plans, BatchApi, min_poll_interval=2, poll_interval=60, until=lasts + 10)
     first = {name: looks[0] for name, looks in world.looks().items()}
-    assert all(first[plan.name] - plan.joined <= GATHER_SECONDS + 0.01 for plan in plans)
+    assert all(first[plan.name] - plan.joined <= BATCH_WINDOW + 0.01 for plan in plans)
     # Those that come within the time of gathering are asked about in batches, and a few that remain singly.
     firsts = [names for moment, names in world.asked if any(first[name] == moment for name in names)]
-    assert len(firsts) <= number / BATCH + SINGLY * (1 + lasts / GATHER_SECONDS)
+    assert len(firsts) <= number / BATCH + (MIN_BATCH_SIZE - 1) * (1 + lasts / BATCH_WINDOW)
 
 
 @settings(max_examples=15)
@@ -341,18 +337,18 @@ NO_TURNS = property(lambda self: False, lambda self, value: None)
 @pytest.mark.parametrize(
     ("where", "name", "instead", "check"),
     [
-        (watching, "next_delay", twice_as_long, lambda: check_bounded_delay(VirtualApi, SPANS, 1, 1000)),
-        (watching, "next_delay", always_young, lambda: check_few_looks(VirtualApi, 3, 1, 100, 3)),
+        (subscriptions, "next_delay", twice_as_long, lambda: check_bounded_delay(VirtualApi, SPANS, 1, 1000)),
+        (subscriptions, "next_delay", always_young, lambda: check_few_looks(VirtualApi, 3, 1, 100, 3)),
         (CanGetMany, "draw_share", 0.9, lambda: check_few_looks(BatchApi, 12, 1, 100, 10)),
-        (watching, "BACKOFF_CAP", 1.0, lambda: check_outage(VirtualApi, 100, 30, 300)),
-        (watching, "RECOVERY_GAP", 0.0, lambda: check_outage(VirtualApi, 100, 30, 300)),
-        (watching, "CONCURRENCY", 100, lambda: check_restart(VirtualApi, 1e9)),
-        (watching, "_is_old", lambda *_: False, lambda: check_restart(VirtualApi, 1e9)),
+        (outage, "BACKOFF_CAP", 1.0, lambda: check_outage(VirtualApi, 100, 30, 300)),
+        (poller, "RECOVERY_GAP", 0.0, lambda: check_outage(VirtualApi, 100, 30, 300)),
+        (poller, "CONCURRENCY", 100, lambda: check_restart(VirtualApi, 1e9)),
+        (PolledRun, "is_old", lambda *_: False, lambda: check_restart(VirtualApi, 1e9)),
         (RateLimiter, "_take", lambda self, moment: None, lambda: check_restart(VirtualApi, 1000)),
-        (watching, "GATHER_SECONDS", 0.0, lambda: check_gathering(500, 100)),
+        (poller, "BATCH_WINDOW", 0.0, lambda: check_gathering(500, 100)),
         (RateLimiter, "_take", lambda self, moment: None, lambda: check_cap(VirtualApi, CROWD, 10, [])),
-        (watching, "deque", Unfair, lambda: check_fairness(60, 0, 3, 1)),
-        (Watcher, "_searched", NO_TURNS, lambda: check_fairness(20, 30, 5, 0)),
+        (poll_queue, "deque", Unfair, lambda: check_fairness(60, 0, 3, 1)),
+        (PollQueue, "_searched", NO_TURNS, lambda: check_fairness(20, 30, 5, 0)),
     ],
     ids=[
         "delays too long",

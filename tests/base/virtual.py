@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_runs.base import turns
-from airflow_provider_runs.base import watch as watching
-from airflow_provider_runs.base.watch import wait_for_run
-from airflow_provider_runs.core import clock
+from airflow_provider_runs.base import channel
+from airflow_provider_runs.base.poller import wait_for_run
+from airflow_provider_runs.core import clock, turns
 from airflow_provider_runs.core.api import CanGetMany, CanListRuns
 from airflow_provider_runs.core.connection import Settings
+from airflow_provider_runs.core.drivers import AsyncDriver
 from airflow_provider_runs.core.errors import ConnectionFailed, RunsError
 from airflow_provider_runs.core.http import Flow, Request, Response
 from airflow_provider_runs.core.outcome import Outcome
@@ -132,37 +132,26 @@ class World:
                     task.result()
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(watching, "AsyncDriver", _Driver)
-            patch.setattr(watching, "load_libraries", lambda: None)
+            patch.setattr(channel, "AsyncDriver", _Driver)
+            patch.setattr(channel, "load_libraries", lambda: None)
             asyncio.run(all_waits())
 
 
-class _Driver:
-    """Runs flows as the real driver does, without a network."""
+class _Driver(AsyncDriver):
+    """Has no network."""
 
-    def __init__(self, api: VirtualApi) -> None:
-        self.api = api
+    api: VirtualApi
 
-    async def drive(self, flow: Flow[Any], retry: Any) -> Any:
+    async def _send(self, send: Any) -> Response | ConnectionFailed:  # type: ignore[override]
         world = self.api.world
+        is_down = any(begin <= world.now() < end for begin, end in world.outages)
+        world.under_way += 1
+        world.most_under_way = max(world.most_under_way, world.under_way)
         try:
-            next(flow)
-            while True:
-                is_down = any(begin <= world.now() < end for begin, end in world.outages)
-                world.under_way += 1
-                world.most_under_way = max(world.most_under_way, world.under_way)
-                try:
-                    await asyncio.sleep(world.latency)
-                finally:
-                    world.under_way -= 1
-                if is_down:
-                    flow.throw(ConnectionFailed("down", sent=False))
-                flow.send(Response(200, {}, b""))
-        except StopIteration as end:
-            return end.value
-
-    async def close(self) -> None:
-        pass
+            await asyncio.sleep(world.latency)
+        finally:
+            world.under_way -= 1
+        return ConnectionFailed("down", sent=False) if is_down else Response(200, {}, b"{}")
 
 
 class VirtualApi(FakeApi, CanListRuns):

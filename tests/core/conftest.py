@@ -50,7 +50,7 @@ class Service(RunApi):
     service = "Testing"
     connection = SPEC
     statuses = StatusTable({RunState.RUNNING: ("going",), RunState.SUCCEEDED: ("done",)})
-    pace = Pace(min_poll_interval=1, poll_interval=60, max_requests_per_minute=600)
+    pace = Pace(min_poll_interval=1, poll_interval=60, max_requests_per_minute=100_000)
     scope_fields = ("region",)
 
     def trigger(self, arguments: Mapping[str, Any], key: str | None = None) -> Flow[Run]:

@@ -19,6 +19,7 @@ from airflow_provider_runs.core.errors import ConnectionFailed
 from airflow_provider_runs.core.http import Flow, Request, Response
 from airflow_provider_runs.core.retry import NO_RETRY, RetryPolicy
 from airflow_provider_runs.core.transfer import Transfer, cut_urls_in_logs, on_its_way
+from airflow_provider_runs.core.turns import Turn
 from tests.core.conftest import Asked, Connect, Service, TokenService, Wire, hang_up, raw, reply, silence
 from tests.core.frames import shown
 from tests.core.hostile import DRIPS, ODD, OK, UNREADABLE, dripping, flood
@@ -279,9 +280,11 @@ async def test_no_frame_of_an_error_before_the_connection_holds_credentials(
 def test_a_start_that_may_have_arrived_counts_as_sent_though_its_last_attempt_did_not_leave() -> None:
     cycle = RequestCycle(Service(Settings("testing_default", "http://service")))
     start = Request("POST", "http://service/start", safe_to_repeat=True, authenticated=False)
-    steps = cycle.exchange(start, RetryPolicy(attempts=2))
+    steps = cycle.exchange(start, RetryPolicy(attempts=2), cycle.turns(Turn.CALL))
     assert isinstance(next(steps), Send)
-    assert isinstance(steps.send(ConnectionFailed("the answer was lost", sent=True)), Pause)
+    pause = steps.send(ConnectionFailed("the answer was lost", sent=True))
+    assert isinstance(pause, Pause)
+    clock.sleep(pause.seconds)
     assert isinstance(steps.send(None), Send)
     with pytest.raises(ConnectionFailed, match="refused") as caught:
         steps.send(ConnectionFailed("refused", sent=False))

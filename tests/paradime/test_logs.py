@@ -13,10 +13,10 @@ from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_runs.base import logs as following
 from airflow_provider_runs.base.exceptions import Interrupted, RequestRefused, RunFailed, RunTimedOut
-from airflow_provider_runs.base.turns import Turn
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.connection import read_settings
 from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, NotFound
+from airflow_provider_runs.core.turns import Turn
 from airflow_provider_runs.paradime import logs
 from airflow_provider_runs.paradime.answers import CommandLogs
 from airflow_provider_runs.paradime.api import ParadimeRunApi

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_runs.base.watch import wait_for_run
+from airflow_provider_runs.base.poller import wait_for_run
 from airflow_provider_runs.core import progress
 from airflow_provider_runs.core.outcome import Outcome, Verdict
 from airflow_provider_runs.core.progress import Watch

@@ -30,6 +30,7 @@ from airflow_provider_runs.core.errors import (
 )
 from airflow_provider_runs.core.http import Flow, Request, Response
 from airflow_provider_runs.core.sse import Comment, Event, Frame
+from airflow_provider_runs.core.turns import Turn
 from airflow_provider_runs.simulator import Simulator
 from airflow_provider_runs.strait import logs
 from airflow_provider_runs.strait.hooks import StraitHook
@@ -117,8 +118,9 @@ class Driver:
     def __init__(self, api: Run) -> None:
         self.api = api
 
-    async def drive(self, flow: Flow[Any], retry: Any) -> Any:
+    async def drive(self, flow: Flow[Any], retry: Any, turn: Turn) -> Any:
         assert retry.attempts == 1, "the follower has a pace of its own"
+        assert turn is Turn.POLL, "a log does not go before a start"
         await asyncio.sleep(0.01)
         next(flow)
         try:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_runs.base import hook as hooks
-from airflow_provider_runs.base.watch import wait_for_run
+from airflow_provider_runs.base.poller import wait_for_run
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.connection import read_settings
 from airflow_provider_runs.core.drivers import AsyncDriver

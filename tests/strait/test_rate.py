@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_runs.base.turns import limiter_of
-from airflow_provider_runs.base.watch import wait_for_run
+from airflow_provider_runs.base.poller import wait_for_run
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.progress import Watch
+from airflow_provider_runs.core.turns import limiter_of
 from airflow_provider_runs.simulator import Simulator
 from airflow_provider_runs.strait.hooks import StraitHook
 from airflow_provider_runs.strait.simulated import Job

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_runs.base import watch as watching
-from airflow_provider_runs.base.watch import Watcher, WatcherDied, wait_for_run
-from airflow_provider_runs.core import clock
+from airflow_provider_runs.base import channel, poller, subscriptions
+from airflow_provider_runs.base.channel import REREAD_SECONDS
+from airflow_provider_runs.base.poller import CONCURRENCY, RunPoller, wait_for_run
+from airflow_provider_runs.base.subscriptions import MAX_STALE
+from airflow_provider_runs.core import clock, outage
 from airflow_provider_runs.core.connection import Settings
+from airflow_provider_runs.core.drivers import AsyncDriver
 from airflow_provider_runs.core.errors import (
     ApiError,
     BadInput,
@@ -66,6 +69,10 @@ async def wait(
 ) -> Outcome:
     notes = told if told is not None else []
     return await asyncio.wait_for(wait_for_run(key, connections.read, watch, "Fake", notes.append), 4000)
+
+
+def the_poller() -> RunPoller:
+    return poller._pollers[asyncio.get_running_loop()]["key"]
 
 
 async def until(question: Callable[[], Any]) -> None:
@@ -163,7 +170,8 @@ async def test_the_last_to_leave_closes_and_the_next_starts_anew(
     await other
     await wait(connections, a_watch("r1"))
     assert connections.reads == 2
-    assert watching._watchers[asyncio.get_running_loop()] == {}
+    assert poller._pollers[asyncio.get_running_loop()] == {}
+    assert channel._channels[asyncio.get_running_loop()] == {}
     assert len(asyncio.all_tasks()) == 1
 
 
@@ -187,10 +195,10 @@ async def test_a_batch_names_no_run_twice_that_is_twice_due_at_one_moment(servic
     pace = {"poll_interval": 0.3, "min_poll_interval": 0.3}
     waits = [asyncio.create_task(wait(connections, a_watch(run_id, **pace))) for run_id in service.runs]
     await until(lambda: service.called("get_many"))
-    ((watcher,),) = (made.values() for made in watching._watchers.values() if made)
-    await until(lambda: all(watched.due is not None for watched in watcher._runs.values()))
-    for watched in watcher._runs.values():
-        watcher._look_at(watched, watched.due)  # type: ignore[arg-type]
+    polled = the_poller()._subscriptions._runs.values()
+    await until(lambda: all(run.due is not None for run in polled))
+    for run in polled:
+        the_poller()._schedule(run, run.due)  # type: ignore[arg-type]
     before = len(service.called("get_many"))
     await until(lambda: len(service.called("get_many")) > before)
     service.runs |= dict.fromkeys(service.runs, "done")
@@ -198,22 +206,22 @@ async def test_a_batch_names_no_run_twice_that_is_twice_due_at_one_moment(servic
     assert all(len(set(asked)) == len(asked) for asked in service.called("get_many"))
 
 
-async def test_keys_have_watchers_of_their_own(service: Service, connections: Connections) -> None:
+async def test_keys_have_pollers_of_their_own(service: Service, connections: Connections) -> None:
     service.runs |= {"r1": "done", "r2": "done"}
     await asyncio.gather(wait(connections, a_watch("r1"), key="a"), wait(connections, a_watch("r2"), key="b"))
     assert connections.reads == 2
 
 
-def test_a_new_event_loop_has_a_new_watcher_and_the_old_loop_is_forgotten(
+def test_a_new_event_loop_has_a_new_poller_and_the_old_loop_is_forgotten(
     service: Service, connections: Connections
 ) -> None:
     service.runs["r1"] = "done"
     gc.collect()
-    before = len(watching._watchers)  # of other tests' helper threads
+    before = len(poller._pollers)  # of other tests' helper threads
     for _ in range(3):
         assert asyncio.run(wait(connections, a_watch("r1"))).verdict is Verdict.SUCCEEDED
     gc.collect()
-    assert len(watching._watchers) <= before + 1
+    assert len(poller._pollers) <= before + 1
 
 
 async def test_notes_arrive_in_the_context_of_who_waits(service: Service, connections: Connections) -> None:
@@ -294,9 +302,10 @@ async def test_an_outage_is_ridden_out_and_told_once_at_each_end(
 async def test_an_outage_is_told_to_a_few_waits_in_each_turn_of_the_event_loop(
     service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "TOLD_AT_ONCE", 5)
+    monkeypatch.setattr(subscriptions, "DELIVERED_AT_ONCE", 5)
     # Long enough for all to be told of the outage.
-    monkeypatch.setattr(watching, "backoff_seconds", lambda *arguments: 0.3)
+    for module in (poller, outage):
+        monkeypatch.setattr(module, "backoff_seconds", lambda *arguments: 0.3)
     loop = asyncio.get_running_loop()
     turn, is_counted, told = 0, False, Counter[tuple[str, int]]()
 
@@ -360,18 +369,14 @@ async def test_requests_that_are_cut_together_do_not_make_the_first_probe_wait_l
 ) -> None:
     cut, answering, hanging = asyncio.Event(), True, 0
 
-    class Driver(watching.AsyncDriver):
-        async def drive(self, flow: Any, retry: Any = None) -> Any:
+    class Driver(AsyncDriver):
+        async def _send(self, send: Any) -> Any:
             nonlocal hanging
             if answering:
-                next(flow)
-                with pytest.raises(StopIteration) as ended:
-                    flow.send(Response(200))
-                return ended.value.value
-            flow.close()
+                return Response(200)
             hanging += 1
             await cut.wait()
-            raise DOWN
+            return DOWN
 
     got = FakeApi.get
 
@@ -380,7 +385,7 @@ async def test_requests_that_are_cut_together_do_not_make_the_first_probe_wait_l
         return (yield from got(self, run_id))
 
     monkeypatch.setattr(FakeApi, "get", get)
-    monkeypatch.setattr(watching, "AsyncDriver", Driver)
+    monkeypatch.setattr(channel, "AsyncDriver", Driver)
     service.runs |= {str(number): "going" for number in range(20)}
     waiting = [
         asyncio.create_task(wait(connections, a_watch(str(number), poll_interval=0.02)))
@@ -388,7 +393,7 @@ async def test_requests_that_are_cut_together_do_not_make_the_first_probe_wait_l
     ]
     await until(lambda: len(service.called("get")) >= 40)
     answering = False
-    await until(lambda: hanging == watching.CONCURRENCY)
+    await until(lambda: hanging == CONCURRENCY)
     service.calls.clear()
     answering = True
     began = clock.monotonic()
@@ -492,13 +497,12 @@ async def test_waits_that_are_over_leave_nothing_behind(service: Service, connec
     long = asyncio.create_task(wait(connections, a_watch("long", **far)))
     for _ in range(300):
         await wait(connections, a_watch("short", **far))
-    watcher = watching._watchers[asyncio.get_running_loop()]["key"]
-    assert len(watcher._limits) <= 2 + watching.MOST_STALE + 1
+    assert len(the_poller()._subscriptions._deadlines) <= 2 + MAX_STALE + 1
     service.runs["long"] = "done"
     await long
 
 
-async def test_a_look_that_is_cancelled_from_within_ends_in_a_new_watcher(
+async def test_a_poll_that_is_cancelled_from_within_is_one_that_failed(
     service: Service, connections: Connections
 ) -> None:
     service.runs["r1"] = "done"
@@ -529,22 +533,23 @@ async def test_an_answer_of_a_wrong_kind_ends_every_wait_with_an_error(
     ended = await asyncio.gather(
         *(wait(connections, a_watch(str(number))) for number in range(8)), return_exceptions=True
     )
-    assert {type(error) for error in ended} == {WatcherDied}
+    assert {type(error) for error in ended} == {AttributeError}
 
 
-async def test_a_watcher_that_is_cancelled_from_outside_leaves_nobody_waiting(
+async def test_a_poller_that_is_cancelled_from_outside_leaves_nobody_waiting(
     service: Service, connections: Connections
 ) -> None:
     service.runs["r1"] = "going"
     waiting = asyncio.create_task(wait(connections, a_watch("r1")))
     await until(lambda: service.called("get"))
-    watching._watchers[asyncio.get_running_loop()]["key"]._task.cancel()
-    await until(lambda: connections.reads == 2)
+    the_poller()._task.cancel()
+    with pytest.raises(RuntimeError, match="has ended"):
+        await waiting
     service.runs["r1"] = "done"
-    assert (await waiting).verdict is Verdict.SUCCEEDED
+    assert (await wait(connections, a_watch("r1"))).verdict is Verdict.SUCCEEDED
 
 
-async def test_a_clock_that_was_wrong_when_the_watcher_began_ends_no_wait_too_soon(
+async def test_a_clock_that_was_wrong_when_the_poller_began_ends_no_wait_too_soon(
     service: Service, connections: Connections, virtual: VirtualClock
 ) -> None:
     service.runs |= {"old": "going", "new": "going"}
@@ -589,7 +594,7 @@ async def test_every_request_of_a_look_counts_in_the_cap(
 ) -> None:
     sent: list[float] = []
 
-    class Driver(watching.AsyncDriver):
+    class Driver(AsyncDriver):
         async def _send(self, send: Any) -> Any:
             sent.append(clock.monotonic())
             return DOWN if len(sent) % 2 else Response(200)
@@ -600,7 +605,7 @@ async def test_every_request_of_a_look_counts_in_the_cap(
                 yield Request("GET", "http://fake")
         return self.run(run_id)
 
-    monkeypatch.setattr(watching, "AsyncDriver", Driver)
+    monkeypatch.setattr(channel, "AsyncDriver", Driver)
     monkeypatch.setattr(FakeApi, "get", get)
     connections.cap = 600  # ten a second, after a first burst
     service.runs |= {str(number): "going" for number in range(10)}
@@ -675,10 +680,10 @@ async def test_a_changed_connection_is_used_after_a_refusal(
 async def test_the_connection_is_read_again_now_and_then(service: Service, connections: Connections) -> None:
     service.runs["r1"] = "going"
     waiting = asyncio.create_task(wait(connections, a_watch("r1", **SLOW)))
-    await asyncio.sleep(2.5 * watching.REREAD_SECONDS)
+    await asyncio.sleep(2.5 * REREAD_SECONDS)
     assert connections.reads == 3
     connections.error = RuntimeError("no database")
-    await asyncio.sleep(watching.REREAD_SECONDS)
+    await asyncio.sleep(REREAD_SECONDS)
     assert connections.reads > 3
     service.runs["r1"] = "done"
     assert (await waiting).verdict is Verdict.SUCCEEDED
@@ -690,13 +695,13 @@ async def test_files_of_certificates_are_read_again_with_the_connection(
     renewed, times = [], []
     began = clock.monotonic()
 
-    async def renew(driver: watching.AsyncDriver) -> None:
+    async def renew(driver: AsyncDriver) -> None:
         renewed.append(driver)
         times.append(clock.monotonic() - began)
         if len(renewed) == 1:
             raise ConnectionFailed("ca_bundle is not there", sent=False)
 
-    monkeypatch.setattr(watching.AsyncDriver, "renew_certificates", renew)
+    monkeypatch.setattr(AsyncDriver, "renew_certificates", renew)
     service.runs["r1"] = "going"
     waiting = asyncio.create_task(wait(connections, a_watch("r1", **SLOW)))
     await asyncio.sleep(1300)
@@ -725,26 +730,19 @@ async def test_an_error_of_our_own_is_no_verdict(service: Service, connections: 
     assert (await waiting).verdict is Verdict.SUCCEEDED
 
 
-async def test_waits_join_a_new_watcher_when_theirs_dies(
+async def test_a_fault_of_the_poller_ends_every_wait_with_it_and_the_next_wait_has_a_new_one(
     service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.runs |= {"r1": "going", "r2": "going"}
     waiting = [asyncio.create_task(wait(connections, a_watch(name))) for name in ("r1", "r2")]
     await until(lambda: len(service.called("get")) >= 2)
-    watcher = watching._watchers[asyncio.get_running_loop()]["key"]
-    monkeypatch.setattr(watcher, "_expire", lambda now: 1 / 0)
-    watcher._wake.set()
-    await until(lambda: connections.reads == 2)
-    service.runs |= {"r1": "done", "r2": "done"}
-    assert {(await task).verdict for task in waiting} == {Verdict.SUCCEEDED}
-
-
-async def test_a_watcher_that_dies_twice_is_an_error(
-    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Watcher, "_expire", lambda self, now: 1 / 0)
-    with pytest.raises(WatcherDied, match="ZeroDivisionError"):
-        await wait(connections, a_watch("r1"))
+    with monkeypatch.context() as patch:
+        patch.setattr(RunPoller, "_start_polls", lambda self, now: 1 / 0)
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(error) for error in ended] == [ZeroDivisionError] * 2
+    service.runs["r1"] = "done"
+    assert (await wait(connections, a_watch("r1"))).verdict is Verdict.SUCCEEDED
+    assert len(asyncio.all_tasks()) == 1
 
 
 def test_fakes_answer_for_the_module_that_tests_patch(service: Service) -> None:

@@ -1,0 +1,109 @@
+"""The turns of a connection's requests: every one passes the one rate limiter that its process has for it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from enum import Enum
+
+from airflow_provider_runs.core import clock
+from airflow_provider_runs.core.api import RunApi
+from airflow_provider_runs.core.errors import ApiError
+from airflow_provider_runs.core.http import Response
+from airflow_provider_runs.core.limiter import ROUNDING, RateLimiter
+from airflow_provider_runs.core.retry import retry_after
+
+TOO_MANY_REQUESTS = 429
+
+_limiters: dict[tuple[str, str, str], RateLimiter] = {}
+
+
+class Turn(Enum):
+    """When a request may leave. Every one counts."""
+
+    POLL = "poll"
+    """Once a slot is free that nobody has reserved."""
+    CALL = "call"
+    """In the next slot: a start, or anything else that somebody waits for, does not queue behind polls."""
+    URGENT = "urgent"
+    """At once: a cancel and the polls that confirm it have little time."""
+
+
+def limiter_of(api: RunApi) -> RateLimiter:
+    """
+    Return the limiter of a connection: one in this process, for all scopes and event loops.
+
+    :param api: the service's description for the connection, whose cap counts from now on.
+    """
+    key = (api.service, api.settings.conn_id, api.settings.base_url)
+    limiter = _limiters.get(key)
+    if limiter is None:
+        limiter = _limiters.setdefault(key, RateLimiter(api.max_requests_per_minute))
+    limiter.set_cap(api.max_requests_per_minute)
+    return limiter
+
+
+class Turns:
+    """
+    The turns of one call's requests, repeats and requests for a token among them.
+
+    :param limiter: the connection's.
+    :param turn: when each request may leave.
+    :param has_slot: whether the first one has its slot already.
+    """
+
+    __slots__ = ("_has_slot", "_limiter", "_turn")
+
+    def __init__(self, limiter: RateLimiter, turn: Turn, *, has_slot: bool = False) -> None:
+        self._limiter = limiter
+        self._turn = turn
+        self._has_slot = has_slot
+
+    def pauses(self) -> Iterator[float]:
+        """Yield the seconds to wait until the next request may leave, one wait after the other."""
+        if self._has_slot:
+            self._has_slot = False
+            return
+        limiter, now = self._limiter, clock.monotonic()
+        if self._turn is Turn.URGENT:
+            limiter.count(now)
+        elif self._turn is Turn.POLL:
+            while not limiter.acquire(now):
+                yield limiter.available_at(now) - now
+                now = clock.monotonic()
+        else:
+            moment = limiter.reserve(now)
+            while moment - now > ROUNDING:
+                yield moment - now
+                now = clock.monotonic()
+                if moment - now <= ROUNDING and limiter.is_held(now):
+                    moment = limiter.reserve(now)
+
+    def begin(self) -> Iterator[float]:
+        """Yield the seconds to wait until the first request may leave. It has its slot then."""
+        yield from self.pauses()
+        self._has_slot = True
+
+    def answered(self, api: RunApi, response: Response) -> None:
+        """
+        Take note of an answer: the service may have refused a request because there were too many.
+
+        :param api: the service's description.
+        :param response: the answer.
+        """
+        if response.status == TOO_MANY_REQUESTS and not api.is_broken(response):
+            self._refused(retry_after(response))
+
+    def failed(self, api: RunApi, error: ApiError, response: Response | None) -> None:
+        """
+        Take note of an error: the service may have refused in its answer's body, with a status of success.
+
+        :param api: the service's description.
+        :param error: what the call ended with.
+        :param response: the answer that it ended with, if there was one.
+        """
+        if error.status == TOO_MANY_REQUESTS and not (response and api.is_broken(response)):
+            self._refused(error.retry_after)
+
+    def _refused(self, seconds: float | None) -> None:
+        self._limiter.refused(clock.monotonic(), seconds, random.random())
