@@ -404,6 +404,73 @@ async def test_requests_that_are_cut_together_do_not_make_the_first_probe_wait_l
     assert {outcome.verdict for outcome in await asyncio.gather(*waiting)} == {Verdict.SUCCEEDED}
 
 
+async def test_a_poll_without_an_end_is_a_poll_in_vain(
+    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[float] = []
+
+    class Driver(AsyncDriver):
+        async def _send(self, send: Any) -> Any:
+            sent.append(clock.monotonic())
+            await asyncio.sleep(0.1)
+            return Response(200)
+
+    def get(self: FakeApi, run_id: str) -> Flow[Run]:
+        while True:
+            yield Request("GET", "http://fake")
+
+    monkeypatch.setattr(channel, "AsyncDriver", Driver)
+    monkeypatch.setattr(FakeApi, "get", get)
+    connections.cap = 60
+    began, told = clock.monotonic(), list[Note]()
+    waits = [wait(connections, a_watch(f"r{n}", unreachable_timeout=20), told) for n in range(7)]
+    outcomes = await asyncio.gather(*waits)
+    assert {outcome.verdict for outcome in outcomes} == {Verdict.UNREACHABLE}
+    assert all("whole poll" in (outcome.message or "") for outcome in outcomes)
+    # The cap holds for the pages, and the poll ends after two minutes and the time of one request.
+    lasted = clock.monotonic() - began
+    assert 150 <= lasted < 400
+    assert len(sent) <= 60 * lasted / 60 + 10
+    assert any("cannot be asked" in note.text for note in told)
+
+
+async def test_a_wait_that_begins_in_an_outage_is_told_of_it_at_once(
+    service: Service, connections: Connections
+) -> None:
+    service.runs |= {f"r{n}": "going" for n in range(5)}
+    service.errors = dict.fromkeys(service.runs, DOWN)
+    waiting = [asyncio.create_task(wait(connections, a_watch(f"r{n}"))) for n in range(4)]
+    await until(lambda: poller._pollers.get(asyncio.get_running_loop()))
+    await until(lambda: the_poller()._channel.detector.outage)
+    told: list[Note] = []
+    late = asyncio.create_task(wait(connections, a_watch("r4"), told))
+    await until(lambda: told)
+    assert "cannot be asked about run r4: down" in told[0].text
+    service.errors.clear()
+    service.runs = dict.fromkeys(service.runs, "done")
+    assert {each.verdict for each in await asyncio.gather(late, *waiting)} == {Verdict.SUCCEEDED}
+
+
+async def test_a_key_that_is_refused_is_tried_seldom(service: Service, connections: Connections) -> None:
+    service.runs |= {f"r{n}": "going" for n in range(50)}
+    waiting = [asyncio.create_task(wait(connections, a_watch(f"r{n}"))) for n in range(50)]
+    await until(lambda: len(service.called("get")) >= 100)
+    service.get_errors = [Unauthorized("the key is not good", status=401) for _ in range(1000)]
+    service.calls.clear()
+    tried = []
+    for seconds in (14, 14, 100, 30):
+        await asyncio.sleep(seconds)
+        tried.append(len(service.called("get")))
+    first = tried[0]
+    assert first <= CONCURRENCY
+    assert tried == [first, first + 1, first + 1, first + 2]  # after 15 and 135 s
+    service.get_errors.clear()
+    connections.host = "http://other"
+    await until(lambda: len(service.called("get")) > first + 2)
+    service.runs = dict.fromkeys(service.runs, "done")
+    assert {each.verdict for each in await asyncio.gather(*waiting)} == {Verdict.SUCCEEDED}
+
+
 async def test_a_wait_ends_as_unreachable_after_its_own_time(
     service: Service, connections: Connections
 ) -> None:

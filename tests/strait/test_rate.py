@@ -1,8 +1,13 @@
-"""All requests of one connection in one process keep its cap together, whatever sends them in which scope."""
+"""
+All requests of one connection in one process keep its cap together, whatever sends them in which scope; and
+processes that do not know of each other share what the server takes.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 from typing import Any
 
 import pytest
@@ -16,8 +21,8 @@ from airflow_provider_runs.strait.hooks import StraitHook
 from airflow_provider_runs.strait.simulated import Job
 from airflow_provider_runs.strait.triggers import StraitRunEventTrigger
 from tests.base.test_events import AssetStore, Triggerer, needs_streams
-from tests.strait.tasks import connect
-from tests.strait.test_limit import Counted
+from tests.strait.tasks import KEY, connect
+from tests.strait.test_limit import LIMIT, Counted
 
 MINUTES = 5
 CAP = 60
@@ -71,3 +76,61 @@ async def test_waits_event_triggers_and_starts_of_two_scopes_keep_the_cap_togeth
         assert sim.count("strait", "list", 200) > 20
         # Two requests, each in the next slot or behind one of the other project.
         assert longest < 6
+
+
+BEFORE, DURING = 180.0, 600.0
+"""Seconds in which two processes find their shares, and in which they are measured then."""
+RETRY_AFTER = 60.0
+
+
+async def test_two_processes_share_what_the_server_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Simulator(["strait"], options={"strait": {"jobs": (Job("good"),)}}) as sim:
+        sim.plan(system="strait", outcome="stuck")
+        limit: Any = Counted()
+        processes = ("strait_one", "strait_two")
+        outcomes: list[Any] = []
+        waited: list[float] = []
+        # Each process has a limiter of its own, so that two connections are as good as two processes.
+        for name in processes:
+            fields = {"conn_type": "strait", "host": sim.url_of("strait"), "password": KEY}
+            monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(fields))
+
+        async def wait(hook: StraitHook, run_id: str) -> None:
+            watch = Watch(run_id, 1.0, 1.0)
+            outcomes.append(
+                await wait_for_run(hook.watch_key, hook.aread_api, watch, "Strait", lambda note: None)
+            )
+
+        async def start_now_and_then(hook: StraitHook, name: str) -> None:
+            for number in itertools.count():
+                began = clock.monotonic()
+                key = f"{name} {number}"
+                await hook.adrive(lambda api, key=key: api.trigger({"job_id": "good"}, key))
+                waited.append(clock.monotonic() - began)
+                await asyncio.sleep(20)
+
+        background: list[asyncio.Task[None]] = []
+        hooks = [StraitHook(name) for name in processes]
+        for hook in hooks:
+            for number in range(20):
+                key = f"{hook.conn_id} {number} before"
+                run = await hook.adrive(lambda api, key=key: api.trigger({"job_id": "good"}, key))
+                background.append(asyncio.create_task(wait(hook, run.id)))
+        sim._server.systems["strait"]._gate.requests = limit  # type: ignore[attr-defined]
+        background += [asyncio.create_task(start_now_and_then(hook, hook.conn_id)) for hook in hooks]
+        await asyncio.sleep(BEFORE)
+        asked, refused, first = len(limit.moments), limit.refused, len(waited)
+        await asyncio.sleep(DURING)
+        asked, refused = len(limit.moments) - asked, limit.refused - refused
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        for hook in hooks:
+            await hook.aclose()
+        print(f"{asked} requests, {refused} refused; starts waited {max(waited):.0f} s at most")
+        assert refused < 0.05 * asked
+        # Well used, too: without the other, a process may send 90 a minute.
+        assert asked >= 0.6 * LIMIT * DURING / 60
+        assert len(waited) > first + 20
+        assert max(waited) <= 2 * RETRY_AFTER
+        assert outcomes == []
