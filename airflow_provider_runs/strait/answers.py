@@ -35,6 +35,8 @@ REPLAYABLE = ("failed", "timed_out", "crashed", "system_failed")
 OLD_PAGE = 50
 # What a start is answered while an earlier one with the same key is under way.
 BUSY = re.compile(r"being processed", re.IGNORECASE)
+# Strait locks an address after a few failed logins, and refuses good keys from there, too.
+LOCKED = re.compile(r"failed authentication", re.IGNORECASE)
 _LIMITS = ("kind", "current", "limit", "plan", "upgrade_url")
 
 
@@ -134,6 +136,10 @@ class StraitAnswers(RunApi):
             return Unauthorized(f"{message}. Check the scopes of the API key of {named}", status=403)
         if response.status == 404:
             return NotFound(f"{message}. Check the id, and the project of {named}", status=404)
+        if response.status == 429 and LOCKED.search(said):
+            message += (
+                ". Strait locks an address for the failed logins of any key: check all Strait connections"
+            )
         # The same start is answered in full once the earlier one is through.
         busy = response.status == 409 and BUSY.search(said) is not None
         return ApiError(message, status=response.status, permanent=False if busy else None)

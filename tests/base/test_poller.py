@@ -458,7 +458,7 @@ async def test_a_key_that_is_refused_is_tried_seldom(service: Service, connectio
     service.get_errors = [Unauthorized("the key is not good", status=401) for _ in range(1000)]
     service.calls.clear()
     tried = []
-    for seconds in (14, 14, 100, 30):
+    for seconds in (14, 14, 100, 60):
         await asyncio.sleep(seconds)
         tried.append(len(service.called("get")))
     first = tried[0]

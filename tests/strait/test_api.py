@@ -850,3 +850,15 @@ def test_a_started_run_is_found_by_its_key_and_not_taken_for_its_replay(api: Str
     assert (request.params["tag_key"], request.params["tag_value"]) == ("airflow_run_key", "k")
     assert found is not None and found.id == "r1"
     assert play(api.find_started({"job_id": JOB}, "k", SINCE - 60), answer(page(rows[2])))[1] is None
+
+
+def test_a_locked_address_may_be_the_fault_of_another_connection() -> None:
+    said = {
+        "error": {
+            "code": "rate_limited",
+            "message": "too many failed authentication attempts; retry after 59s",
+        }
+    }
+    with pytest.raises(ApiError, match="check all Strait connections") as caught:
+        play(make_api().get("run-1"), answer(said, 429))
+    assert not caught.value.permanent
