@@ -194,7 +194,7 @@ class RunPoller:
     def _next_moment(self) -> float:
         moments = [self._queue.next_due(), self._subscriptions.next_deadline()]
         if self._queue.has_ready and len(self._polls) < self._concurrency():
-            moments.append(self._available_at())
+            moments.append(self._channel.available_at() + self._epoch)
         return min(moments)
 
     def _start_polls(self, now: float) -> None:
@@ -202,7 +202,10 @@ class RunPoller:
         size = api.batch_size if isinstance(api, CanGetMany) and not self._channel.detector.outage else None
         while self._queue.has_ready and len(self._polls) < self._concurrency():
             # Another scope or loop of the connection may be quicker.
-            if self._available_at() > now or (has_slot := self._channel.acquire()) is False:
+            if (
+                self._channel.available_at() + self._epoch > now
+                or (has_slot := self._channel.acquire()) is False
+            ):
                 return
             if not (batch := self._queue.next_batch(size)):
                 return
@@ -217,10 +220,6 @@ class RunPoller:
         if self._channel.detector.outage or self._channel.api is None:
             return 1
         return min(CONCURRENCY + len(self._subscriptions) // RUNS_PER_REQUEST, MAX_CONCURRENCY)
-
-    def _available_at(self) -> float:
-        """Return when a poll may leave, as far as is known now."""
-        return self._channel.available_at() + self._epoch
 
     # Polls
 

@@ -3,7 +3,8 @@ Strait's job runs: connection and endpoints.
 
 See https://docs.strait.dev. What the answers mean stands in :mod:`~airflow_provider_runs.strait.answers`, how
 runs are listed in :mod:`~airflow_provider_runs.strait.lists`, what is kept about a run in
-:mod:`~airflow_provider_runs.strait.details`, and how it is replayed in
+:mod:`~airflow_provider_runs.strait.details`, how it is cancelled and changed in
+:mod:`~airflow_provider_runs.strait.controls`, and how it is replayed in
 :mod:`~airflow_provider_runs.strait.replays`.
 """
 
@@ -11,13 +12,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from airflow_provider_runs.core.api import (
-    CanCancel,
     CanFindStarted,
     CanGetMany,
     CanListActive,
@@ -44,9 +44,10 @@ from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.core.schedule import Pace
 from airflow_provider_runs.core.text import one_line
 from airflow_provider_runs.strait.answers import Row
+from airflow_provider_runs.strait.controls import StraitControls
 from airflow_provider_runs.strait.details import StraitDetails
 from airflow_provider_runs.strait.lists import CLOCK_SLACK, RUN_KEY_TAG, TAG, UNSURE, run_path, segment
-from airflow_provider_runs.strait.replays import StraitReplays, ids_of
+from airflow_provider_runs.strait.replays import StraitReplays
 
 DOCUMENTATION = "https://docs.strait.dev"
 CLOUD_HOST = "api.strait.dev"
@@ -58,7 +59,6 @@ TAG_KEY_LENGTH, TAG_VALUE_LENGTH = 64, 256
 # Seconds between two looks at a start that is under way. Strait takes 30 s for a request at most.
 BUSY_DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)
 BODY_BYTES = 1_048_576
-MOST_CANCELS = 100
 ARGUMENTS = (
     "job_id",
     "payload",
@@ -99,7 +99,7 @@ CONNECTION = ConnectionSpec(
 )
 
 
-class StraitRunApi(StraitReplays, StraitDetails, CanCancel, CanFindStarted, CanListActive, CanGetMany):
+class StraitRunApi(StraitReplays, StraitControls, StraitDetails, CanFindStarted, CanListActive, CanGetMany):
     """Describe Strait's run API for one connection and project."""
 
     connection = CONNECTION
@@ -274,145 +274,6 @@ class StraitRunApi(StraitReplays, StraitDetails, CanCancel, CanFindStarted, CanL
         project = project or self.project_id
         named = f", project {one_line(str(project), self.redact, 100)}" if project else ""
         return f"Connected to Strait at {self.settings.base_url}{named}"
-
-    # Cancelling
-
-    def cancel(self, run_id: str) -> Flow[None]:
-        what = f"cancelling run {run_id}"
-        response = yield self._request("DELETE", run_path(run_id), safe_to_repeat=True, may_be_empty=True)
-        if self._is_done(response):
-            return
-        error = self._error(response, what)
-        if error.status not in (400, 409):
-            raise error
-        if (yield from self.get(run_id)).state.is_terminal:
-            return
-        # Strait judges by a copy that may be out of date, but not where it cancels many.
-        answer = yield from self.bulk_cancel([run_id])
-        if not answer["canceled"] and not (yield from self.get(run_id)).state.is_terminal:
-            raise ApiError(str(error), status=error.status, permanent=False)
-
-    def bulk_cancel(self, run_ids: Sequence[str]) -> Flow[Row]:
-        """
-        Cancel runs, 100 with each request, and return what became of each.
-
-        :param run_ids: the runs.
-        """
-        ids = ids_of(run_ids)
-        total: Row = {"results": [], "total": 0, "canceled": 0, "failed": 0}
-        for first in range(0, len(ids), MOST_CANCELS):
-            chunk = ids[first : first + MOST_CANCELS]
-            what = f"cancelling {len(chunk)} runs"
-            response = yield self._request(
-                "POST", "/v1/runs/bulk-cancel", json={"run_ids": chunk}, safe_to_repeat=True
-            )
-            answer = self._object(response, what)
-            for name, value in total.items():
-                if type(answer.get(name)) is not type(value):
-                    raise self._unusable(response, what, f"without {name}")
-                total[name] = value + answer[name]
-        return total
-
-    def bulk_cancel_all(self, filters: Mapping[str, Any]) -> Flow[Row]:
-        """
-        Cancel the runs that have never started and match filters.
-
-        :param filters: at least one of ``job_id``, ``batch_id``, ``triggered_by`` and ``status``.
-        """
-        known = ("job_id", "batch_id", "triggered_by", "status")
-        unknown_names("filter of runs to be cancelled", filters, known)
-        body = {name: required_text(name, filters[name]) for name in known if filters.get(name) is not None}
-        if not body:
-            raise BadInput(f"say which runs are to be cancelled: {', '.join(known)}")
-        if "job_id" in body:
-            body["job_id"] = yield from self._job_id(body["job_id"])
-        what = "cancelling the runs that match"
-        response = yield self._request(
-            "POST", "/v1/runs/bulk-cancel-all", self._project(), json=body, safe_to_repeat=True
-        )
-        answer = self._object(response, what)
-        canceled, ids, results = (answer.get(name) for name in ("canceled", "run_ids", "results"))
-        if not isinstance(canceled, int):
-            raise self._unusable(response, what, "without their number")
-        rows = [row for row in results if isinstance(row, dict)] if isinstance(results, list) else []
-        failed = [row for row in rows if row.get("error")]
-        ids = ids if isinstance(ids, list) else [row.get("id") for row in rows if not row.get("error")]
-        return {"canceled": canceled, "run_ids": ids, "failed": failed}
-
-    # Changing
-
-    def set_debug_mode(self, run_id: str, on: bool = True) -> Flow[None]:
-        """
-        Switch a run's debug mode.
-
-        :param run_id: the run.
-        :param on: whether it is on from now on.
-        """
-        body = {"debug_mode": boolean("on", on, default=True)}
-        response = yield self._request(
-            "POST", run_path(run_id, "debug"), json=body, safe_to_repeat=True, may_be_empty=True
-        )
-        self._check_done(response, f"setting the debug mode of run {run_id}")
-
-    def reset_idempotency_key(self, run_id: str) -> Flow[None]:
-        """
-        Have Strait forget the key that a run was started with, so that it can be used again.
-
-        :param run_id: the run.
-        """
-        response = yield self._request(
-            "DELETE", run_path(run_id, "idempotency-key"), safe_to_repeat=True, may_be_empty=True
-        )
-        self._check_done(response, f"resetting the idempotency key of run {run_id}")
-
-    def reschedule(self, run_id: str, scheduled_at: Any, payload: Any = None) -> Flow[Run]:
-        """
-        Have a run that has never started begin at another time.
-
-        :param run_id: the run.
-        :param scheduled_at: when: datetime or ISO 8601; without zone it is UTC.
-        :param payload: what it gets instead of its payload; None leaves that as it is.
-        """
-        if scheduled_at is None:
-            raise BadInput("scheduled_at must be a date and time")
-        body: Row = {"scheduled_at": iso_utc("scheduled_at", scheduled_at)}
-        if payload is not None:
-            body["payload"] = json_value("payload", payload)
-        response = yield self._request("POST", run_path(run_id, "reschedule"), json=body, safe_to_repeat=True)
-        return self._run_of(response, f"rescheduling run {run_id}", run_id)
-
-    def pause(self, run_id: str) -> Flow[Run]:
-        """
-        Pause a run that is executing. Nothing but :meth:`resume` or a cancel ends the pause.
-
-        :param run_id: the run.
-        """
-        response = yield self._request("POST", run_path(run_id, "pause"), safe_to_repeat=True)
-        return self._run_of(response, f"pausing run {run_id}", run_id)
-
-    def resume(self, run_id: str) -> Flow[Run]:
-        """
-        Queue a paused run again.
-
-        :param run_id: the run.
-        """
-        response = yield self._request("POST", run_path(run_id, "resume"))
-        return self._run_of(response, f"resuming run {run_id}", run_id)
-
-    def restart(self, run_id: str, machine_preset: str | None = None) -> Flow[Run]:
-        """
-        Queue a run again that is executing or paused. It keeps its id.
-
-        :param run_id: the run.
-        :param machine_preset: the machine that it gets; today's servers ignore it.
-        """
-        given = (
-            {}
-            if machine_preset is None
-            else {"machine_preset": required_text("machine_preset", machine_preset)}
-        )
-        response = yield self._request("POST", run_path(run_id, "restart"), json=given)
-        return self._run_of(response, f"restarting run {run_id}", run_id)
 
     # Live
 
