@@ -39,7 +39,7 @@ export UV_PYTHON_DOWNLOADS := never
 PURE := */core/*,*/api.py,*/mage/answers.py,*/mage/lists.py,*/mage/lookups.py,*/mage/reasons.py,*/mage/retries.py,*/paradime/answers.py,*/paradime/artifacts.py,*/paradime/lists.py,*/paradime/lookups.py,*/paradime/operations.py,*/paradime/reasons.py,*/strait/answers.py,*/strait/controls.py,*/strait/details.py,*/strait/lists.py,*/strait/replays.py,*/strait/reasons.py,*/strait/streams.py
 
 .DEFAULT_GOAL := help
-.PHONY: help test coverage fuzz steady mutants check vendor mage compat matrix system browser crash bench demo dist all tables clean
+.PHONY: help test coverage fuzz steady mutants check vendor mage compat matrix system browser crash bench soak demo dist all tables clean
 # What is not for people.
 .PHONY: crash-cases crash-others environments
 
@@ -137,6 +137,10 @@ crash-others: $(AIRFLOW)/.installed
 bench: $(BENCH)/.installed
 	$(BENCH)/bin/python -m benchmarks $(BENCH_ARGUMENTS)
 
+## make soak     whether the memory of thousands of waits grows: ten minutes
+soak: $(BENCH)/.installed
+	$(BENCH)/bin/python -m benchmarks.soak
+
 ## make demo     the example DAGs on a real Airflow; UI=1 keeps its web interface up, MAGE=real adds a real Mage
 demo: $(AIRFLOW)/.installed $(if $(filter real,$(MAGE)),$(MAGE_AI)/.installed)
 	$(AIRFLOW)/bin/python -m tools.demo $(if $(UI),--ui) $(if $(filter real,$(MAGE)),--mage-python $(MAGE_AI)/bin/python)
@@ -149,7 +153,7 @@ dist: $(AIRFLOW)/.installed $(PUBLISH)/.installed
 	$(AIRFLOW)/bin/python -m pytest tests/published
 
 ## make all      all of the above that .ci/run does not run, or not in full: hours
-all: coverage steady crash matrix mutants bench
+all: coverage steady crash matrix mutants bench soak
 
 ## make tables   writes the status words in README.rst from the code
 tables: $(AIRFLOW)/.installed

@@ -67,6 +67,15 @@ SCENARIOS = {
         "runs of 8 to 24 s, 2 % of the requests go wrong, and from second 8 on an outage of 15 s",
         replace(EQUAL, faults=0.02, outage=(8, 15)),
     ),
+    "spread": Scenario(
+        "waits that begin over 5 s, on runs of 8 to 24 s that are all polled every 5 s",
+        replace(EQUAL, begin_over=5),
+    ),
+    "held": Scenario(
+        "the same, with the callbacks of this package timed",
+        replace(EQUAL, begin_over=5, times_callbacks=True),
+        counts=(1000,),
+    ),
     "long": Scenario(
         "runs of 40 to 120 s, looked at every 5 s, those of Chalk every 30 s",
         replace(EQUAL, shortest=40, longest=120),
@@ -131,7 +140,7 @@ def run(scenario: Scenario, count: int, kinds: Sequence[str]) -> str:
     return table(scenario.title, count, rows, lags)
 
 
-def table(title: str, count: int, rows: dict[str, dict[str, Any]], lags: dict[str, dict[str, float]]) -> str:
+def table(title: str, count: int, rows: dict[str, dict[str, Any]], lags: dict[str, dict[str, Any]]) -> str:
     """
     Return what was measured as a table in Markdown; each of ours also as a ratio to the best rival.
 
@@ -154,11 +163,18 @@ def table(title: str, count: int, rows: dict[str, dict[str, Any]], lags: dict[st
             ratio = f" ({number / least:.2f} x)" if number and least and kind not in RIVALS else ""
             cells.append("never" if number is None else f"{number:.2f}{ratio}")
         wrong = ", ".join(f"{number} {name}" for name, number in found["wrong"].items() if number) or "0"
-        lag = f"{1000 * lags[kind]['p99']:.1f}" if kind in lags else "?"
+        lag = _lag(lags[kind]) if kind in lags else "?"
         lines.append(_line([kind, *cells, wrong, lag]))
     if "idle" in lags:
-        lines.append(_line(["idle", *[""] * len(COLUMNS), "", f"{1000 * lags['idle']['p99']:.1f}"]))
+        lines.append(_line(["idle", *[""] * len(COLUMNS), "", _lag(lags["idle"])]))
     return "\n".join(lines)
+
+
+def _lag(found: dict[str, Any]) -> str:
+    """Say how late the loop was, and how long callbacks of this package held it, in milliseconds of CPU time."""
+    held = {name: f"{1000 * seconds:.1f}" for name, seconds in found.get("held", {}).items()}
+    callbacks = f" (callbacks: {held['p99']}, max {held['max']})" if held else ""
+    return f"{1000 * found['p99']:.1f}{callbacks}"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks.plan import planned_runs
+from benchmarks.plan import PlannedRun, planned_runs
 
 GRACE = 60.0
 """Seconds after the last run's end in which its end must be seen."""
@@ -40,6 +40,8 @@ class Measurement:
     :param interval: seconds between two looks; None: the provider's own.
     :param faults: share of the requests that go wrong.
     :param outage: when an outage begins, and how many seconds it lasts.
+    :param begin_over: seconds over which the waits begin, one after the other.
+    :param times_callbacks: whether the callbacks of this package are timed, which costs time itself.
     """
 
     kind: str
@@ -49,6 +51,8 @@ class Measurement:
     interval: float | None = None
     faults: float = 0.0
     outage: tuple[float, float] | None = None
+    begin_over: float = 0.0
+    times_callbacks: bool = False
 
 
 class ServiceProcess:
@@ -99,7 +103,8 @@ class ServiceProcess:
 
 
 @contextmanager
-def _certificate() -> Iterator[str]:
+def trusted_certificate() -> Iterator[str]:
+    """Make a certificate that this process and its children trust, and give its file."""
     with tempfile.TemporaryDirectory() as folder:
         key, made = f"{folder}/key.pem", f"{folder}/certificate.pem"
         command = [
@@ -108,6 +113,10 @@ def _certificate() -> Iterator[str]:
         ]
         subprocess.run(command, check=True, capture_output=True)
         Path(made).write_text(Path(made).read_text() + Path(key).read_text())
+        for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+            os.environ[name] = made
+        os.environ["NO_PROXY"] = "127.0.0.1"
+        os.environ["PYTHONPATH"] = str(ROOT)
         yield made
 
 
@@ -117,11 +126,7 @@ def measure(measurement: Measurement) -> dict[str, Any]:
 
     :param measurement: what.
     """
-    with _certificate() as certificate:
-        for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
-            os.environ[name] = certificate
-        os.environ["NO_PROXY"] = "127.0.0.1"
-        os.environ["PYTHONPATH"] = str(ROOT)
+    with trusted_certificate() as certificate:
         from benchmarks.kinds import KINDS
 
         kind = KINDS.get(measurement.kind)
@@ -141,13 +146,15 @@ def measure(measurement: Measurement) -> dict[str, Any]:
 
 def _measure(measurement: Measurement, service: ServiceProcess | None) -> dict[str, Any]:
     from benchmarks.kinds import KINDS
-    from benchmarks.meters import Idle, LoopLag, stamp_events
+    from benchmarks.meters import Idle, LoopLag, stamp_events, time_callbacks
     from tools.trigger_runner import Triggerer
 
     runs = planned_runs(measurement.count, measurement.shortest, measurement.longest)
     last = max(run.seconds for run in runs)
     kind = KINDS.get(measurement.kind)
     stamp_events()
+    if measurement.times_callbacks:
+        time_callbacks()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         triggerer = Triggerer.start(capacity=2 * measurement.count + 10)
@@ -161,17 +168,19 @@ def _measure(measurement: Measurement, service: ServiceProcess | None) -> dict[s
         if service is not None:
             began = service.ask("begin")["began"]
         lag = triggerer.add(LoopLag(last + 5))
-        waits = {
-            triggerer.add(
-                Idle(run.number, run.seconds) if kind is None else kind.trigger(run, measurement.interval)
-            ): run
-            for run in runs
-        }
+        waits: dict[int, PlannedRun] = {}
+        started = time.monotonic()
 
         def done() -> bool:
             nonlocal most
             most = max(most, process.memory_info().rss)
-            return len(triggerer.fired) >= len(waits) + 2
+            elapsed = time.monotonic() - started
+            while len(waits) < len(runs) and len(waits) * measurement.begin_over <= elapsed * len(runs):
+                run = runs[len(waits)]
+                left = max(0.0, run.seconds - elapsed)
+                wait = Idle(run.number, left) if kind is None else kind.trigger(run, measurement.interval)
+                waits[triggerer.add(wait)] = run
+            return len(triggerer.fired) >= len(runs) + 2
 
         triggerer.work_until(done, last + GRACE)
         cpu = process.cpu_times()
