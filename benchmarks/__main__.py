@@ -171,7 +171,7 @@ def table(title: str, count: int, rows: dict[str, dict[str, Any]], lags: dict[st
 
 
 def _lag(found: dict[str, Any]) -> str:
-    """Say how late the loop was, and how long callbacks of this package held it, in milliseconds of CPU time."""
+    """Say in milliseconds how late the loop was, and how long callbacks of this package held it."""
     held = {name: f"{1000 * seconds:.1f}" for name, seconds in found.get("held", {}).items()}
     callbacks = f" (callbacks: {held['p99']}, max {held['max']})" if held else ""
     return f"{1000 * found['p99']:.1f}{callbacks}"

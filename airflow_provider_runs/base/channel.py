@@ -103,10 +103,12 @@ class Channel:
 
         :raises RunsError: if it cannot be read, and never could.
         """
+        if (driver := self._current()) is not None:
+            return driver
         async with self._connecting:
+            if (driver := self._current()) is not None:
+                return driver  # somebody else was quicker
             now = clock.monotonic()
-            if self._driver is not None and not self._is_stale and now - self._read_at < REREAD_SECONDS:
-                return self._driver
             try:
                 if self._driver is None:
                     await asyncio.to_thread(load_libraries)
@@ -126,6 +128,11 @@ class Channel:
                 self._limiter = limiter_of(api)
                 self._refusal, self._refusals = None, 0
             return self._driver
+
+    def _current(self) -> AsyncDriver | None:
+        """Return the driver, if the connection need not be read again."""
+        is_old = self._is_stale or clock.monotonic() - self._read_at >= REREAD_SECONDS
+        return None if is_old else self._driver
 
     def _refused(self, error: Unauthorized) -> None:
         self._refusal, self._refusals = error, self._refusals + 1

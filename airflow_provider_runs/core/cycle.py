@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator
 from dataclasses import dataclass
+from math import inf
 from typing import Any, TypeVar
 
 from airflow_provider_runs import __version__
@@ -177,14 +178,15 @@ class RequestCycle:
         finally:
             flow.close()
 
-    def turns(self, turn: Turn, *, has_slot: bool = False) -> Turns:
+    def turns(self, turn: Turn, *, has_slot: bool = False, seconds: float = inf) -> Turns:
         """
         Return the turns of a call's requests.
 
         :param turn: when each may leave.
         :param has_slot: whether the connection's limiter has given the first one its slot already.
+        :param seconds: after the first request no further one leaves when so many are over.
         """
-        return Turns(self._limiter, turn, has_slot=has_slot)
+        return Turns(self._limiter, turn, has_slot=has_slot, seconds=seconds)
 
     def exchange(
         self, request: Request, retry: RetryPolicy, turns: Turns, *, is_stream: bool = False
@@ -222,6 +224,12 @@ class RequestCycle:
                     break
             if retry.stopped():
                 raise ConnectionFailed(f"{send.request} was stopped", sent=may_have_arrived)
+            if turns.are_over():
+                raise ConnectionFailed(
+                    f"{self.api.service} did not answer a whole poll at {self.api.settings.base_url} within "
+                    f"{turns.seconds:.0f} s",
+                    sent=True,
+                )
             outcome = yield send
             if isinstance(outcome, Response):
                 turns.answered(self.api, outcome)

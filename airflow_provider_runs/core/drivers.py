@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 DEFAULT_RETRY = RetryPolicy()
 POLL_SECONDS = 120.0
-"""Seconds that a poll may take beside the time of one request, however many requests it sends."""
+"""Seconds after which a poll sends no further request."""
 
 
 class Driver:
@@ -264,21 +264,8 @@ class AsyncDriver:
         :raises RunsError: whatever the flow raises; ConnectionFailed where there is no answer, or not all of
             it in time.
         """
-        turns = self._cycle.turns(Turn.POLL, has_slot=has_slot)
-        for pause in turns.begin():
-            await asyncio.sleep(pause)  # for which nobody blames the service
-        seconds = POLL_SECONDS + self.api.request_timeout
-        try:
-            async with asyncio.timeout(seconds) as limit:
-                return await self._perform(self._cycle.run(flow, NO_RETRY, turns))
-        except TimeoutError:
-            if not limit.expired():
-                raise
-        raise ConnectionFailed(
-            f"{self.api.service} did not answer a whole poll at {self.api.settings.base_url} within "
-            f"{seconds:.0f} s",
-            sent=True,
-        )
+        turns = self._cycle.turns(Turn.POLL, has_slot=has_slot, seconds=POLL_SECONDS)
+        return await self._perform(self._cycle.run(flow, NO_RETRY, turns))
 
     async def stream_events(
         self, request: Request, *, opened: Callable[[], None] = lambda: None

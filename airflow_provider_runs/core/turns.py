@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from enum import Enum
+from math import inf
 
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import RunApi
@@ -50,14 +51,19 @@ class Turns:
     :param limiter: the connection's.
     :param turn: when each request may leave.
     :param has_slot: whether the first one has its slot already.
+    :param seconds: after the first request no further one leaves when so many are over.
     """
 
-    __slots__ = ("_has_slot", "_limiter", "_turn")
+    __slots__ = ("_has_slot", "_limiter", "_turn", "_until", "seconds")
 
-    def __init__(self, limiter: RateLimiter, turn: Turn, *, has_slot: bool = False) -> None:
+    def __init__(
+        self, limiter: RateLimiter, turn: Turn, *, has_slot: bool = False, seconds: float = inf
+    ) -> None:
+        self.seconds = seconds
         self._limiter = limiter
         self._turn = turn
         self._has_slot = has_slot
+        self._until: float | None = None
 
     def pauses(self) -> Iterator[float]:
         """Yield the seconds to wait until the next request may leave, one wait after the other."""
@@ -79,10 +85,12 @@ class Turns:
                 if moment - now <= ROUNDING and limiter.is_held(now):
                     moment = limiter.reserve(now)
 
-    def begin(self) -> Iterator[float]:
-        """Yield the seconds to wait until the first request may leave. It has its slot then."""
-        yield from self.pauses()
-        self._has_slot = True
+    def are_over(self) -> bool:
+        """Tell whether no further request may leave; the time begins with the first one."""
+        now = clock.monotonic()
+        if self._until is None:
+            self._until = now + self.seconds
+        return now > self._until
 
     def answered(self, api: RunApi, response: Response) -> None:
         """
