@@ -62,6 +62,8 @@ def time_is_virtual(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(autouse=True)
 def no_earlier_requests() -> None:
     """Have no test wait for the requests of another, which the limiter of a connection remembers."""
+    from airflow_provider_runs.base import channel
     from airflow_provider_runs.core import turns
 
     turns._limiters.clear()
+    channel._refusals.clear()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import RunApi
+from airflow_provider_runs.core.connection import Settings
 from airflow_provider_runs.core.drivers import AsyncDriver, load_libraries
 from airflow_provider_runs.core.errors import Unauthorized
 from airflow_provider_runs.core.http import Flow
-from airflow_provider_runs.core.limiter import RateLimiter
+from airflow_provider_runs.core.limiter import ROUNDING, Place, RateLimiter
 from airflow_provider_runs.core.outage import OutageDetector
 from airflow_provider_runs.core.turns import limiter_of
 
@@ -46,14 +48,14 @@ class Channel:
         self.users = 0
         self._connect = connect
         self._driver: AsyncDriver | None = None
-        self._retired: list[AsyncDriver] = []
+        self._polls: Counter[AsyncDriver] = Counter()
+        """How many polls are under way by each driver."""
         self._connecting = asyncio.Lock()
         self._limiter: RateLimiter | None = None
         self._read_at = 0.0
         self._is_stale = False
-        self._refusal: Unauthorized | None = None
-        self._refusals = 0
-        self._refused_until = 0.0
+        self._place: Place | None = None
+        """In the queue of the limiter, while a poll waits for its slot."""
 
     @property
     def api(self) -> RunApi | None:
@@ -69,18 +71,24 @@ class Channel:
         :raises RunsError: whatever the poll raises; ConnectionFailed where it takes too long as a whole.
         """
         driver = await self.connected()
-        if self._refusal is not None and clock.monotonic() < self._refused_until:
+        refusals = _refusals_of(driver.api)
+        if refusals.hold():
             self._is_stale = True
-            # A new one: the frames of an error that was raised before would grow with each time.
-            raise Unauthorized(str(self._refusal), status=UNAUTHORIZED)
+            raise Unauthorized(refusals.message, status=UNAUTHORIZED)
+        self._polls[driver] += 1
         try:
             result = await driver.poll(flow_of(driver.api), has_slot=has_slot)
         except Unauthorized as error:
             self._is_stale = True
-            if error.status == UNAUTHORIZED and driver is self._driver:
-                self._refused(error)
+            if error.status == UNAUTHORIZED:
+                refusals.count(str(error))
             raise
-        self._refusal, self._refusals = None, 0
+        finally:
+            self._polls[driver] -= 1
+            if driver is not self._driver and not self._polls[driver]:
+                del self._polls[driver]
+                await driver.close()
+        refusals.times = 0
         return result
 
     def reread(self) -> None:
@@ -88,14 +96,35 @@ class Channel:
         self._is_stale = True
 
     def available_at(self) -> float:
-        """Return the monotonic moment from which a poll may leave, as far as is known now."""
+        """Return the monotonic moment at which a poll is to come for its slot, as far as is known now."""
         now = clock.monotonic()
-        free_at = now if self._limiter is None else self._limiter.available_at(now)
-        return max(free_at, self.detector.backoff_until)
+        if self._limiter is None or self._backs_off(now):
+            return max(now, self.detector.backoff_until)
+        self._place = self._place or self._limiter.join()
+        return self._limiter.available_at(now, self._place)
 
     def acquire(self) -> bool | None:
         """Take a slot for a poll, and tell whether one was free; None: the connection is not known yet."""
-        return None if self._limiter is None else self._limiter.acquire(clock.monotonic())
+        now = clock.monotonic()
+        if self._backs_off(now):
+            self.give_up_place()
+            return False
+        if self._limiter is None:
+            return None
+        self._place = self._place or self._limiter.join()
+        is_free = self._limiter.acquire(now, self._place)
+        if is_free:
+            self._place = None
+        return is_free
+
+    def _backs_off(self, now: float) -> bool:
+        return now < self.detector.backoff_until - ROUNDING
+
+    def give_up_place(self) -> None:
+        """Have no poll wait for a slot any more."""
+        if self._limiter is not None and self._place is not None:
+            self._limiter.leave(self._place)
+        self._place = None
 
     async def connected(self) -> AsyncDriver:
         """
@@ -121,12 +150,14 @@ class Channel:
                 self._read_at, self._is_stale = now - REREAD_SECONDS + REREAD_AGAIN_SECONDS, False
                 return self._driver
             self._read_at, self._is_stale = now, False
-            if self._driver is None or self._driver.api.settings != api.settings:
-                if self._driver is not None:
-                    self._retired.append(self._driver)
+            replaced = self._driver
+            if replaced is None or replaced.api.settings != api.settings:
+                self.give_up_place()
                 self._driver = AsyncDriver(api)
                 self._limiter = limiter_of(api)
-                self._refusal, self._refusals = None, 0
+                if replaced is not None and not self._polls[replaced]:
+                    await replaced.close()
+            assert self._driver is not None
             return self._driver
 
     def _current(self) -> AsyncDriver | None:
@@ -134,17 +165,47 @@ class Channel:
         is_old = self._is_stale or clock.monotonic() - self._read_at >= REREAD_SECONDS
         return None if is_old else self._driver
 
-    def _refused(self, error: Unauthorized) -> None:
-        self._refusal, self._refusals = error, self._refusals + 1
-        pause = SECOND_ATTEMPT_AFTER if self._refusals == 1 else MORE_ATTEMPTS_AFTER
-        self._refused_until = clock.monotonic() + pause
-
     async def close(self) -> None:
         """Close the client sessions."""
-        drivers = (*self._retired, *([self._driver] if self._driver else []))
-        self._driver, self._retired = None, []
+        self.give_up_place()
+        drivers = {*self._polls, *([self._driver] if self._driver else [])}
+        self._driver = None
+        self._polls.clear()
         for driver in drivers:
             await driver.close()
+
+
+class _Refusals:
+    """How often a service has refused the credentials of a connection in a row, in this process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.times = 0
+        self.message = ""
+        self._until = 0.0
+
+    def hold(self) -> bool:
+        """Tell whether the service is not to be asked just now."""
+        return self.times > 0 and clock.monotonic() < self._until
+
+    def count(self, message: str) -> None:
+        """Count a refusal; those of requests that were under way together count once."""
+        if not self.hold():
+            self.times, self.message = self.times + 1, message
+            pause = SECOND_ATTEMPT_AFTER if self.times == 1 else MORE_ATTEMPTS_AFTER
+            self._until = clock.monotonic() + pause
+
+
+_refusals: dict[tuple[str, str, str], _Refusals] = {}
+
+
+def _refusals_of(api: RunApi) -> _Refusals:
+    """Return those of a connection, whatever the scope and event loop; a changed one has none."""
+    key = (api.service, api.settings.conn_id, api.settings.base_url)
+    found = _refusals.get(key)
+    if found is None or found.settings != api.settings:
+        found = _refusals[key] = _Refusals(api.settings)
+    return found
 
 
 _channels: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, Channel]] = WeakKeyDictionary()

@@ -15,12 +15,17 @@ from airflow_provider_runs.base.channel import Channel, leave_channel, open_chan
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanListActive, RunApi
 from airflow_provider_runs.core.ends import Look, is_gone, look_at_lists
-from airflow_provider_runs.core.errors import BadInput, ConnectionFailed, ConnectionUnreadable, RunsError
+from airflow_provider_runs.core.errors import (
+    ApiError,
+    BadInput,
+    ConnectionFailed,
+    ConnectionUnreadable,
+    RunsError,
+)
 from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.many import get_runs
 from airflow_provider_runs.core.retry import backoff_seconds
 from airflow_provider_runs.core.run import Run
-from airflow_provider_runs.core.turns import TOO_MANY_REQUESTS
 
 if TYPE_CHECKING:
     from airflow_provider_runs.base.events import RunEventTrigger
@@ -296,7 +301,7 @@ def _look(api: RunApi, filters: Mapping[str, Any], mark: float | None) -> Flow[L
 
 
 def _is_limit(error: object) -> bool:
-    return getattr(error, "status", None) == TOO_MANY_REQUESTS
+    return isinstance(error, ApiError) and error.is_limit
 
 
 def _is_of_connection(error: Exception) -> bool:

@@ -171,7 +171,7 @@ class RunHook(BaseHook):
         :raises CannotCancel: if the service has no such call.
         :raises RunsError: if the service refuses or cannot be asked.
         """
-        self.drive(lambda api: _cancelling(api).cancel(run_id), turn=Turn.URGENT)
+        self._cancel(run_id, Turn.CALL)
 
     async def acancel_run(self, run_id: str) -> None:
         """
@@ -179,11 +179,17 @@ class RunHook(BaseHook):
 
         :param run_id: the service's id.
         """
-        await self.adrive(lambda api: _cancelling(api).cancel(run_id), turn=Turn.URGENT)
+        await self._acancel(run_id, Turn.CALL)
+
+    def _cancel(self, run_id: str, turn: Turn) -> None:
+        self.drive(lambda api: _cancelling(api).cancel(run_id), turn=turn)
+
+    async def _acancel(self, run_id: str, turn: Turn) -> None:
+        await self.adrive(lambda api: _cancelling(api).cancel(run_id), turn=turn)
 
     def cancel_and_confirm(self, run_id: str, seconds: float) -> Run:
         """
-        Cancel a run and read back until it has ended.
+        Cancel a run and read back until it has ended, in a hurry: it waits for no other request.
 
         :param run_id: the service's id.
         :param seconds: how long to read back.
@@ -192,8 +198,8 @@ class RunHook(BaseHook):
         :raises RunsError: if the service refuses or cannot be asked.
         """
         until = clock.monotonic() + seconds
-        self.cancel_run(run_id)
-        return self.wait_until_ended(run_id, until)
+        self._cancel(run_id, Turn.URGENT)
+        return self._read_back(run_id, until, Turn.URGENT)
 
     def wait_until_ended(self, run_id: str, until: float) -> Run:
         """
@@ -207,12 +213,15 @@ class RunHook(BaseHook):
         :raises RunsError: if the service cannot be asked.
         """
 
+        return self._read_back(run_id, until, Turn.CALL)
+
+    def _read_back(self, run_id: str, until: float, turn: Turn) -> Run:
         def poll() -> Run:
-            return self.drive(lambda api: api.get(run_id), turn=Turn.URGENT)
+            return self.drive(lambda api: api.get(run_id), turn=turn)
 
         while not (run := poll()).state.is_terminal and clock.monotonic() < until:
             if self._may_lose_cancels:
-                self.cancel_run(run_id)
+                self._cancel(run_id, turn)
             clock.sleep(CONFIRM_INTERVAL)
         return run
 
@@ -232,10 +241,10 @@ class RunHook(BaseHook):
         async def poll() -> Run:
             return await self.adrive(lambda api: api.get(run_id), turn=Turn.URGENT)
 
-        await self.acancel_run(run_id)
+        await self._acancel(run_id, Turn.URGENT)
         while not (run := await poll()).state.is_terminal and clock.monotonic() < until:
             if self._may_lose_cancels:
-                await self.acancel_run(run_id)
+                await self._acancel(run_id, Turn.URGENT)
             await asyncio.sleep(CONFIRM_INTERVAL)
         return run
 

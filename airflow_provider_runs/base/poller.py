@@ -25,7 +25,7 @@ from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanGetMany, CanListRuns, RunApi
 from airflow_provider_runs.core.errors import BadInput, ConnectionFailed, RunsError, is_permanent
 from airflow_provider_runs.core.http import Flow
-from airflow_provider_runs.core.outage import BACKOFF_BASE, BACKOFF_CAP
+from airflow_provider_runs.core.outage import BACKOFF_BASE, BACKOFF_CAP, OutageDetector
 from airflow_provider_runs.core.outcome import Outcome
 from airflow_provider_runs.core.poll_queue import PollQueue
 from airflow_provider_runs.core.progress import Note, Progress, Trouble, Watch
@@ -66,6 +66,8 @@ class RunPoller:
         self.fault: Exception | None = None
         """The fault of this package that ended it."""
         self._channel = channel
+        # What was known of an outage may be long over.
+        channel.detector = OutageDetector()
         self._epoch = clock.time() - clock.monotonic()
         self._subscriptions = Subscriptions(self._wake_for)
         self._queue: PollQueue[PolledRun] = PollQueue(PolledRun.interval)
@@ -121,6 +123,7 @@ class RunPoller:
         tasks = (self._task, *self._polls)
         for task in tasks:
             task.cancel()
+        self._channel.give_up_place()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _now(self) -> float:
@@ -163,7 +166,7 @@ class RunPoller:
             self._subscriptions.expire(now)
             api = self._channel.api
             self._queue.collect_due(now, api.draw_share if isinstance(api, CanGetMany) else None)
-            self._start_polls(now)
+            self._start_polls()
             self._sleeps_until = self._next_moment()
             timer = None
             if self._sleeps_until < math.inf:
@@ -178,12 +181,13 @@ class RunPoller:
         if self._queue.has_ready:
             self._wake.set()
         error = None if task.cancelled() else task.exception()
-        if self._is_stopped or (error is None and task is not self._task):
+        if self._is_stopped or (error is None and task is not self._task and not task.cancelled()):
             return
         self.fault = error if isinstance(error, Exception) else RuntimeError(f"{task.get_coro()} has ended")
         self._is_stopped = True
         for other in (self._task, *self._polls):
             other.cancel()
+        self._channel.give_up_place()
         self._subscriptions.fail(self.fault)
 
     def _wake_for(self, moment: float) -> None:
@@ -197,16 +201,12 @@ class RunPoller:
             moments.append(self._channel.available_at() + self._epoch)
         return min(moments)
 
-    def _start_polls(self, now: float) -> None:
+    def _start_polls(self) -> None:
         api = self._channel.api
         size = api.batch_size if isinstance(api, CanGetMany) and not self._channel.detector.outage else None
         while self._queue.has_ready and len(self._polls) < self._concurrency():
-            # Another scope or loop of the connection may be quicker.
-            if (
-                self._channel.available_at() + self._epoch > now
-                or (has_slot := self._channel.acquire()) is False
-            ):
-                return
+            if (has_slot := self._channel.acquire()) is False:
+                return  # whose turn it is not yet
             if not (batch := self._queue.next_batch(size)):
                 return
             poll = asyncio.get_running_loop().create_task(
@@ -214,6 +214,7 @@ class RunPoller:
             )
             self._polls.add(poll)
             poll.add_done_callback(self._ended)
+        self._channel.give_up_place()
 
     def _concurrency(self) -> int:
         """Return how many polls may be under way: one until the connection is known to work."""
@@ -264,6 +265,8 @@ class RunPoller:
         self._schedule(run, max(began + interval, now + interval / 2))
 
     def _missed(self, run: PolledRun, error: RunsError, now: float) -> None:
+        if Trouble.of(error) is Trouble.REFUSED:
+            self._channel.reread()
         for each in tuple(run.subscriptions):
             self._subscriptions.deliver(each, each.progress.missed(error, now))
         failures = max((each.progress.failures for each in run.subscriptions), default=1)
@@ -380,11 +383,13 @@ async def shared_poller(key: Hashable, connect: Connect) -> AsyncIterator[RunPol
         yield poller
     finally:
         poller.users -= 1
-        if poller.users == 0:
-            if pollers.get(key) is poller:
-                del pollers[key]
-            await poller.stop()
-        await leave_channel(key, channel)
+        try:
+            if poller.users == 0:
+                if pollers.get(key) is poller:
+                    del pollers[key]
+                await poller.stop()
+        finally:
+            await leave_channel(key, channel)
 
 
 async def wait_for_run(key: Hashable, connect: Connect, watch: Watch, service: str, tell: Tell) -> Outcome:

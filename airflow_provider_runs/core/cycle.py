@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from math import inf
 from typing import Any, TypeVar
@@ -173,7 +174,7 @@ class RequestCycle:
         except ApiError as error:
             if response is not None:
                 error.retry_after = retry_after(response)
-            turns.failed(self.api, error, response)
+            error.is_limit = turns.failed(self.api, error, response)
             raise
         finally:
             flow.close()
@@ -218,10 +219,11 @@ class RequestCycle:
         may_have_arrived, attempt = False, 0
         while True:
             attempt += 1
-            for pause in turns.pauses():
-                yield from _pause(pause, retry)
-                if retry.stopped():
-                    break
+            with closing(turns.pauses()) as pauses:
+                for pause in pauses:
+                    yield from _pause(pause, retry)
+                    if retry.stopped():
+                        break
             if retry.stopped():
                 raise ConnectionFailed(f"{send.request} was stopped", sent=may_have_arrived)
             if turns.are_over():
@@ -269,7 +271,8 @@ class RequestCycle:
 def _pause(seconds: float, retry: RetryPolicy) -> Steps[None]:
     """Wait until the time is over or the call is stopped."""
     until = clock.monotonic() + seconds
-    while (left := until - clock.monotonic()) > ROUNDING and not retry.stopped():
+    # Less than what the limiter overlooks: or it would have the call wait again for what is no wait here.
+    while (left := until - clock.monotonic()) > ROUNDING / 2 and not retry.stopped():
         yield Pause(min(left, STOP_CHECK_SECONDS))
 
 

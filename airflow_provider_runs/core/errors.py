@@ -63,6 +63,8 @@ class ApiError(RunsError):
         if permanent is None:
             permanent = 400 <= status < 500 and status not in {408, 425, 429}
         self.permanent = permanent
+        self.is_limit = False
+        """Whether the service refused only because there were too many requests."""
 
 
 class Unauthorized(ApiError):

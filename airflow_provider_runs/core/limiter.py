@@ -17,8 +17,23 @@ MIN_SHARE = 1 / 16
 GROWTH = 0.1
 """Share of the cap by which the rate grows in a minute without a refusal."""
 
+MAX_DEBT = 5.0
+"""Seconds for which others wait at most for what left without waiting."""
+ABSENCE = 5.0
+"""Seconds after its turn by which a poll that does not come loses its place to those behind it."""
+
 ROUNDING = 1e-6
 """Seconds by which moments may differ that are the same."""
+
+
+class Place:
+    """A place in the queue of the polls that wait for a slot."""
+
+    __slots__ = ("due",)
+
+    def __init__(self) -> None:
+        self.due = float("inf")
+        """When it is to come again."""
 
 
 class RateLimiter:
@@ -41,6 +56,7 @@ class RateLimiter:
         self._grows_since = float("-inf")
         self._held_until = float("-inf")
         self._next = float("-inf")
+        self._queue: list[Place] = []
 
     def set_cap(self, per_minute: float) -> None:
         """
@@ -67,25 +83,63 @@ class RateLimiter:
         """
         return max(1, min(BURST, int(BURST_SHARE * self.rate(now))))
 
-    def available_at(self, now: float) -> float:
-        """
-        Return the moment from which a poll may leave.
+    def join(self) -> Place:
+        """Return a new last place in the queue of the polls, to be given up by :meth:`leave`."""
+        place = Place()
+        with self._lock:
+            self._queue.append(place)
+        return place
 
-        :param now: the current moment.
+    def leave(self, place: Place) -> None:
         """
-        return max(now, self._next)
+        Give up a place, if it was not used.
 
-    def acquire(self, now: float) -> bool:
-        """
-        Take a slot for a poll, and tell whether one was free.
-
-        :param now: the current moment.
+        :param place: the place.
         """
         with self._lock:
+            if place in self._queue:
+                self._queue.remove(place)
+
+    def available_at(self, now: float, place: Place | None = None) -> float:
+        """
+        Return the moment at which a poll is to come for its slot.
+
+        :param now: the current moment.
+        :param place: its place in the queue; None: it does not queue.
+        """
+        with self._lock:
+            if place is None:
+                return max(now, self._next)
+            ahead = self._place_of(place)
+            place.due = max(now, self._next) + ahead * 60 / self.rate(now)
+            return place.due
+
+    def acquire(self, now: float, place: Place | None = None) -> bool:
+        """
+        Take a slot for a poll, and tell whether one was free and it was its turn. Its place is used up then.
+
+        :param now: the current moment.
+        :param place: its place in the queue; None: it does not queue, and goes behind all who do.
+        """
+        with self._lock:
+            if place is not None:
+                self._place_of(place)
             if now < self._next - ROUNDING:
                 return False
+            # Whoever does not come for its slot, as its event loop stands still, must not hold the others.
+            while self._queue and self._queue[0] is not place and now > self._queue[0].due + ABSENCE:
+                self._queue.pop(0)
+            if self._queue and self._queue[0] is not place:
+                return False
+            del self._queue[:1]
             self._take(now)
             return True
+
+    def _place_of(self, place: Place) -> int:
+        """Return how many are ahead; whoever has lost its place gets the last one."""
+        if place not in self._queue:
+            self._queue.append(place)
+        return self._queue.index(place)
 
     def reserve(self, now: float) -> float:
         """
@@ -100,12 +154,13 @@ class RateLimiter:
 
     def count(self, now: float) -> None:
         """
-        Count a request that leaves without waiting; others wait the longer.
+        Count a request that leaves without waiting; others wait the longer, up to a bound.
 
         :param now: the current moment.
         """
         with self._lock:
             self._take(now)
+            self._next = min(self._next, max(now, self._held_until) + MAX_DEBT)
 
     def is_held(self, now: float) -> bool:
         """

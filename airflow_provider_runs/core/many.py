@@ -26,7 +26,8 @@ def get_runs(api: RunApi, run_ids: Sequence[str]) -> Flow[dict[str, Run | RunsEr
     detector = OutageDetector()
     found: dict[str, Run | RunsError] = {}
 
-    def failed(failing: Collection[str], error: RunsError) -> None:
+    def failed(failing: Collection[str], failure: Exception) -> None:
+        error = _as_error(api, failure)
         # Whoever gets it must not keep an event loop by its traceback.
         found.update(dict.fromkeys(failing, error.with_traceback(None)))
         if not isinstance(error, (BadInput, NotFound)):  # else about this run only
@@ -39,13 +40,14 @@ def get_runs(api: RunApi, run_ids: Sequence[str]) -> Flow[dict[str, Run | RunsEr
                 break
             try:
                 answers = yield from api.get_many(batch)
-            except RunsError as error:
+            except Exception as error:
                 # One bad id may spoil a batch for all: poll singly.
-                if not is_permanent(error):
+                if not (isinstance(error, RunsError) and is_permanent(error)):
                     failed(batch, error)
             else:
                 detector.answered(0.0)
-                found.update({run_id: _as_known(api, answer) for run_id, answer in answers.items()})
+                for run_id, answer in answers.items():
+                    found[run_id] = answer if isinstance(answer, Run) else _as_error(api, answer)
     for run_id in run_ids:
         if run_id in found:
             continue
@@ -54,15 +56,15 @@ def get_runs(api: RunApi, run_ids: Sequence[str]) -> Flow[dict[str, Run | RunsEr
             continue
         try:
             found[run_id] = yield from api.get(run_id)
-        except RunsError as error:
+        except Exception as error:
             failed([run_id], error)
         else:
             detector.answered(0.0)
     return {run_id: found[run_id] for run_id in run_ids}
 
 
-def _as_known(api: RunApi, answer: Run | Exception) -> Run | RunsError:
-    if isinstance(answer, (Run, RunsError)):
-        return answer
-    text = api.redact(f"{type(answer).__name__}: {answer}")
+def _as_error(api: RunApi, failure: Exception) -> RunsError:
+    if isinstance(failure, RunsError):
+        return failure
+    text = api.redact(f"{type(failure).__name__}: {failure}")
     return ConnectionFailed(f"unexpected error: {text}", sent=True)

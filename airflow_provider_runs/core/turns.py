@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Generator
 from enum import Enum
 from math import inf
 
@@ -15,6 +15,8 @@ from airflow_provider_runs.core.limiter import ROUNDING, RateLimiter
 from airflow_provider_runs.core.retry import retry_after
 
 TOO_MANY_REQUESTS = 429
+MIN_REQUESTS = 30
+"""Requests that a call may send at the present rate, however little time it has."""
 
 _limiters: dict[tuple[str, str, str], RateLimiter] = {}
 
@@ -54,7 +56,7 @@ class Turns:
     :param seconds: after the first request no further one leaves when so many are over.
     """
 
-    __slots__ = ("_has_slot", "_limiter", "_turn", "_until", "seconds")
+    __slots__ = ("_began", "_has_slot", "_held", "_limiter", "_turn", "seconds")
 
     def __init__(
         self, limiter: RateLimiter, turn: Turn, *, has_slot: bool = False, seconds: float = inf
@@ -63,9 +65,10 @@ class Turns:
         self._limiter = limiter
         self._turn = turn
         self._has_slot = has_slot
-        self._until: float | None = None
+        self._began: float | None = None
+        self._held = 0.0
 
-    def pauses(self) -> Iterator[float]:
+    def pauses(self) -> Generator[float, None, None]:
         """Yield the seconds to wait until the next request may leave, one wait after the other."""
         if self._has_slot:
             self._has_slot = False
@@ -74,9 +77,7 @@ class Turns:
         if self._turn is Turn.URGENT:
             limiter.count(now)
         elif self._turn is Turn.POLL:
-            while not limiter.acquire(now):
-                yield limiter.available_at(now) - now
-                now = clock.monotonic()
+            yield from self._pauses_of_poll(now)
         else:
             moment = limiter.reserve(now)
             while moment - now > ROUNDING:
@@ -85,12 +86,29 @@ class Turns:
                 if moment - now <= ROUNDING and limiter.is_held(now):
                     moment = limiter.reserve(now)
 
+    def _pauses_of_poll(self, now: float) -> Generator[float, None, None]:
+        limiter, held_since = self._limiter, now if self._limiter.is_held(now) else None
+        place = limiter.join()
+        try:
+            while not limiter.acquire(now, place):
+                yield max(limiter.available_at(now, place) - now, ROUNDING)
+                now = clock.monotonic()
+        finally:
+            limiter.leave(place)
+        if held_since is not None:
+            self._held += now - held_since
+
     def are_over(self) -> bool:
-        """Tell whether no further request may leave; the time begins with the first one."""
+        """
+        Tell whether no further request may leave.
+
+        The time begins with the first one. While the service has all wait, it stands still.
+        """
         now = clock.monotonic()
-        if self._until is None:
-            self._until = now + self.seconds
-        return now > self._until
+        if self._began is None:
+            self._began, self._held = now, 0.0
+        seconds = max(self.seconds, MIN_REQUESTS * 60 / self._limiter.rate(now))
+        return now - self._began - self._held > seconds
 
     def answered(self, api: RunApi, response: Response) -> None:
         """
@@ -102,16 +120,20 @@ class Turns:
         if response.status == TOO_MANY_REQUESTS and not api.is_broken(response):
             self._refused(retry_after(response))
 
-    def failed(self, api: RunApi, error: ApiError, response: Response | None) -> None:
+    def failed(self, api: RunApi, error: ApiError, response: Response | None) -> bool:
         """
-        Take note of an error: the service may have refused in its answer's body, with a status of success.
+        Take note of an error, and tell whether it means that there were too many requests.
+
+        The service may have refused so in its answer's body, with a status of success.
 
         :param api: the service's description.
         :param error: what the call ended with.
         :param response: the answer that it ended with, if there was one.
         """
-        if error.status == TOO_MANY_REQUESTS and not (response and api.is_broken(response)):
-            self._refused(error.retry_after)
+        if error.status != TOO_MANY_REQUESTS or (response and api.is_broken(response)):
+            return False
+        self._refused(error.retry_after)
+        return True
 
     def _refused(self, seconds: float | None) -> None:
         self._limiter.refused(clock.monotonic(), seconds, random.random())

@@ -458,13 +458,13 @@ def test_a_run_that_the_task_has_cancelled_is_not_left_when_its_process_has_to_g
 ) -> None:
     operator = task(timeout=0.2, cancel_on_timeout=True, deferrable=False)
     states("running")
-    cancel = operator.hook.cancel_run
+    cancel = operator.hook._cancel
 
-    def killed(run_id: str) -> None:
-        cancel(run_id)
+    def killed(run_id: str, turn: Any) -> None:
+        cancel(run_id, turn)
         operator.on_kill()
 
-    mocker.patch.object(operator.hook, "cancel_run", killed)
+    mocker.patch.object(operator.hook, "_cancel", killed)
     with pytest.raises(Interrupted):
         operator.execute(context)
     service.status_of_new = "done"
@@ -682,13 +682,13 @@ def test_an_alarm_while_the_task_is_cancelling_does_not_keep_it_from_that(
     operator = task(
         timeout=0.2, cancel_on_timeout=True, execution_timeout=timedelta(seconds=0.6), deferrable=False
     )
-    cancel = operator.hook.cancel_run
+    cancel = operator.hook._cancel
 
-    def slow(run_id: str) -> None:
+    def slow(run_id: str, turn: Any) -> None:
         clock.sleep(1)
-        cancel(run_id)
+        cancel(run_id, turn)
 
-    mocker.patch.object(operator.hook, "cancel_run", slow)
+    mocker.patch.object(operator.hook, "_cancel", slow)
     with pytest.raises(AirflowTaskTimeout):
         run_here(operator, context)
     assert service.runs["r1"] == "stopped"
@@ -770,7 +770,7 @@ def test_on_kill_outside_of_execute_does_nothing(service: Service) -> None:
 def test_a_cancellation_is_read_back(service: Service, mocker: Any, told: Callable[[], str]) -> None:
     service.runs["r1"] = "going"
     operator = task()
-    mocker.patch.object(operator.hook, "cancel_run")
+    mocker.patch.object(operator.hook, "_cancel")
     late = Outcome(Verdict.TIMEOUT, "r1", "going", "late", Limit.EXECUTION_TIMEOUT).event()
     with pytest.raises(AirflowTaskTimeout):
         operator.execute_complete({}, late)

@@ -27,6 +27,7 @@ from airflow_provider_runs.core.errors import (
 )
 from airflow_provider_runs.core.http import Flow, Request, Response
 from airflow_provider_runs.core.outcome import Limit, Outcome, Verdict
+from airflow_provider_runs.core.poll_queue import PollQueue
 from airflow_provider_runs.core.progress import Note, Watch
 from airflow_provider_runs.core.run import Run
 from tests.base import fakes
@@ -471,6 +472,28 @@ async def test_a_key_that_is_refused_is_tried_seldom(service: Service, connectio
     assert {each.verdict for each in await asyncio.gather(*waiting)} == {Verdict.SUCCEEDED}
 
 
+@pytest.mark.real_time
+async def test_a_poller_sleeps_from_one_poll_to_the_next(
+    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns, collect_due = [], PollQueue.collect_due
+
+    def counted(queue: PollQueue[Any], now: float, share: float | None) -> None:
+        turns.append(now)
+        collect_due(queue, now, share)
+
+    monkeypatch.setattr(PollQueue, "collect_due", counted)
+    service.runs |= {f"r{n}": "going" for n in range(20)}
+    pace = {"poll_interval": 0.05, "min_poll_interval": 0.05}
+    waiting = [asyncio.create_task(wait(connections, a_watch(run_id, **pace))) for run_id in service.runs]
+    await until(lambda: len(service.called("get")) >= 200)
+    asked = len(service.called("get"))
+    service.runs = dict.fromkeys(service.runs, "done")
+    await asyncio.gather(*waiting)
+    # A turn for each poll that becomes due, and for each that ends while others are ready.
+    assert len(turns) <= 4 * asked + 100
+
+
 async def test_a_wait_ends_as_unreachable_after_its_own_time(
     service: Service, connections: Connections
 ) -> None:
@@ -804,7 +827,7 @@ async def test_a_fault_of_the_poller_ends_every_wait_with_it_and_the_next_wait_h
     waiting = [asyncio.create_task(wait(connections, a_watch(name))) for name in ("r1", "r2")]
     await until(lambda: len(service.called("get")) >= 2)
     with monkeypatch.context() as patch:
-        patch.setattr(RunPoller, "_start_polls", lambda self, now: 1 / 0)
+        patch.setattr(RunPoller, "_start_polls", lambda self: 1 / 0)
         ended = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(error) for error in ended] == [ZeroDivisionError] * 2
     service.runs["r1"] = "done"

@@ -174,13 +174,13 @@ async def test_a_slow_cancellation_survives_that_airflow_cancels_the_trigger_aga
     service.runs["r1"] = "going"
     made = a_trigger()
     made.task_instance.state = "failed"  # type: ignore[union-attr]
-    cancel = FakeHook.acancel_run
+    cancel = FakeHook._acancel
 
-    async def slow(self: FakeHook, run_id: str) -> None:
+    async def slow(self: FakeHook, run_id: str, turn: Any) -> None:
         await asyncio.sleep(0.3)
-        await cancel(self, run_id)
+        await cancel(self, run_id, turn)
 
-    mocker.patch.object(FakeHook, "acancel_run", slow)
+    mocker.patch.object(FakeHook, "_acancel", slow)
     killing = asyncio.create_task(made.on_kill())
     for _ in range(5):
         await asyncio.sleep(0.03)
@@ -194,11 +194,11 @@ async def test_a_cancellation_that_is_not_seen_to_work_is_said(service: Service,
     service.runs["r1"] = "going"
     made = a_trigger()
     made.task_instance.state = "failed"  # type: ignore[union-attr]
-    mocker.patch("tests.base.fakes.FakeHook.acancel_run")
+    mocker.patch("tests.base.fakes.FakeHook._acancel")
     log = mocker.patch.object(module.RunTrigger, "log")
     await made.on_kill()
     assert log.warning.call_args.args[1:] == ("r1", "no end seen in time")
-    mocker.patch("tests.base.fakes.FakeHook.acancel_run", side_effect=CannotCancel("refused"))
+    mocker.patch("tests.base.fakes.FakeHook._acancel", side_effect=CannotCancel("refused"))
     await made.on_kill()
     assert log.warning.call_args.args[1:] == ("r1", "refused")
 

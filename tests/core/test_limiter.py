@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_runs.core.limiter import GROWTH, MIN_HOLD, MIN_SHARE, RateLimiter
+from airflow_provider_runs.core.limiter import ABSENCE, GROWTH, MAX_DEBT, MIN_HOLD, MIN_SHARE, RateLimiter
 
 LIMIT = 100
 MINUTE = 60.0
@@ -87,9 +87,53 @@ def test_a_start_gets_the_next_slot_and_polls_wait_for_the_one_after() -> None:
 def test_a_request_that_waits_for_nothing_delays_the_others() -> None:
     limiter = RateLimiter(60)
     now = polls(limiter, 100)[-1]
-    for _ in range(5):
+    for _ in range(3):
         limiter.count(now)
-    assert limiter.available_at(now) == now + 6
+    assert limiter.available_at(now) == now + 4
+
+
+def test_many_requests_that_wait_for_nothing_delay_the_others_for_some_seconds_only() -> None:
+    limiter = RateLimiter(60)
+    now = polls(limiter, 100)[-1]
+    for _ in range(500):
+        limiter.count(now)
+    assert limiter.available_at(now) == now + MAX_DEBT
+
+
+def test_polls_get_their_slots_in_the_order_in_which_they_came() -> None:
+    limiter = RateLimiter(60)
+    now = polls(limiter, 100)[-1]
+    first, second = limiter.join(), limiter.join()
+    assert [limiter.available_at(now, place) for place in (first, second)] == [now + 1, now + 2]
+    # Neither who comes a moment earlier nor who does not queue goes ahead.
+    assert not limiter.acquire(now + 1, second)
+    assert not limiter.acquire(now + 1)
+    assert limiter.acquire(now + 1, first)
+    assert limiter.acquire(now + 2, second)
+    assert limiter.acquire(now + 3)
+
+
+def test_a_place_that_is_given_up_holds_nobody() -> None:
+    limiter = RateLimiter(60)
+    now = polls(limiter, 100)[-1]
+    first, second = limiter.join(), limiter.join()
+    limiter.leave(first)
+    limiter.leave(first)
+    assert limiter.acquire(now + 1, second)
+
+
+def test_who_does_not_come_for_its_slot_loses_its_place() -> None:
+    limiter = RateLimiter(60)
+    now = polls(limiter, 100)[-1]
+    absent, other = limiter.join(), limiter.join()
+    limiter.available_at(now, absent)
+    assert not limiter.acquire(now + 1 + ABSENCE, other)
+    assert limiter.acquire(now + 1.1 + ABSENCE, other)
+    # It may come again, behind those who wait by then.
+    waiting = limiter.join()
+    assert not limiter.acquire(now + 20, absent)
+    assert limiter.acquire(now + 20, waiting)
+    assert limiter.acquire(now + 21, absent)
 
 
 def test_a_new_cap_counts_at_once() -> None:
