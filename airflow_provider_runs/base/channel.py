@@ -156,6 +156,7 @@ class Channel:
                 self._driver = AsyncDriver(api)
                 self._limiter = limiter_of(api)
                 if replaced is not None and not self._polls[replaced]:
+                    del self._polls[replaced]
                     await replaced.close()
             assert self._driver is not None
             return self._driver

@@ -237,8 +237,8 @@ class ParadimeAnswers(RunApi):
         status, said = response.status, f"{problem.code} {problem.message}"
         if status in (401, 403) or _AUTH.search(said):
             hint = f"check the credentials of connection {self.settings.conn_id!r} and what they may do"
-            # One that names a field, but has no such code, is about what was asked for, as another's run.
-            refused = 403 if problem.path and not _AUTH.search(f"{problem.code}") else 401
+            # One that names a field is about what was asked for, as a run of another workspace.
+            refused = 403 if problem.path and "unauth" not in f"{problem.code}".lower() else 401
             return Unauthorized(f"{message}; {hint}", status=status if status in (401, 403) else refused)
         if _BUSY.search(said):
             return AlreadyRunning(message)

@@ -93,3 +93,10 @@ def test_what_a_batch_says_of_one_run_may_be_no_error_of_ours(service: Service) 
     error = ask(FullApi, ids(10))["r1"]
     assert isinstance(error, ConnectionFailed)
     assert "KeyError" in str(error)
+
+
+def test_a_run_whose_answer_cannot_be_understood_costs_no_other(service: Service) -> None:
+    service.runs |= dict.fromkeys(ids(3), "going")
+    service.errors["r1"] = KeyError("state")
+    found = ask(FakeApi, ids(3))
+    assert [type(found[run_id]) for run_id in ids(3)] == [Run, ConnectionFailed, Run]

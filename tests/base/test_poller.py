@@ -472,6 +472,128 @@ async def test_a_key_that_is_refused_is_tried_seldom(service: Service, connectio
     assert {each.verdict for each in await asyncio.gather(*waiting)} == {Verdict.SUCCEEDED}
 
 
+def sends(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.05) -> None:
+    """Have each poll of a run take a request, which takes its time."""
+
+    class Driver(AsyncDriver):
+        async def _send(self, send: Any) -> Any:
+            await asyncio.sleep(seconds)
+            return Response(200, body=b"{}")
+
+    def get(self: FakeApi, run_id: str) -> Flow[Run]:
+        yield Request("GET", "http://fake")
+        return self.run(run_id)
+
+    monkeypatch.setattr(channel, "AsyncDriver", Driver)
+    monkeypatch.setattr(FakeApi, "get", get)
+
+
+async def test_pages_have_their_turn_beside_more_runs_than_the_cap_allows(
+    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sends(monkeypatch)
+    connections.cap = 300
+    service.runs |= {f"r{n}": "going" for n in range(60)}
+    pace = {"poll_interval": 0.1, "min_poll_interval": 0.1}
+    waiting = [asyncio.create_task(wait(connections, a_watch(run_id, **pace))) for run_id in service.runs]
+    await asyncio.sleep(5)
+
+    def pages(api: Any) -> Flow[None]:
+        for _ in range(10):
+            yield Request("GET", "http://fake")
+
+    began = clock.monotonic()
+    await the_poller()._channel.send(pages)
+    # Every second slot: five of them are there in a second.
+    assert clock.monotonic() - began <= 10 * 2 / 5 + 1
+    service.runs = dict.fromkeys(service.runs, "done")
+    assert {each.verdict for each in await asyncio.gather(*waiting)} == {Verdict.SUCCEEDED}
+
+
+async def test_what_was_known_of_an_outage_does_not_outlive_its_waits(
+    service: Service, connections: Connections
+) -> None:
+    # An event trigger keeps the channel open.
+    kept = channel.open_channel("key", connections.read)
+    service.errors = {f"r{n}": DOWN for n in range(5)}
+    waiting = [asyncio.create_task(wait(connections, a_watch(f"r{n}"))) for n in range(5)]
+    await until(lambda: kept.detector.outage)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    service.errors.clear()
+    service.runs["new"] = "done"
+    told: list[Note] = []
+    began = clock.monotonic()
+    assert (await wait(connections, a_watch("new"), told)).verdict is Verdict.SUCCEEDED
+    assert clock.monotonic() - began < 0.1
+    assert not any(note.alarming for note in told)
+    await channel.leave_channel("key", kept)
+    assert channel._channels[asyncio.get_running_loop()] == {}
+
+
+async def test_a_wait_that_is_cancelled_twice_leaves_nothing_open(
+    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = RunPoller.stop
+
+    async def slowly(self: RunPoller) -> None:
+        await asyncio.sleep(1)
+        await stop(self)
+
+    monkeypatch.setattr(RunPoller, "stop", slowly)
+    service.runs["r1"] = "going"
+    waiting = asyncio.create_task(
+        wait_for_run("key", connections.read, a_watch("r1"), "Fake", lambda note: None)
+    )
+    await until(lambda: service.called("get"))
+    stopped = the_poller()
+    # As Airflow 3.3 does each second.
+    for _ in range(2):
+        waiting.cancel()
+        await asyncio.sleep(0.1)
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert channel._channels[asyncio.get_running_loop()] == {}
+    await stop(stopped)
+
+
+async def test_the_session_of_a_connection_that_has_changed_is_closed(
+    service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+    close = AsyncDriver.close
+
+    async def noted(driver: AsyncDriver) -> None:
+        closed.append(driver.api.settings.base_url)
+        await close(driver)
+
+    monkeypatch.setattr(AsyncDriver, "close", noted)
+    service.runs |= {f"r{n}": "going" for n in range(3)}
+    waiting = [asyncio.create_task(wait(connections, a_watch(run_id))) for run_id in service.runs]
+    for host in ("http://second", "http://third"):
+        asked = len(service.called("get"))
+        await until(lambda asked=asked: len(service.called("get")) > asked + 5)
+        connections.host = host
+        the_poller()._channel.reread()
+        await until(lambda host=host: the_poller()._channel.api.settings.base_url == host)  # type: ignore[union-attr]
+    await until(lambda: len(closed) == 2)
+    assert closed == ["http://fake", "http://second"]
+    service.runs = dict.fromkeys(service.runs, "done")
+    await asyncio.gather(*waiting)
+    assert closed == ["http://fake", "http://second", "http://third"]
+
+
+async def test_a_batch_whose_runs_are_refused_has_the_connection_read_again(service: Service) -> None:
+    connections = Connections(FullApi)
+    service.runs |= {f"r{n}": "going" for n in range(10)}
+    service.errors = {run_id: Unauthorized("not yours", status=403) for run_id in service.runs}
+    waiting = [asyncio.create_task(wait(connections, a_watch(run_id))) for run_id in service.runs]
+    await until(lambda: connections.reads > 2)
+    service.errors.clear()
+    service.runs = dict.fromkeys(service.runs, "done")
+    assert {each.verdict for each in await asyncio.gather(*waiting)} == {Verdict.SUCCEEDED}
+
+
 @pytest.mark.real_time
 async def test_a_poller_sleeps_from_one_poll_to_the_next(
     service: Service, connections: Connections, monkeypatch: pytest.MonkeyPatch

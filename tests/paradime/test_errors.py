@@ -40,7 +40,9 @@ KINDS: list[tuple[str, Response, type, int, bool, str]] = [
     ("403", answer("", 403), Unauthorized, 403, True, "answered 403"),
     ("401 with errors", errors("bad key", status=401), Unauthorized, 401, True, "bad key"),
     ("auth behind 200", errors("Not authenticated"), Unauthorized, 401, True, "check the credentials"),
-    ("auth by code", errors(("no", PATH, "FORBIDDEN"), a=None), Unauthorized, 401, True, "code FORBIDDEN"),
+    ("auth by code", errors(("no", PATH, "UNAUTHENTICATED"), a=None), Unauthorized, 401, True, "code UNAUTH"),
+    # It says nothing about the credentials: the run may be another workspace's.
+    ("no right to it", errors(("no", PATH, "FORBIDDEN"), a=None), Unauthorized, 403, True, "code FORBIDDEN"),
     ("expired key", errors("API key abc has expired"), Unauthorized, 401, True, "expired"),
     ("404", answer("", 404), ApiError, 404, True, "Check the endpoint"),
     ("400", answer("no", 400), ApiError, 400, True, "answered 400"),
