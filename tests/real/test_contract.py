@@ -575,7 +575,7 @@ def test_refused_start_has_the_shape_of_an_error_that_mage_does_not_handle(mage:
 def test_block_waits_for_a_worker_then_runs(mage: Mage) -> None:
     order = ["initial", "queued", "running"]
     run = mage.start("slow")
-    words = []
+    words, waiting = [], []
     for _ in mage.watch(run):
         # A real Mage was once seen with more rows than blocks: the one that is worked on counts.
         block = max(mage.row(run)["block_runs"], key=lambda row: order.index(row["status"]))
@@ -583,7 +583,9 @@ def test_block_waits_for_a_worker_then_runs(mage: Mage) -> None:
             words.append(block["status"])
         if block["status"] == "running":
             break
-        assert block["started_at"] is None
+        waiting.append(block["started_at"])
+    # On a starved machine a real Mage was seen to write when a block starts before its word.
+    assert waiting[:1] in ([], [None])
     assert block["started_at"] is not None
     # A slow look may miss an early word, but none comes again.
     assert words == [word for word in order if word in words]

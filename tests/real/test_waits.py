@@ -156,7 +156,9 @@ async def test_a_hundred_waits_cost_at_most_two_requests_each_and_end_as_the_ser
 async def test_no_wait_fails_when_the_server_is_killed_and_started_again(
     mortal: MortalMage, requests: Requests
 ) -> None:
-    early = mortal.start_many(("slow", 3, {}), ("example", 9, {"sleep": 15}), ("broken", 4, {"sleep": 10}))
+    # Longer than the waits take to see that their runs go, on however slow a machine.
+    long, short = {"sleep": scaled(15)}, {"sleep": scaled(10)}
+    early = mortal.start_many(("slow", 3, {}), ("example", 9, long), ("broken", 4, short))
     async with Waits(flat(early), mortal.loop) as waits:
         await until(lambda: all("is running" in " ".join(w.notes) for w in waits.triggers), "all to run")
         late = await asyncio.to_thread(mortal.start_many, ("empty", 4, {}))
