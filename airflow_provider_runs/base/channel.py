@@ -62,6 +62,14 @@ class Channel:
         """The service's description that was used last; None: the connection has not been read yet."""
         return None if self._driver is None else self._driver.api
 
+    def redact(self, text: str) -> str:
+        """
+        Return a text with every secret of the connection masked, as far as it has been read.
+
+        :param text: the text.
+        """
+        return text if self.api is None else self.api.redact(text)
+
     async def send(self, flow_of: Callable[[RunApi], Flow[T]], *, has_slot: bool = False) -> T:
         """
         Poll and return what the service says. Nothing is repeated.
@@ -202,10 +210,9 @@ _refusals: dict[tuple[str, str, str], _Refusals] = {}
 
 def _refusals_of(api: RunApi) -> _Refusals:
     """Return those of a connection, whatever the scope and event loop; a changed one has none."""
-    key = (api.service, api.settings.conn_id, api.settings.base_url)
-    found = _refusals.get(key)
+    found = _refusals.get(api.connection_key)
     if found is None or found.settings != api.settings:
-        found = _refusals[key] = _Refusals(api.settings)
+        found = _refusals[api.connection_key] = _Refusals(api.settings)
     return found
 
 
@@ -220,7 +227,9 @@ def open_channel(key: Hashable, connect: Connect) -> Channel:
     :param connect: reads the connection and returns the service's description for it.
     """
     channels = _channels.setdefault(asyncio.get_running_loop(), {})
-    channel = channels.setdefault(key, Channel(connect))
+    if key not in channels:
+        channels[key] = Channel(connect)
+    channel = channels[key]
     channel.users += 1
     return channel
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_runs.base.event_poller import LEAST_POLL_INTERVAL, RunLists, members_of
+from airflow_provider_runs.base.event_poller import LEAST_POLL_INTERVAL, RunEventPoller, group_of
 from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.core.ends import Ends
 from airflow_provider_runs.core.errors import (
@@ -97,8 +97,8 @@ class RunEventTrigger(BaseEventTrigger):
         return str(getattr(self, self.hook_class.conn_name_attr))
 
     @property
-    def question(self) -> str:
-        """What watchers share one look at a list by."""
+    def filter_key(self) -> str:
+        """What watchers share one poll of a list by."""
         return json.dumps(self.filters, sort_keys=True)
 
     @property
@@ -138,7 +138,7 @@ class RunEventTrigger(BaseEventTrigger):
 
         :param kwargs: the arguments of any one of them.
         """
-        return RunLists(cls(**kwargs))
+        return RunEventPoller(cls(**kwargs))
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
         """
@@ -149,16 +149,16 @@ class RunEventTrigger(BaseEventTrigger):
         record = await self._stored()
         self.ends = Ends(record)
         if record is not None and self.ends.mark is None:
-            log.warning("%s: what is stored is not understood, so this watcher begins anew", self.question)
-        members = members_of(self.shared_stream_key())
-        members.join(self)
+            log.warning("%s: what is stored is not understood, so this watcher begins anew", self.filter_key)
+        group = group_of(self.shared_stream_key())
+        group.join(self)
         try:
             async for shared in shared_stream:
-                answer = shared.answers.get(self.question)
-                if answer is None or self not in answer.asked_for:
+                result = shared.results.get(self.filter_key)
+                if result is None or self not in result.watchers:
                     continue
                 before = self.ends.record()
-                ended = self.ends.take(answer.look, answer.asked)
+                ended = self.ends.take(result.look, result.polled)
                 counting = [run for run in ended if run.state.value in self.outcomes]
                 if counting:
                     # One event for all: of two that come before its scheduler looks, Airflow takes the later
@@ -168,7 +168,7 @@ class RunEventTrigger(BaseEventTrigger):
                 if self.must_save or self.ends.record() != before:
                     shared.records.append((self, self.ends.record()))
         finally:
-            members.leave(self)
+            group.leave(self)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Refuse to run alone: Airflow serves this trigger by its shared stream."""
@@ -215,7 +215,7 @@ class RunEventTrigger(BaseEventTrigger):
     def _warn_once(self, message: str, topic: str) -> None:
         if topic not in self._told:
             self._told.add(topic)
-            log.warning("%s: %s", self.question, message)
+            log.warning("%s: %s", self.filter_key, message)
 
     def _payload(self, runs: Sequence[Run]) -> dict[str, Any]:
         return {

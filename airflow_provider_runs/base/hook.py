@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from datetime import datetime
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
-from airflow.providers.common.compat.sdk import BaseHook, mask_secret
+from airflow.providers.common.compat.sdk import BaseHook
 
+from airflow_provider_runs.base.capabilities import CannotCancel as CannotCancel
+from airflow_provider_runs.base.capabilities import CannotRetry as CannotRetry
+from airflow_provider_runs.base.capabilities import cancelling, listing, retrying
+from airflow_provider_runs.base.connections import describe
 from airflow_provider_runs.base.forms import add_form_methods
 from airflow_provider_runs.base.loops import LoopDrivers
 from airflow_provider_runs.core import clock
@@ -20,14 +22,10 @@ from airflow_provider_runs.core.api import (
     CanExplain,
     CanFindStarted,
     CanFindUnmarked,
-    CanListActive,
-    CanRetry,
     RunApi,
 )
-from airflow_provider_runs.core.connection import Settings, read_settings
 from airflow_provider_runs.core.drivers import DEFAULT_RETRY, AsyncDriver, Driver
 from airflow_provider_runs.core.errors import (
-    BadInput,
     ConnectionFailed,
     ConnectionUnreadable,
     NoToken,
@@ -36,13 +34,11 @@ from airflow_provider_runs.core.errors import (
     WrongScope,
 )
 from airflow_provider_runs.core.http import Flow
-from airflow_provider_runs.core.inputs import instant, integer, without_none
+from airflow_provider_runs.core.inputs import without_none
 from airflow_provider_runs.core.many import get_runs
 from airflow_provider_runs.core.retry import RetryPolicy
 from airflow_provider_runs.core.run import Run
 from airflow_provider_runs.core.turns import Turn
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 FlowOf = Callable[[RunApi], Flow[T]]
@@ -61,14 +57,6 @@ TEST_WORDS = (
     (Unauthorized, "Refused: "),
 )
 """What a test that failed begins with; errors of other kinds say it by themselves."""
-
-
-class CannotCancel(RunsError):
-    """The service has no call that cancels a run."""
-
-
-class CannotRetry(RunsError):
-    """The service has no call that goes on with an ended run."""
 
 
 class RunHook(BaseHook):
@@ -144,7 +132,6 @@ class RunHook(BaseHook):
             where it does not know the run).
         :raises ConnectionUnreadable: if Airflow does not hand the connection out.
         """
-
         wanted = list(dict.fromkeys(run_ids))
         return self.drive(lambda api: get_runs(api, wanted), RetryPolicy(attempts)) if wanted else {}
 
@@ -160,7 +147,7 @@ class RunHook(BaseHook):
 
     @property
     def watch_key(self) -> Hashable:
-        """What all who wait through the same connection and scope in one event loop share a watcher by."""
+        """What all who wait through one connection and scope share a channel and a poller by."""
         return type(self), self.conn_id, json.dumps(self.scope, sort_keys=True)
 
     def cancel_run(self, run_id: str) -> None:
@@ -182,10 +169,10 @@ class RunHook(BaseHook):
         await self._acancel(run_id, Turn.CALL)
 
     def _cancel(self, run_id: str, turn: Turn) -> None:
-        self.drive(lambda api: _cancelling(api).cancel(run_id), turn=turn)
+        self.drive(lambda api: cancelling(api).cancel(run_id), turn=turn)
 
     async def _acancel(self, run_id: str, turn: Turn) -> None:
-        await self.adrive(lambda api: _cancelling(api).cancel(run_id), turn=turn)
+        await self.adrive(lambda api: cancelling(api).cancel(run_id), turn=turn)
 
     def cancel_and_confirm(self, run_id: str, seconds: float) -> Run:
         """
@@ -212,7 +199,6 @@ class RunHook(BaseHook):
         :return: the run as it was seen last; it may not have ended.
         :raises RunsError: if the service cannot be asked.
         """
-
         return self._read_back(run_id, until, Turn.CALL)
 
     def _read_back(self, run_id: str, until: float, turn: Turn) -> Run:
@@ -288,8 +274,8 @@ class RunHook(BaseHook):
         """
 
         def flow(api: RunApi) -> Flow[list[Run]]:
-            listing = _listing(api)
-            return listing.list_runs(listing.active_filters(arguments), limit=FEW)
+            lists = listing(api)
+            return lists.list_runs(lists.active_filters(arguments), limit=FEW)
 
         return next((run for run in self.drive(flow) if not run.state.is_terminal), None)
 
@@ -482,7 +468,7 @@ class RunHook(BaseHook):
             connection = await get_async_connection(self.conn_id, hook=type(self))
         except Exception as error:
             raise self._unreadable(error) from error
-        return self._describe(connection)
+        return describe(self.api_class, self.conn_id, self.scope, connection)
 
     def read_api(self) -> RunApi:
         """
@@ -496,7 +482,7 @@ class RunHook(BaseHook):
             connection = self.get_connection(self.conn_id)
         except Exception as error:
             raise self._unreadable(error) from error
-        return self._describe(connection)
+        return describe(self.api_class, self.conn_id, self.scope, connection)
 
     def _unreadable(self, error: Exception) -> ConnectionUnreadable:
         text = f"connection {self.conn_id!r} cannot be read: {type(error).__name__}: {error}"
@@ -505,82 +491,6 @@ class RunHook(BaseHook):
     @cached_property
     def _driver(self) -> Driver:
         return Driver(self.read_api())
-
-    def _describe(self, connection: Any) -> RunApi:
-        api = self.api_class(self._settings(connection), self.scope, keep_secret=_mask)
-        for secret in api.secrets():
-            _mask(secret)
-        return api
-
-    def _settings(self, connection: Any) -> Settings:
-        spec = self.api_class.connection
-        settings = read_settings(
-            spec,
-            conn_id=self.conn_id,
-            host=connection.host,
-            schema=connection.schema,
-            port=connection.port,
-            login=connection.login,
-            password=connection.password,
-            extra=connection.extra,
-        )
-        for name in settings.extra.keys() & set(spec.former_fields):
-            _report_ignored(self.conn_id, name)
-        return settings
-
-
-@cache
-def _report_ignored(conn_id: str, name: str) -> None:
-    """Say once in a process that a field of a connection does nothing any more."""
-    log.info("Connection %r: field %r is ignored; it can be removed", conn_id, name)
-
-
-def _mask(secret: str) -> None:
-    """Tell Airflow's maskers a secret. From inside an event loop only a thread reaches the supervisor's."""
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        mask_secret(secret)
-    else:
-        loop.run_in_executor(None, mask_secret, secret)
-
-
-def _cancelling(api: RunApi) -> CanCancel:
-    if not isinstance(api, CanCancel):
-        raise CannotCancel(f"{api.service} has no call that cancels a run")
-    return api
-
-
-def _listing(api: RunApi) -> CanListActive:
-    if not isinstance(api, CanListActive):
-        raise BadInput(f"{api.service} cannot list active runs: if_running can be start only")
-    return api
-
-
-def retrying(api: RunApi) -> CanRetry:
-    """
-    Return a service's description as one that can retry runs.
-
-    :param api: the description.
-    :raises CannotRetry: if the service has no such call.
-    """
-    if not isinstance(api, CanRetry):
-        raise CannotRetry(f"{api.service} has no call that goes on with an ended run")
-    return api
-
-
-def list_bounds(since: datetime | str | None, limit: int | None) -> tuple[float | None, int | None]:
-    """
-    Check from when on and how many runs are to be listed; return UTC epoch seconds and the number.
-
-    :param since: datetime or ISO 8601 with offset; None: from the first.
-    :param limit: so many runs at most; None: all.
-    :raises BadInput: if one of them is anything else.
-    """
-    return (
-        None if since is None else instant("since", since),
-        None if limit is None else integer("limit", limit, at_least=1),
-    )
 
 
 def _nothing() -> Flow[None]:

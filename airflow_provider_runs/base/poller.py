@@ -23,7 +23,7 @@ from airflow_provider_runs.base.channel import Channel, Connect, leave_channel, 
 from airflow_provider_runs.base.subscriptions import Message, PolledRun, Subscription, Subscriptions
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanGetMany, CanListRuns, RunApi
-from airflow_provider_runs.core.errors import BadInput, ConnectionFailed, RunsError, is_permanent
+from airflow_provider_runs.core.errors import BadInput, RunsError, as_runs_error, is_permanent
 from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.outage import BACKOFF_BASE, BACKOFF_CAP, OutageDetector
 from airflow_provider_runs.core.outcome import Outcome
@@ -232,7 +232,7 @@ class RunPoller:
         except (Exception, asyncio.CancelledError) as error:
             if self._is_stopped:
                 raise
-            known = _as_known(error, self._channel.api)
+            known = as_runs_error(error, self._channel.redact)
             # One bad id may spoil a batch for all: poll singly.
             if len(batch) == 1 or not is_permanent(known):
                 await self._failed(batch, known, began)
@@ -247,7 +247,7 @@ class RunPoller:
             elif isinstance(answer, Run):
                 await self._answered(run, answer, began, now)
             else:
-                self._missed(run, _as_known(answer, self._channel.api), now)
+                self._missed(run, as_runs_error(answer, self._channel.redact), now)
 
     async def _answered(self, run: PolledRun, answer: Run, began: float, now: float) -> None:
         await self._recover(now)
@@ -352,14 +352,6 @@ def search_for_run(api: RunApi, search: Mapping[str, Any]) -> Flow[Run]:
     filters = {name: value for name, value in search.items() if name != "since"}
     runs = yield from api.list_runs(filters, since=search["since"])
     return to_wait_for(runs) or NONE_YET
-
-
-def _as_known(error: BaseException, api: RunApi | None) -> RunsError:
-    """Return the error as one of ours: whatever it is, the run could not be polled."""
-    if isinstance(error, RunsError):
-        return error
-    text = f"{type(error).__name__}: {error}"
-    return ConnectionFailed(f"unexpected error: {text if api is None else api.redact(text)}", sent=True)
 
 
 _pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, RunPoller]] = WeakKeyDictionary()

@@ -34,8 +34,9 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
+from airflow_provider_runs.base.capabilities import retrying
 from airflow_provider_runs.base.exceptions import RequestRefused, RunInProgress, StartUncertain
-from airflow_provider_runs.base.hook import RunHook, retrying
+from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.record import RECORD_KEY, StartRecord, Store
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanCancel, CanFindStarted, CanFindUnmarked, Unsure

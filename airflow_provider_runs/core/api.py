@@ -96,6 +96,11 @@ class RunApi(ABC):
             "max_requests_per_minute", self.pace.max_requests_per_minute
         )
 
+    @property
+    def connection_key(self) -> tuple[str, str, str]:
+        """What all who use the connection in this process share its rate by, whatever their scope is."""
+        return self.service, self.settings.conn_id, self.settings.base_url
+
     # What every service has
 
     @abstractmethod

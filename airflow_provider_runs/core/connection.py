@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from airflow_provider_runs.core.errors import BadInput
 from airflow_provider_runs.core.inputs import truth
@@ -328,9 +328,18 @@ def _base_url(
         raise BadInput(f"connection {conn_id!r}: the host is not set")
     if "://" not in host:
         host = f"{schema or spec.default_scheme}://{host}"
+    parts = _parts_of(conn_id, host)
+    netloc = parts.netloc.rstrip(":")
+    if parts.port is None and (number := _port_number(conn_id, port)):
+        netloc = f"{netloc}:{number}"
+    return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
+
+
+def _parts_of(conn_id: str, host: str) -> SplitResult:
+    """Return the parts of an address that can be asked."""
     try:
         parts = urlsplit(host)
-        own_port = parts.port
+        parts.port  # noqa: B018 - only then is it looked at
     except ValueError:
         raise BadInput(f"connection {conn_id!r}: the host is not a valid address") from None
     if parts.scheme not in {"http", "https"}:
@@ -341,10 +350,13 @@ def _base_url(
         raise BadInput(f"connection {conn_id!r}: the host is not a valid address")
     if parts.query or parts.fragment:
         raise BadInput(f"connection {conn_id!r}: the host must not carry a query or a fragment")
-    netloc = parts.netloc.rstrip(":")
-    if own_port is None and port is not None:
-        if not _PORT.fullmatch(port) or int(port) > 65535:
-            raise BadInput(f"connection {conn_id!r}: the port must be a number up to 65535")
-        if int(port):
-            netloc = f"{netloc}:{int(port)}"
-    return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
+    return parts
+
+
+def _port_number(conn_id: str, port: str | None) -> int:
+    """Return the number of a port; 0: none is set."""
+    if port is None:
+        return 0
+    if not _PORT.fullmatch(port) or int(port) > 65535:
+        raise BadInput(f"connection {conn_id!r}: the port must be a number up to 65535")
+    return int(port)

@@ -219,27 +219,15 @@ class RequestCycle:
         may_have_arrived, attempt = False, 0
         while True:
             attempt += 1
-            with closing(turns.pauses()) as pauses:
-                for pause in pauses:
-                    yield from _pause(pause, retry)
-                    if retry.stopped():
-                        break
+            yield from _wait_for_turn(turns, retry)
             if retry.stopped():
                 raise ConnectionFailed(f"{send.request} was stopped", sent=may_have_arrived)
             if turns.are_over():
                 raise ConnectionFailed(
-                    f"{self.api.service} did not answer a whole poll at {self.api.settings.base_url} within "
-                    f"{turns.seconds:.0f} s",
+                    f"{self.api.service} did not answer a whole poll at {self.api.settings.base_url} in time",
                     sent=True,
                 )
-            outcome = yield send
-            if isinstance(outcome, Response):
-                turns.answered(self.api, outcome)
-            if isinstance(outcome, Response) and len(outcome.body) > LARGE_JSON:
-                yield ReadJson(outcome)
-                if outcome.has_too_many_values:
-                    reason = TooMuch(f"its JSON has more than {MAX_VALUES:,} values")
-                    outcome = no_answer(self.api, send.request, reason, sent=True)
+            outcome = yield from self._sent(send, turns)
             is_lost = isinstance(outcome, ConnectionFailed)
             may_have_arrived = may_have_arrived or not is_lost or outcome.sent
             if attempt >= retry.attempts or retry.stopped() or not may_repeat(send.request, outcome):
@@ -249,6 +237,18 @@ class RequestCycle:
             # An earlier attempt may have arrived where the last one did not even leave.
             outcome.sent = may_have_arrived
             raise outcome
+        return outcome
+
+    def _sent(self, send: Send, turns: Turns) -> Steps[Any]:
+        """Send a request once and return its answer, or why there is none."""
+        outcome = yield send
+        if isinstance(outcome, Response):
+            turns.answered(self.api, outcome)
+            if len(outcome.body) > LARGE_JSON:
+                yield ReadJson(outcome)
+                if outcome.has_too_many_values:
+                    reason = TooMuch(f"its JSON has more than {MAX_VALUES:,} values")
+                    return no_answer(self.api, send.request, reason, sent=True)
         return outcome
 
     def _authenticate(
@@ -266,6 +266,15 @@ class RequestCycle:
             return self._failure
         token.is_renewed = True
         return None
+
+
+def _wait_for_turn(turns: Turns, retry: RetryPolicy) -> Steps[None]:
+    """Wait until the next request may leave or the call is stopped."""
+    with closing(turns.pauses()) as pauses:
+        for pause in pauses:
+            yield from _pause(pause, retry)
+            if retry.stopped():
+                return
 
 
 def _pause(seconds: float, retry: RetryPolicy) -> Steps[None]:

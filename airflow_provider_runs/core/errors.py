@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class RunsError(Exception):
     """Base of every error that this package raises on its own account."""
@@ -115,3 +117,15 @@ def is_permanent(error: RunsError) -> bool:
     :param error: what it ended with.
     """
     return isinstance(error, BadInput) or (isinstance(error, ApiError) and error.permanent)
+
+
+def as_runs_error(error: BaseException, redact: Callable[[str], str]) -> RunsError:
+    """
+    Return an error as one of ours: whatever it is, the service said nothing about the run.
+
+    :param error: what a poll ended with.
+    :param redact: masks secrets in a text.
+    """
+    if isinstance(error, RunsError):
+        return error
+    return ConnectionFailed(f"unexpected error: {redact(f'{type(error).__name__}: {error}')}", sent=True)

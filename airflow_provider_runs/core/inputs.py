@@ -289,3 +289,17 @@ def _parse(name: str, text: str, zone: bool = True) -> datetime:
     if not isinstance(parsed, datetime):
         raise BadInput(f"{name} must be a date and time in ISO 8601, not {_shown(text)}")
     return parsed
+
+
+def list_bounds(since: datetime | str | None, limit: int | None) -> tuple[float | None, int | None]:
+    """
+    Check from when on and how many runs are to be listed; return UTC epoch seconds and the number.
+
+    :param since: datetime or ISO 8601 with offset; None: from the first.
+    :param limit: so many runs at most; None: all.
+    :raises BadInput: if one of them is anything else.
+    """
+    return (
+        None if since is None else instant("since", since),
+        None if limit is None else integer("limit", limit, at_least=1),
+    )

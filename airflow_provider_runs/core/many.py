@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from airflow_provider_runs.core.api import CanGetMany, RunApi
-from airflow_provider_runs.core.errors import BadInput, ConnectionFailed, NotFound, RunsError, is_permanent
+from airflow_provider_runs.core.errors import BadInput, NotFound, RunsError, as_runs_error, is_permanent
 from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.outage import OutageDetector
 from airflow_provider_runs.core.poll_queue import MIN_BATCH_SIZE
@@ -23,48 +23,58 @@ def get_runs(api: RunApi, run_ids: Sequence[str]) -> Flow[dict[str, Run | RunsEr
     :param run_ids: the runs, each once.
     :return: for each run, in order, what the service said, or why it could not be polled.
     """
-    detector = OutageDetector()
-    found: dict[str, Run | RunsError] = {}
-
-    def failed(failing: Collection[str], failure: Exception) -> None:
-        error = _as_error(api, failure)
-        # Whoever gets it must not keep an event loop by its traceback.
-        found.update(dict.fromkeys(failing, error.with_traceback(None)))
-        if not isinstance(error, (BadInput, NotFound)):  # else about this run only
-            detector.failed(failing, error, began=0.0, now=0.0, among=len(run_ids))
-
+    polls = _Polls(api, len(run_ids))
     if isinstance(api, CanGetMany) and len(run_ids) >= MIN_BATCH_SIZE:
         for first in range(0, len(run_ids), api.batch_size):
-            batch = run_ids[first : first + api.batch_size]
-            if detector.outage is not None:
-                break
-            try:
-                answers = yield from api.get_many(batch)
-            except Exception as error:
-                # One bad id may spoil a batch for all: poll singly.
-                if not (isinstance(error, RunsError) and is_permanent(error)):
-                    failed(batch, error)
-            else:
-                detector.answered(0.0)
-                for run_id, answer in answers.items():
-                    found[run_id] = answer if isinstance(answer, Run) else _as_error(api, answer)
+            yield from polls.batch(api, run_ids[first : first + api.batch_size])
     for run_id in run_ids:
-        if run_id in found:
-            continue
-        if detector.outage is not None:
-            found[run_id] = detector.outage
-            continue
+        if run_id not in polls.found:
+            yield from polls.single(run_id)
+    return {run_id: polls.found[run_id] for run_id in run_ids}
+
+
+class _Polls:
+    """What the polls have found so far, and whether the service is out."""
+
+    def __init__(self, api: RunApi, number: int) -> None:
+        self.found: dict[str, Run | RunsError] = {}
+        self._api = api
+        self._number = number
+        self._detector = OutageDetector()
+
+    def batch(self, api: CanGetMany, run_ids: Sequence[str]) -> Flow[None]:
+        """Poll some runs together; what is not found then is to be polled singly."""
+        if self._detector.outage is not None:
+            return
         try:
-            found[run_id] = yield from api.get(run_id)
+            answers = yield from api.get_many(run_ids)
         except Exception as error:
-            failed([run_id], error)
+            # One bad id may spoil a batch for all.
+            if not (isinstance(error, RunsError) and is_permanent(error)):
+                self._failed(run_ids, error)
+            return
+        self._detector.answered(0.0)
+        for run_id, answer in answers.items():
+            if isinstance(answer, Run):
+                self.found[run_id] = answer
+            else:
+                self.found[run_id] = as_runs_error(answer, self._api.redact)
+
+    def single(self, run_id: str) -> Flow[None]:
+        """Poll one run, unless the service is out."""
+        if self._detector.outage is not None:
+            self.found[run_id] = self._detector.outage
+            return
+        try:
+            self.found[run_id] = yield from self._api.get(run_id)
+        except Exception as error:
+            self._failed([run_id], error)
         else:
-            detector.answered(0.0)
-    return {run_id: found[run_id] for run_id in run_ids}
+            self._detector.answered(0.0)
 
-
-def _as_error(api: RunApi, failure: Exception) -> RunsError:
-    if isinstance(failure, RunsError):
-        return failure
-    text = api.redact(f"{type(failure).__name__}: {failure}")
-    return ConnectionFailed(f"unexpected error: {text}", sent=True)
+    def _failed(self, run_ids: Collection[str], failure: Exception) -> None:
+        # Whoever gets it must not keep an event loop by its traceback.
+        error = as_runs_error(failure, self._api.redact).with_traceback(None)
+        self.found |= dict.fromkeys(run_ids, error)
+        if not isinstance(error, (BadInput, NotFound)):  # else about these runs only
+            self._detector.failed(run_ids, error, began=0.0, now=0.0, among=self._number)

@@ -38,10 +38,9 @@ def limiter_of(api: RunApi) -> RateLimiter:
 
     :param api: the service's description for the connection, whose cap counts from now on.
     """
-    key = (api.service, api.settings.conn_id, api.settings.base_url)
-    limiter = _limiters.get(key)
+    limiter = _limiters.get(api.connection_key)
     if limiter is None:
-        limiter = _limiters.setdefault(key, RateLimiter(api.max_requests_per_minute))
+        limiter = _limiters.setdefault(api.connection_key, RateLimiter(api.max_requests_per_minute))
     limiter.set_cap(api.max_requests_per_minute)
     return limiter
 

@@ -200,17 +200,20 @@ class MageRunApi(MageRetries, CanCancel):
                 "in Mage, or allow that by allow_inactive_trigger=True",
                 status=400,
             )
-        token = self.trigger_token or row.get("token")
+        return schedule, self._usable(self.trigger_token or self._read_token(row, named))
+
+    def _read_token(self, row: Row, named: str) -> str:
+        """Return the token that Mage shows of a trigger."""
+        token = row.get("token")
         # A server may be set to hide tokens behind a placeholder in brackets.
         if not isinstance(token, str) or not token.strip() or token.startswith("["):
             raise BadInput(
                 f"connection {self.settings.conn_id!r}: Mage does not tell the token of {named}; set the "
                 "field trigger_token"
             )
-        if token != self.trigger_token:
-            self.tokens_read.add(token)
-            self.keep_secret(token)
-        return schedule, self._usable(token)
+        self.tokens_read.add(token)
+        self.keep_secret(token)
+        return token
 
     def _usable(self, token: str) -> str:
         """Return a trigger's token if it can be sent as the connection wants."""

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from airflow_provider_runs.base.hook import FlowOf, RunHook, list_bounds
+from airflow_provider_runs.base.hook import FlowOf, RunHook
 from airflow_provider_runs.core.api import RunApi
 from airflow_provider_runs.core.http import Flow
+from airflow_provider_runs.core.inputs import list_bounds
 from airflow_provider_runs.core.run import Run
 from airflow_provider_runs.mage.api import MageRunApi
 

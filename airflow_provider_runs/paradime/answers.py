@@ -222,24 +222,11 @@ class ParadimeAnswers(RunApi):
 
         :param executed: whether the operation was executed, also where the entry names no field.
         """
-        path, code = ".".join(problem.path), one_line(problem.code, self.redact, 60)
-        message = (
-            f"Paradime answered {what} with an error: {one_line(problem.message, self.redact)}"
-            + "".join(
-                [
-                    f" (code {code})" if code else "",
-                    f" at {one_line(path, self.redact, 100)}" if path else "",
-                    f", and {len(problems) - 1} more" if len(problems) > 1 else "",
-                    _request_id(response),
-                ]
-            )
-        )
+        message = self._message(problem, len(problems), what) + _request_id(response)
         status, said = response.status, f"{problem.code} {problem.message}"
         if status in (401, 403) or _AUTH.search(said):
             hint = f"check the credentials of connection {self.settings.conn_id!r} and what they may do"
-            # One that names a field is about what was asked for, as a run of another workspace.
-            refused = 403 if problem.path and "unauth" not in f"{problem.code}".lower() else 401
-            return Unauthorized(f"{message}; {hint}", status=status if status in (401, 403) else refused)
+            return Unauthorized(f"{message}; {hint}", status=_refusal(status, problem))
         if _BUSY.search(said):
             return AlreadyRunning(message)
         if status == 429 or _LIMITED.search(said):
@@ -253,6 +240,16 @@ class ParadimeAnswers(RunApi):
         if _GONE.search(said):
             return NotFound(message, status=404)
         return FieldFailed(message, status=500, permanent=False)
+
+    def _message(self, problem: Problem, count: int, what: str) -> str:
+        path, code = ".".join(problem.path), one_line(problem.code, self.redact, 60)
+        parts = [
+            f"Paradime answered {what} with an error: {one_line(problem.message, self.redact)}",
+            f" (code {code})" if code else "",
+            f" at {one_line(path, self.redact, 100)}" if path else "",
+            f", and {count - 1} more" if count > 1 else "",
+        ]
+        return "".join(parts)
 
     def _run(self, number: int, state: Any, row: Mapping[str, Any] | None = None) -> Run:
         """Return a run; one whose state is missing is one of unknown state."""
@@ -287,6 +284,14 @@ def rows_of(value: Any) -> list[Row] | None:
     if isinstance(value, list) and all(isinstance(row, dict) and is_number(row.get("id")) for row in value):
         return value
     return None
+
+
+def _refusal(status: int, problem: Problem) -> int:
+    """Return the status that a refusal means, which Paradime may hide behind 200."""
+    if status in (401, 403):
+        return status
+    # One that names a field is about what was asked for, as a run of another workspace.
+    return 403 if problem.path and "unauth" not in f"{problem.code}".lower() else 401
 
 
 def _request_id(response: Response) -> str:

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import IO, TYPE_CHECKING, Any
 
-from airflow_provider_runs.base.hook import FlowOf, RunHook, list_bounds
+from airflow_provider_runs.base.hook import FlowOf, RunHook
 from airflow_provider_runs.base.storage import put_whole, target_path
 from airflow_provider_runs.core.api import RunApi
 from airflow_provider_runs.core.download import Download, download
 from airflow_provider_runs.core.errors import BadInput, RunsError
 from airflow_provider_runs.core.http import Flow
-from airflow_provider_runs.core.inputs import integer, required_text, without_none
+from airflow_provider_runs.core.inputs import integer, list_bounds, required_text, without_none
 from airflow_provider_runs.core.retry import NO_RETRY
 from airflow_provider_runs.core.run import Run
 from airflow_provider_runs.core.text import one_line

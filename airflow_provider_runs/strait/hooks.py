@@ -7,9 +7,10 @@ from contextlib import aclosing, closing
 from datetime import datetime
 from typing import Any
 
-from airflow_provider_runs.base.hook import FlowOf, RunHook, list_bounds
+from airflow_provider_runs.base.hook import FlowOf, RunHook
 from airflow_provider_runs.core.api import RunApi
 from airflow_provider_runs.core.http import Request
+from airflow_provider_runs.core.inputs import list_bounds
 from airflow_provider_runs.core.run import Run
 from airflow_provider_runs.core.sse import Event
 from airflow_provider_runs.strait.api import StraitRunApi

@@ -182,7 +182,7 @@ async def test_an_outage_is_said_once_and_ridden_out(
     await until(lambda: triggerer.fired)
     await triggerer.stop()
     said = [record.getMessage() for record in caplog.records if record.name == events.__name__]
-    assert len([line for line in said if "cannot be asked" in line]) == 1
+    assert len([line for line in said if "polling runs of" in line and "failed" in line]) == 1
     assert len([line for line in said if "again" in line]) == 1
 
 
@@ -190,14 +190,14 @@ async def test_an_outage_is_said_once_and_ridden_out(
 async def test_a_watcher_that_is_not_answered_holds_up_no_other(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = event_poller.RunLists._ask
+    asked = event_poller.RunEventPoller._poll
 
     async def refuses_one(lists: Any, askers: Any) -> Any:
         if askers[0].job == "misspelt":
             raise NotFound("no such job")
         return await asked(lists, askers)
 
-    monkeypatch.setattr(event_poller.RunLists, "_ask", refuses_one)
+    monkeypatch.setattr(event_poller.RunEventPoller, "_poll", refuses_one)
     monkeypatch.setattr(event_poller, "BACKOFF_BASE", 3600.0)
     monkeypatch.setattr(event_poller, "BACKOFF_CAP", 3600.0)
     monkeypatch.setattr(event_poller, "backoff_seconds", lambda times, base, cap: base)
@@ -223,8 +223,9 @@ async def test_what_was_not_stored_because_another_watcher_failed_is_stored_by_t
     (key,) = store.kept
     record = store.kept.pop(key)
     outcome = SimpleNamespace(failed=1)
-    look = event_poller.Shared({}, [(watcher, {"lost": True})])
-    await event_poller.RunLists(watcher).advance([SimpleNamespace(outcome=outcome, broker_payload=look)])
+    look = event_poller.Broadcast({}, [(watcher, {"lost": True})])
+    item = SimpleNamespace(outcome=outcome, broker_payload=look)
+    await event_poller.RunEventPoller(watcher).advance([item])
     await until(lambda: store.kept)
     await triggerer.stop()
     assert store.kept[key].keys() == record.keys()
@@ -232,7 +233,7 @@ async def test_what_was_not_stored_because_another_watcher_failed_is_stored_by_t
 
 def asks(monkeypatch: pytest.MonkeyPatch, **errors: Callable[[], Any]) -> list[tuple[str, float]]:
     """Note which job is asked about when; what is given for a job happens instead."""
-    asked = event_poller.RunLists._ask
+    asked = event_poller.RunEventPoller._poll
     noted: list[tuple[str, float]] = []
 
     async def ask(lists: Any, askers: Any) -> Any:
@@ -242,7 +243,7 @@ def asks(monkeypatch: pytest.MonkeyPatch, **errors: Callable[[], Any]) -> list[t
             await errors[job]()
         return await asked(lists, askers)
 
-    monkeypatch.setattr(event_poller.RunLists, "_ask", ask)
+    monkeypatch.setattr(event_poller.RunEventPoller, "_poll", ask)
     return noted
 
 
@@ -286,16 +287,16 @@ async def test_an_answer_is_shared_while_another_question_hangs(
 
 @needs_streams
 def test_what_was_asked_longest_ago_is_asked_first_and_what_is_not_answered_last() -> None:
-    lists = event_poller.RunLists(trigger())
+    lists = event_poller.RunEventPoller(trigger())
     now = clock.monotonic()
-    lists._asked_at = {"a": now - 1, "b": now - 2, "c": now - 5, "d": now - 4, "f": now - 3}
-    lists._troubled = {
-        "b": event_poller.Trouble(1, False),
-        "d": event_poller.Trouble(0, True),
-        "c": event_poller.Trouble(2, False),
+    lists._polled_at = {"a": now - 1, "b": now - 2, "c": now - 5, "d": now - 4, "f": now - 3}
+    lists._retries = {
+        "b": event_poller.RetryState(1, False),
+        "d": event_poller.RetryState(0, True),
+        "c": event_poller.RetryState(2, False),
     }
     lists._next = {"a": now, "b": now, "c": now + 9, "d": now, "f": now + 9}
-    assert lists._to_ask(["a", "b", "c", "d", "e", "f"]) == ["e", "d", "a", "b"]
+    assert lists._due(["a", "b", "c", "d", "e", "f"]) == ["e", "d", "a", "b"]
 
 
 @needs_streams
@@ -328,7 +329,7 @@ async def test_under_a_limit_of_requests_every_question_gets_its_turn(
     monkeypatch.setattr(events, "LEAST_POLL_INTERVAL", 0.05)
     window = {"began": 0.0, "left": 0}
     answered: list[str] = []
-    asked = event_poller.RunLists._ask
+    asked = event_poller.RunEventPoller._poll
 
     async def ask(lists: Any, askers: Any) -> Any:
         await asyncio.sleep(0.001)  # as every request takes some time: who was first is to be known
@@ -340,7 +341,7 @@ async def test_under_a_limit_of_requests_every_question_gets_its_turn(
         answered.append(askers[0].job)
         return await asked(lists, askers)
 
-    monkeypatch.setattr(event_poller.RunLists, "_ask", ask)
+    monkeypatch.setattr(event_poller.RunEventPoller, "_poll", ask)
     triggerer = Triggerer()
     jobs = [f"j{number}" for number in range(6)]
     for job in jobs:
@@ -483,7 +484,7 @@ async def test_the_connection_is_read_again_where_it_may_be_the_cause(
     monkeypatch.setattr(FakeHook, "aread_api", counted)
     service.runs = {"r1": "going"}
     # A hook is made before the question is refused.
-    asked = event_poller.RunLists._ask
+    asked = event_poller.RunEventPoller._poll
     refused = []
 
     async def refuse(lists: Any, askers: Any) -> Any:
@@ -493,7 +494,7 @@ async def test_the_connection_is_read_again_where_it_may_be_the_cause(
             raise error
         return answer
 
-    monkeypatch.setattr(event_poller.RunLists, "_ask", refuse)
+    monkeypatch.setattr(event_poller.RunEventPoller, "_poll", refuse)
     triggerer = Triggerer()
     for job in ("refused", "load")[:watchers]:
         triggerer.run(trigger(job=job), AssetStore())
@@ -641,6 +642,12 @@ def test_class_paths_and_arguments_are_those_that_databases_keep() -> None:
             path, arguments = made.serialize()
             assert [path, list(arguments)] == golden[system]
             assert kind(**json.loads(json.dumps(arguments))).serialize() == (path, arguments)
+
+
+@needs_streams
+async def test_a_watcher_does_not_run_alone() -> None:
+    with pytest.raises(NotImplementedError, match="shared streams"):
+        await anext(trigger().run())
 
 
 @pytest.mark.skipif(HAS_SHARED_STREAMS, reason="for an Airflow without shared streams")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_runs.base import hook as module
+from airflow_provider_runs.base import connections
 from airflow_provider_runs.base.hook import CannotCancel
 from airflow_provider_runs.base.link import RunLink
 from airflow_provider_runs.chalk.hooks import ChalkHook
@@ -68,7 +68,9 @@ async def test_a_token_obtained_in_an_event_loop_is_masked_from_a_thread(sim: Si
     # Only from there the triggerer's supervisor, which writes the logs, hears of it.
     threads: dict[str, int] = {}
     mocker.patch.object(
-        module, "mask_secret", side_effect=lambda secret: threads.setdefault(secret, threading.get_ident())
+        connections,
+        "mask_secret",
+        side_effect=lambda secret: threads.setdefault(secret, threading.get_ident()),
     )
     async with ChalkHook() as hook:
         with pytest.raises(NotFound):

@@ -72,6 +72,17 @@ async def wait(
     return await asyncio.wait_for(wait_for_run(key, connections.read, watch, "Fake", notes.append), 4000)
 
 
+def begin(service: Service, connections: Connections, **changes: Any) -> list[asyncio.Task[Outcome]]:
+    """Begin to wait for every run."""
+    return [asyncio.create_task(wait(connections, a_watch(run_id, **changes))) for run_id in service.runs]
+
+
+async def all_succeed(service: Service, waiting: Sequence[asyncio.Task[Outcome]]) -> None:
+    """End every run well, and see that every wait for one says so."""
+    service.runs = dict.fromkeys(service.runs, "done")
+    assert {outcome.verdict for outcome in await asyncio.gather(*waiting)} == {Verdict.SUCCEEDED}
+
+
 def the_poller() -> RunPoller:
     return poller._pollers[asyncio.get_running_loop()]["key"]
 
@@ -246,7 +257,7 @@ async def test_many_runs_are_asked_about_in_batches(service: Service) -> None:
     connections = Connections(FullApi)
     for number in range(120):
         service.runs[str(number)] = "going"
-    waiting = [asyncio.create_task(wait(connections, a_watch(str(number)))) for number in range(120)]
+    waiting = begin(service, connections)
     await until(lambda: sum(len(ids) for ids in service.called("get_many")) >= 360)
     for run_id in service.runs:
         service.runs[run_id] = "done"
@@ -292,9 +303,7 @@ async def test_an_outage_is_ridden_out_and_told_once_at_each_end(
     service.get_errors = [DOWN] * 12
     await until(lambda: not service.get_errors)
     await until(lambda: all(any("asked again" in note.text for note in told) for told in notes))
-    for run_id in service.runs:
-        service.runs[run_id] = "done"
-    assert {outcome.verdict for outcome in await asyncio.gather(*waiting)} == {Verdict.SUCCEEDED}
+    await all_succeed(service, waiting)
     for told in notes:
         assert sum(note.alarming for note in told) == 1
         assert sum("asked again" in note.text for note in told) == 1
@@ -354,15 +363,13 @@ async def test_an_outage_is_probed_by_one_request_at_a_time(
     for number in range(100):
         service.runs[str(number)] = "going"
         service.errors[str(number)] = DOWN
-    waiting = [asyncio.create_task(wait(connections, a_watch(str(number)))) for number in range(100)]
+    waiting = begin(service, connections)
     await asyncio.sleep(300)
     # Singly in the beginning, as the connection is not known to work; then ever more rarely, up to every 15
     # to 30 s.
     assert len(service.called("get")) <= 30
     service.errors.clear()
-    for run_id in service.runs:
-        service.runs[run_id] = "done"
-    assert {outcome.verdict for outcome in await asyncio.gather(*waiting)} == {Verdict.SUCCEEDED}
+    await all_succeed(service, waiting)
 
 
 async def test_requests_that_are_cut_together_do_not_make_the_first_probe_wait_longer(
@@ -440,7 +447,7 @@ async def test_a_wait_that_begins_in_an_outage_is_told_of_it_at_once(
 ) -> None:
     service.runs |= {f"r{n}": "going" for n in range(5)}
     service.errors = dict.fromkeys(service.runs, DOWN)
-    waiting = [asyncio.create_task(wait(connections, a_watch(f"r{n}"))) for n in range(4)]
+    waiting = begin(service, connections)
     await until(lambda: poller._pollers.get(asyncio.get_running_loop()))
     await until(lambda: the_poller()._channel.detector.outage)
     told: list[Note] = []
@@ -454,7 +461,7 @@ async def test_a_wait_that_begins_in_an_outage_is_told_of_it_at_once(
 
 async def test_a_key_that_is_refused_is_tried_seldom(service: Service, connections: Connections) -> None:
     service.runs |= {f"r{n}": "going" for n in range(50)}
-    waiting = [asyncio.create_task(wait(connections, a_watch(f"r{n}"))) for n in range(50)]
+    waiting = begin(service, connections)
     await until(lambda: len(service.called("get")) >= 100)
     service.get_errors = [Unauthorized("the key is not good", status=401) for _ in range(1000)]
     service.calls.clear()
@@ -468,8 +475,7 @@ async def test_a_key_that_is_refused_is_tried_seldom(service: Service, connectio
     service.get_errors.clear()
     connections.host = "http://other"
     await until(lambda: len(service.called("get")) > first + 2)
-    service.runs = dict.fromkeys(service.runs, "done")
-    assert {each.verdict for each in await asyncio.gather(*waiting)} == {Verdict.SUCCEEDED}
+    await all_succeed(service, waiting)
 
 
 def sends(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.05) -> None:
@@ -495,7 +501,7 @@ async def test_pages_have_their_turn_beside_more_runs_than_the_cap_allows(
     connections.cap = 300
     service.runs |= {f"r{n}": "going" for n in range(60)}
     pace = {"poll_interval": 0.1, "min_poll_interval": 0.1}
-    waiting = [asyncio.create_task(wait(connections, a_watch(run_id, **pace))) for run_id in service.runs]
+    waiting = begin(service, connections, **pace)
     await asyncio.sleep(5)
 
     def pages(api: Any) -> Flow[None]:
@@ -506,8 +512,7 @@ async def test_pages_have_their_turn_beside_more_runs_than_the_cap_allows(
     await the_poller()._channel.send(pages)
     # Every second slot: five of them are there in a second.
     assert clock.monotonic() - began <= 10 * 2 / 5 + 1
-    service.runs = dict.fromkeys(service.runs, "done")
-    assert {each.verdict for each in await asyncio.gather(*waiting)} == {Verdict.SUCCEEDED}
+    await all_succeed(service, waiting)
 
 
 async def test_what_was_known_of_an_outage_does_not_outlive_its_waits(
@@ -515,8 +520,9 @@ async def test_what_was_known_of_an_outage_does_not_outlive_its_waits(
 ) -> None:
     # An event trigger keeps the channel open.
     kept = channel.open_channel("key", connections.read)
-    service.errors = {f"r{n}": DOWN for n in range(5)}
-    waiting = [asyncio.create_task(wait(connections, a_watch(f"r{n}"))) for n in range(5)]
+    service.runs = {f"r{n}": "going" for n in range(5)}
+    service.errors = dict.fromkeys(service.runs, DOWN)
+    waiting = begin(service, connections)
     await until(lambda: kept.detector.outage)
     for task in waiting:
         task.cancel()
@@ -569,7 +575,7 @@ async def test_the_session_of_a_connection_that_has_changed_is_closed(
 
     monkeypatch.setattr(AsyncDriver, "close", noted)
     service.runs |= {f"r{n}": "going" for n in range(3)}
-    waiting = [asyncio.create_task(wait(connections, a_watch(run_id))) for run_id in service.runs]
+    waiting = begin(service, connections)
     for host in ("http://second", "http://third"):
         asked = len(service.called("get"))
         await until(lambda asked=asked: len(service.called("get")) > asked + 5)
@@ -587,11 +593,10 @@ async def test_a_batch_whose_runs_are_refused_has_the_connection_read_again(serv
     connections = Connections(FullApi)
     service.runs |= {f"r{n}": "going" for n in range(10)}
     service.errors = {run_id: Unauthorized("not yours", status=403) for run_id in service.runs}
-    waiting = [asyncio.create_task(wait(connections, a_watch(run_id))) for run_id in service.runs]
+    waiting = begin(service, connections)
     await until(lambda: connections.reads > 2)
     service.errors.clear()
-    service.runs = dict.fromkeys(service.runs, "done")
-    assert {each.verdict for each in await asyncio.gather(*waiting)} == {Verdict.SUCCEEDED}
+    await all_succeed(service, waiting)
 
 
 @pytest.mark.real_time
@@ -607,7 +612,7 @@ async def test_a_poller_sleeps_from_one_poll_to_the_next(
     monkeypatch.setattr(PollQueue, "collect_due", counted)
     service.runs |= {f"r{n}": "going" for n in range(20)}
     pace = {"poll_interval": 0.05, "min_poll_interval": 0.05}
-    waiting = [asyncio.create_task(wait(connections, a_watch(run_id, **pace))) for run_id in service.runs]
+    waiting = begin(service, connections, **pace)
     await until(lambda: len(service.called("get")) >= 200)
     asked = len(service.called("get"))
     service.runs = dict.fromkeys(service.runs, "done")
@@ -696,11 +701,9 @@ async def test_a_batch_that_one_id_spoils_is_asked_about_singly(service: Service
     connections = Connections(Spoiled)
     for number in range(20):
         service.runs[str(number)] = "going"
-    waiting = [asyncio.create_task(wait(connections, a_watch(run_id))) for run_id in service.runs]
+    waiting = begin(service, connections)
     await until(lambda: set(service.called("get")) == set(service.runs))
-    for run_id in service.runs:
-        service.runs[run_id] = "done"
-    assert {outcome.verdict for outcome in await asyncio.gather(*waiting)} == {Verdict.SUCCEEDED}
+    await all_succeed(service, waiting)
 
 
 async def test_waits_that_are_over_leave_nothing_behind(service: Service, connections: Connections) -> None:
@@ -790,7 +793,7 @@ async def test_the_cap_on_requests_holds(service: Service, connections: Connecti
     connections.cap = 600  # ten a second, after a first burst
     for number in range(30):
         service.runs[str(number)] = "going"
-    waiting = [asyncio.create_task(wait(connections, a_watch(str(number)))) for number in range(30)]
+    waiting = begin(service, connections)
     await asyncio.sleep(1.5)
     asked = len(service.called("get"))
     for run_id in service.runs:
@@ -822,7 +825,7 @@ async def test_every_request_of_a_look_counts_in_the_cap(
     connections.cap = 600  # ten a second, after a first burst
     service.runs |= {str(number): "going" for number in range(10)}
     began = clock.monotonic()
-    waiting = [asyncio.create_task(wait(connections, a_watch(str(number)))) for number in range(10)]
+    waiting = begin(service, connections)
     await asyncio.sleep(3)
     assert 25 <= len(sent) <= 10 + 10 * (clock.monotonic() - began)
     service.runs = dict.fromkeys(service.runs, "done")

@@ -41,7 +41,8 @@ from tests.core.hostile import DRIPS, bomb, dripping, flood
 from tests.memory import forget_peak, needs_proc, peak
 
 Start = Callable[..., Wire]
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
+# The server closes after a stream, and says so: or a client might send its next request into the closed one.
+HEAD = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
 BODY = b": hello\n\ndata: a\ndata: b\n\nevent: end\nid: 7\ndata: c\n\nretry: 500\n\ndata: cut"
 FRAMES = [Comment("hello"), Event("message", "a\nb"), Event("end", "c", "7"), Retry(0.5)]
 

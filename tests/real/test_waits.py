@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_runs.base import hook as hook_module
+from airflow_provider_runs.base import connections
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.drivers import AsyncDriver
 from airflow_provider_runs.core.run import Run
@@ -51,13 +51,13 @@ def masked(mortal: MortalMage, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         import airflow_provider_runs.mage.operators  # noqa: F401
 
     secrets: list[str] = []
-    mask = hook_module.mask_secret
+    mask = connections.mask_secret
 
     def keep(secret: str) -> None:
         secrets.append(secret)
         mask(secret)
 
-    monkeypatch.setattr(hook_module, "mask_secret", keep)
+    monkeypatch.setattr(connections, "mask_secret", keep)
     monkeypatch.setenv("AIRFLOW_CONN_MAGE_DEFAULT", mortal.connection_json(None, extra=dict(mortal.extra)))
     return secrets
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_runs.base import hook as hooks
+from airflow_provider_runs.base import connections
 from airflow_provider_runs.base.poller import wait_for_run
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.connection import read_settings
@@ -133,7 +133,7 @@ def lags(sim: Simulator, seen: dict[str, float]) -> list[float]:
 def test_a_connection_that_still_limits_streams_is_read_and_the_log_says_once_that_this_does_nothing(
     sim: Simulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hooks._report_ignored.cache_clear()
+    connections._report_ignored.cache_clear()
     caplog.set_level("INFO")
     for nonsense in (0, "many"):
         connect(monkeypatch, sim, max_streams=nonsense)
