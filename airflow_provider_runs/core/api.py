@@ -66,7 +66,10 @@ class RunApi(ABC):
     takes_key: ClassVar[bool] = False
     """Whether starting twice with one key starts one run."""
     broken_words: ClassVar[str | None] = None
-    """Words in an answer of status 429 by which the service is broken, not asked too often."""
+    """
+    Words in an answer of status 429 by which the service is broken, not asked too often. It may have done what
+    was asked.
+    """
 
     def __init__(
         self,

@@ -230,7 +230,9 @@ class RequestCycle:
             outcome = yield from self._sent(send, turns)
             is_lost = isinstance(outcome, ConnectionFailed)
             may_have_arrived = may_have_arrived or not is_lost or outcome.sent
-            if attempt >= retry.attempts or retry.stopped() or not may_repeat(send.request, outcome):
+            if attempt >= retry.attempts or retry.stopped():
+                break
+            if not may_repeat(send.request, outcome, self.api.broken_words):
                 break
             yield from _pause(retry.wait(attempt, outcome), retry)
         if is_lost:

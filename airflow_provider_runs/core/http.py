@@ -47,7 +47,6 @@ class Request:
     :param timeout: seconds to wait for the answer; None takes the connection's ``request_timeout``.
     :param secret: a secret that the URL must hold when it is sent, and nowhere else.
     :param delay: seconds to wait before it is sent.
-    :param unsure: words in an answer of status 429 by which nobody knows whether it was carried out.
     :param may_be_empty: whether an answer of status 2xx may have no body. One that is no JSON is somebody
         else's, such as a gateway's, and says nothing about the request.
     """
@@ -62,7 +61,6 @@ class Request:
     timeout: float | None = None
     secret: str | None = field(default=None, repr=False)
     delay: float = 0.0
-    unsure: str | None = None
     may_be_empty: bool = False
 
     @property

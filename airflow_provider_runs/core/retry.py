@@ -63,21 +63,24 @@ def backoff_seconds(attempt: int, base: float, cap: float) -> float:
     return full * random.uniform(0.5, 1.0)
 
 
-def may_repeat(request: Request, outcome: Response | ConnectionFailed) -> bool:
+def may_repeat(
+    request: Request, outcome: Response | ConnectionFailed, broken_words: str | None = None
+) -> bool:
     """
     Tell whether a request that ended so may be sent again without doing anything twice, and should be.
 
     :param request: the request.
     :param outcome: its answer, or the reason why there is none.
+    :param broken_words: what the service says with status 429 where it may have done what was asked.
     """
     if isinstance(outcome, AnswerTooLong):
         return False
     if isinstance(outcome, ConnectionFailed):
         return request.safe_to_repeat or not outcome.sent
     if outcome.status == 429:
-        if request.unsure is None or request.safe_to_repeat:
+        if broken_words is None or request.safe_to_repeat:
             return True
-        return outcome.is_whole and request.unsure.encode() not in outcome.body
+        return outcome.is_whole and broken_words.encode() not in outcome.body
     return request.safe_to_repeat and (outcome.status in TEMPORARY or _is_foreign(request, outcome))
 
 

@@ -46,7 +46,7 @@ from airflow_provider_runs.core.text import one_line
 from airflow_provider_runs.strait.answers import Row
 from airflow_provider_runs.strait.controls import StraitControls
 from airflow_provider_runs.strait.details import StraitDetails
-from airflow_provider_runs.strait.lists import CLOCK_SLACK, RUN_KEY_TAG, TAG, UNSURE, run_path, segment
+from airflow_provider_runs.strait.lists import BROKEN, CLOCK_SLACK, RUN_KEY_TAG, TAG, run_path, segment
 from airflow_provider_runs.strait.replays import StraitReplays
 
 DOCUMENTATION = "https://docs.strait.dev"
@@ -107,7 +107,7 @@ class StraitRunApi(StraitReplays, StraitControls, StraitDetails, CanFindStarted,
     pace = Pace(min_poll_interval=2, poll_interval=60, max_requests_per_minute=90)
     scope_fields = ("project_id",)
     takes_key = True
-    broken_words = UNSURE
+    broken_words = BROKEN
     # A few pages of a list serve all who wait for neighbours.
     batch_size = 1000
     draw_share = 0.6

@@ -49,8 +49,8 @@ TEXT_FILTERS = ("tag_key", "tag_value", "metadata_key", "metadata_value", "trigg
 # What today's servers filter by, but older ones do not.
 LATER_FILTERS = ("execution_mode", "error_class")
 FILTERS = ("job_id", "status", *TEXT_FILTERS, *LATER_FILTERS, "payload_contains")
-# Strait refuses so, too, where it has tried and does not know the outcome.
-UNSURE = "admission control"
+# Strait refuses so where its database does not answer, and then does not know whether it did what was asked.
+BROKEN = "admission control"
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,6 @@ class StraitLists(StraitAnswers, CanListRecent):
             self.settings.base_url + path,
             params=params or {},
             safe_to_repeat=method == "GET" if safe_to_repeat is None else safe_to_repeat,
-            unsure=UNSURE,
             **kwargs,
         )
 

@@ -165,11 +165,12 @@ def test_no_retry_means_one_request() -> None:
 def test_a_refusal_of_which_nobody_knows_the_outcome_is_repeated_only_where_that_is_safe(
     safe: bool, body: bytes, again: bool
 ) -> None:
-    request = Request("POST", "https://example.com", safe_to_repeat=safe, unsure="admission control")
-    assert may_repeat(request, Response(429, {}, body)) is again
+    request = Request("POST", "https://example.com", safe_to_repeat=safe)
+    assert may_repeat(request, Response(429, {}, body), "admission control") is again
 
 
 @pytest.mark.parametrize("safe", [False, True])
 def test_a_refusal_of_which_not_all_can_be_read_is_repeated_only_where_that_is_safe(safe: bool) -> None:
-    request = Request("POST", "https://example.com", safe_to_repeat=safe, unsure="admission control")
-    assert may_repeat(request, Response(429, {}, b"Too Many", is_whole=False)) is safe
+    request = Request("POST", "https://example.com", safe_to_repeat=safe)
+    refusal = Response(429, {}, b"Too Many", is_whole=False)
+    assert may_repeat(request, refusal, "admission control") is safe
