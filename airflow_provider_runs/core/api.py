@@ -67,8 +67,8 @@ class RunApi(ABC):
     """Whether starting twice with one key starts one run."""
     broken_words: ClassVar[str | None] = None
     """
-    Words in an answer of status 429 by which the service is broken, not asked too often. It may have done what
-    was asked.
+    Words in an answer of status 429 by which the service is broken, not asked too often. It may have done
+    what was asked.
     """
 
     def __init__(
