@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -18,30 +19,37 @@ from airflow_provider_runs.core.progress import Watch
 from airflow_provider_runs.core.turns import limiter_of
 from airflow_provider_runs.simulator import Simulator
 from airflow_provider_runs.strait.hooks import StraitHook
+from airflow_provider_runs.strait.logs import EventFollower
 from airflow_provider_runs.strait.simulated import Job
 from airflow_provider_runs.strait.triggers import StraitRunEventTrigger
 from tests.base.test_events import AssetStore, Triggerer, needs_streams
 from tests.strait.tasks import KEY, connect
 from tests.strait.test_limit import LIMIT, Counted
 
+LOG = logging.getLogger(__name__)
 MINUTES = 5
 CAP = 60
 PROJECTS = ("p1", "p2")
-STARTS = 10
+STARTS = 6
 """In each project and minute."""
+FOLLOWED = 3
+"""In each project: runs whose log is followed, each through one stream after the other."""
+STREAM_SECONDS = 20.0
 
 
 @needs_streams
-async def test_waits_event_triggers_and_starts_of_two_scopes_keep_the_cap_together(
+async def test_waits_event_triggers_log_followers_and_starts_of_two_scopes_keep_the_cap_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with Simulator(["strait"], options={"strait": {"jobs": (Job("good"),)}}) as sim:
+    options = {"jobs": (Job("good"),), "stream_seconds": STREAM_SECONDS}
+    with Simulator(["strait"], options={"strait": options}) as sim:
         sim.plan(system="strait", outcome="stuck")
         connect(monkeypatch, sim, max_requests_per_minute=CAP)
         asked: Any = Counted()
         sim._server.systems["strait"]._gate.requests = asked  # type: ignore[attr-defined]
         triggerer, longest = Triggerer(), 0.0
         background: list[asyncio.Task[Any]] = []
+        followers: list[EventFollower] = []
 
         async def start_some(project: str) -> None:
             nonlocal longest
@@ -51,6 +59,10 @@ async def test_waits_event_triggers_and_starts_of_two_scopes_keep_the_cap_togeth
                     key = f"{project} {number}"
                     run = await hook.adrive(lambda api, key=key: api.trigger({"job_id": "good"}, key))
                     longest = max(longest, clock.monotonic() - began)
+                    if number < FOLLOWED:
+                        # On a worker it has a thread and an event loop of its own.
+                        followers.append(EventFollower(StraitHook(project_id=project), run.id, LOG))
+                        followers[-1].start()
                     watch = Watch(run.id, 1.0, 1.0)
                     wait = wait_for_run(hook.watch_key, hook.aread_api, watch, "Strait", lambda note: None)
                     background.append(asyncio.create_task(wait))
@@ -64,6 +76,8 @@ async def test_waits_event_triggers_and_starts_of_two_scopes_keep_the_cap_togeth
         limiter = limiter_of(StraitHook().read_api())
         lasted = clock.time() - first
         await triggerer.stop()
+        for follower in followers:
+            follower.stop()
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
@@ -74,6 +88,9 @@ async def test_waits_event_triggers_and_starts_of_two_scopes_keep_the_cap_togeth
         assert len(within) >= 0.9 * CAP * MINUTES
         assert sim.count("strait", "trigger", 201) == len(PROJECTS) * MINUTES * STARTS
         assert sim.count("strait", "list", 200) > 20
+        # One stream a minute and follower at least, and what was said before it was open.
+        assert sim.count("strait", "stream", 200) > len(followers) * MINUTES
+        assert sim.count("strait", "events", 200) > len(followers) * MINUTES
         # Two requests, each in the next slot or behind one of the other project.
         assert longest < 6
 
