@@ -141,9 +141,9 @@ def simulator() -> Iterator[Simulator]:
                 # Each try of a replay needs four such calls to work in a row, so these run out before it.
                 simulator.fault(fault, system="strait", operation=operation, probability=0.4, times=2, **rest)
         # Not for lists, by which a start is looked for: there it ends the task without a retry.
-        for system in ("chalk", "mage", "paradime"):
-            simulator.fault("status", system=system, operation="get", status=401, probability=0.15)
-        simulator.fault("status", system="strait", operation="get", status=401, times=4)
+        # Once: after a second refusal in a row a connection is not used for two minutes.
+        for system in SYSTEMS:
+            simulator.fault("status", system=system, operation="get", status=401, times=1)
         said = "refused: Bearer " + PLANTED["Strait's API key"]
         for operation in ("get", "events", "debug_bundle"):
             simulator.fault(

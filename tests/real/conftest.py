@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,13 +32,27 @@ def mage_python() -> Path:
     return python
 
 
+@pytest.fixture(scope="session")
+def mages(mage_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[bool], Mage]]:
+    """
+    Give the real Mage with or without user authentication.
+
+    Each is started when it is first wanted and stays: a start takes as much as many tests.
+    """
+    with ExitStack() as running:
+
+        @cache
+        def get(auth: bool) -> Mage:
+            folder = tmp_path_factory.mktemp("mage")
+            return running.enter_context(real_mage(mage_python, folder, auth=auth))
+
+        yield get
+
+
 @pytest.fixture(scope="session", params=[False, True], ids=["auth_off", "auth_on"])
-def mage(
-    request: pytest.FixtureRequest, mage_python: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Mage]:
+def mage(request: pytest.FixtureRequest, mages: Callable[[bool], Mage]) -> Mage:
     """A real Mage, without and with user authentication.
 
     `@pytest.mark.parametrize("mage", [True], indirect=True)` takes the one with.
     """
-    with real_mage(mage_python, tmp_path_factory.mktemp("mage"), auth=request.param) as server:
-        yield server
+    return mages(request.param)
