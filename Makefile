@@ -167,10 +167,11 @@ clean:
 environments: $(AIRFLOW)/.installed $(COMPAT)/.installed $(CHALKPY)/.installed $(PARADIME)/.installed \
 	$(STRAIT)/.installed $(MAGE_AI)/.installed $(PUBLISH)/.installed
 
-# $(call build,folder,arguments of uv pip install)
+# $(call build,folder,arguments of uv pip install). Where several processes load the same at once, all is
+# compiled before; elsewhere each module when it is loaded: of Mage's and the vendors' most never are.
 define build
 	$(python) -m venv --clear --without-pip $(1)
-	$(UV) pip install --quiet --python $(1)/bin/python --compile-bytecode $(2)
+	$(UV) pip install --quiet --python $(1)/bin/python $(2)
 	touch $@
 endef
 python = $(or $(PYTHON),$(error no Python >= 3.11 with venv was found; name one: make PYTHON=/path/to/python))
@@ -180,17 +181,17 @@ $(UV):
 	$(UV:/uv=/python) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 $(AIRFLOW)/.installed: pyproject.toml constraints/airflow-3.3.txt | $(UV)
-	$(call build,$(AIRFLOW),uv==$(UV_VERSION) -c constraints/airflow-3.3.txt $(PROJECT) --group steady --group mutants --group crash --group browser)
+	$(call build,$(AIRFLOW),--compile-bytecode uv==$(UV_VERSION) -c constraints/airflow-3.3.txt $(PROJECT) --group steady --group mutants --group crash --group browser)
 
 $(COMPAT)/.installed: pyproject.toml constraints/airflow-2.11.txt | $(UV)
-	$(call build,$(COMPAT),-c constraints/airflow-2.11.txt $(PROJECT))
+	$(call build,$(COMPAT),--compile-bytecode -c constraints/airflow-2.11.txt $(PROJECT))
 
 $(VERSIONS:%=.env/matrix/%/.installed): .env/matrix/%/.installed: pyproject.toml constraints/%.txt | $(UV)
-	$(call build,.env/matrix/$*,-c constraints/$*.txt $(TESTED))
+	$(call build,.env/matrix/$*,--compile-bytecode -c constraints/$*.txt $(TESTED))
 
 $(PYTHONS:%=.env/matrix/%/.installed): override PYTHON = $(call found,$*)
 $(PYTHONS:%=.env/matrix/%/.installed): .env/matrix/%/.installed: pyproject.toml constraints/airflow-3.3.txt | $(UV)
-	$(call build,.env/matrix/$*,-c constraints/airflow-3.3.txt $(TESTED))
+	$(call build,.env/matrix/$*,--compile-bytecode -c constraints/airflow-3.3.txt $(TESTED))
 
 $(BENCH)/.installed: pyproject.toml constraints/bench.txt | $(UV)
 	$(call build,$(BENCH),-e . -r constraints/bench.txt)
