@@ -130,7 +130,7 @@ crash-cases: $(AIRFLOW)/.installed
 
 # Many waits and secrets.
 crash-others: $(AIRFLOW)/.installed
-	$(AIRFLOW)/bin/python -m pytest tests/crash --ignore=tests/crash/test_crash.py -q --numprocesses 3 --dist loadgroup \
+	$(AIRFLOW)/bin/python -m pytest tests/crash --ignore=tests/crash/test_crash.py -q --numprocesses 2 --dist loadgroup \
 		$(if $(WAITS),--waits $(WAITS))
 
 ## make bench    what waiting costs, beside other providers; BENCH_ARGUMENTS="--runs 1000 --scenario equal"

@@ -206,13 +206,14 @@ class RunHook(BaseHook):
             return self.drive(lambda api: api.get(run_id), turn=turn)
 
         while not (run := poll()).state.is_terminal and clock.monotonic() < until:
-            if self._may_lose_cancels:
+            if self.may_lose_cancels:
                 self._cancel(run_id, turn)
             clock.sleep(CONFIRM_INTERVAL)
         return run
 
     @property
-    def _may_lose_cancels(self) -> bool:
+    def may_lose_cancels(self) -> bool:
+        """Whether a cancel that was answered well may be without effect."""
         return issubclass(self.api_class, CanCancel) and self.api_class.may_lose_cancels
 
     async def acancel_and_confirm(self, run_id: str, seconds: float) -> Run:
@@ -229,7 +230,7 @@ class RunHook(BaseHook):
 
         await self._acancel(run_id, Turn.URGENT)
         while not (run := await poll()).state.is_terminal and clock.monotonic() < until:
-            if self._may_lose_cancels:
+            if self.may_lose_cancels:
                 await self._acancel(run_id, Turn.URGENT)
             await asyncio.sleep(CONFIRM_INTERVAL)
         return run

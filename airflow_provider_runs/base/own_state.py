@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+T = TypeVar("T")
 
 # Airflow sets these where a person acted on the task or its DAG run, or where the DAG run ran out of time.
 # None is a cleared task. Anything else (running, queued, scheduled, deferred, up_for_retry) also comes from a
@@ -23,6 +27,14 @@ def ended_by_person(state: str | None) -> bool:
 
 
 UNREADABLE = "unreadable"
+ASK_SECONDS = 60.0
+"""
+Longest time in seconds for a question to Airflow. The first one of a triggerer builds Airflow's own client:
+more than 20 s on a starved machine.
+"""
+ATTEMPTS = 3
+RETRY_INTERVAL = 2.0
+"""Seconds after which what could not be read is asked for again."""
 LEFT_GOING = "run_left_going"
 """Key of the XCom with the id of the run that a task left going when it ended by itself."""
 
@@ -46,9 +58,50 @@ def own_state(task_instance: Any) -> str | None:
                 run_ids=[task_instance.run_id],
             )
             (state,) = states[task_instance.run_id].values()
-        return None if state is None else str(getattr(state, "value", state))
+        return _text(state)
     except Exception:
         return UNREADABLE
+
+
+def _text(state: Any) -> str | None:
+    return None if state is None else str(getattr(state, "value", state))
+
+
+def _key(task_instance: Any) -> str:
+    """Return what Airflow calls a task instance among the states of a DAG run."""
+    name, index = str(task_instance.task_id), task_instance.map_index
+    return f"{name}_{index}" if index >= 0 else name
+
+
+def own_states(task_instances: Sequence[Any]) -> list[str | None]:
+    """
+    Return the present states of tasks of one DAG run, each as :func:`own_state` does.
+
+    :param task_instances: the task instances.
+    """
+    named = {one.task_id for one in task_instances}
+    keys = [_key(one) for one in task_instances]
+    # Airflow names a mapped task instance by its index, which another task may be called, too.
+    clear = [
+        not hasattr(one, "current_state") and keys.count(key) == 1 and (one.map_index < 0 or key not in named)
+        for one, key in zip(task_instances, keys, strict=True)
+    ]
+    together = [one for one, is_clear in zip(task_instances, clear, strict=True) if is_clear]
+    found: Mapping[str, Any] = {}
+    if len(together) > 1:
+        try:
+            from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+            run_id = together[0].run_id
+            found = RuntimeTaskInstance.get_task_states(
+                dag_id=together[0].dag_id, task_ids=sorted(named), run_ids=[run_id]
+            )[run_id]
+        except Exception:
+            return [UNREADABLE for _ in task_instances]
+    return [
+        _text(found[key]) if is_clear and key in found else own_state(one)
+        for one, key, is_clear in zip(task_instances, keys, clear, strict=True)
+    ]
 
 
 def left_going(task_instance: Any) -> str | None:
@@ -56,21 +109,91 @@ def left_going(task_instance: Any) -> str | None:
     Return the id of the run that the task left going when it ended by itself, None if it did not.
 
     :param task_instance: the task instance of the trigger (Airflow 3).
+    :return: the id, None, or :data:`UNREADABLE` where Airflow does not say.
     """
     try:
         from airflow.sdk.execution_time.xcom import XCom
 
         place = {name: getattr(task_instance, name) for name in ("dag_id", "run_id", "task_id", "map_index")}
         found = XCom.get_one(key=LEFT_GOING, **place)
+    except ImportError:
+        return None  # Airflow 2 kills no trigger
     except Exception:
-        return None
+        return UNREADABLE
     return None if found is None else str(found)
 
 
-async def aown_state(task_instance: Any) -> str | None:
+class Airflow:
     """
-    Return the task's present state without blocking the event loop.
+    What Airflow says about tasks that were ended, for all triggers of an event loop.
 
-    :param task_instance: as for :func:`own_state`.
+    A triggerer has one line to Airflow: one question is asked after the other, the time of each begins with
+    its turn, and the states of all tasks of a DAG run are one question.
     """
-    return await asyncio.to_thread(own_state, task_instance)
+
+    def __init__(self) -> None:
+        self._line = asyncio.Lock()
+        self._waiting: dict[tuple[str, str], list[tuple[Any, asyncio.Future[str | None]]]] = {}
+
+    async def state(self, task_instance: Any) -> str | None:
+        """
+        Return a task's present state, :data:`UNREADABLE` where it cannot be read, also after some attempts.
+
+        :param task_instance: the task instance of the trigger.
+        :raises TimeoutError: if Airflow does not answer in time.
+        """
+        return await _readable(lambda: self._state(task_instance))
+
+    async def left_going(self, task_instance: Any) -> str | None:
+        """
+        Return what :func:`left_going` returns, after some attempts.
+
+        :param task_instance: the task instance of the trigger.
+        :raises TimeoutError: if Airflow does not answer in time.
+        """
+        return await _readable(lambda: self._ask(lambda: left_going(task_instance)))
+
+    async def _state(self, task_instance: Any) -> str | None:
+        future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        dag_run = (task_instance.dag_id, task_instance.run_id)
+        self._waiting.setdefault(dag_run, []).append((task_instance, future))
+        await asyncio.sleep(0)  # those who ask at the same time come along
+        async with self._line:
+            asking = [] if future.done() else self._waiting.pop(dag_run)
+            try:
+                states = await self._asked(lambda: own_states([one for one, _ in asking])) if asking else []
+            except BaseException as error:
+                for _, other in asking:
+                    other.set_exception(error) if isinstance(error, TimeoutError) else other.cancel()
+                if not isinstance(error, TimeoutError):
+                    raise
+            else:
+                for (_, other), state in zip(asking, states, strict=True):
+                    other.set_result(state)
+        return await future
+
+    async def _ask(self, question: Callable[[], T]) -> T:
+        async with self._line:
+            return await self._asked(question)
+
+    @staticmethod
+    async def _asked(question: Callable[[], T]) -> T:
+        async with asyncio.timeout(ASK_SECONDS):
+            return await asyncio.to_thread(question)
+
+
+async def _readable(ask: Callable[[], Awaitable[str | None]]) -> str | None:
+    """Ask again, a few times, what Airflow does not tell."""
+    for _ in range(ATTEMPTS - 1):
+        if (answer := await ask()) != UNREADABLE:
+            return answer
+        await asyncio.sleep(RETRY_INTERVAL)
+    return await ask()
+
+
+_airflows: WeakKeyDictionary[asyncio.AbstractEventLoop, Airflow] = WeakKeyDictionary()
+
+
+def airflow() -> Airflow:
+    """Return what answers in the running event loop."""
+    return _airflows.setdefault(asyncio.get_running_loop(), Airflow())

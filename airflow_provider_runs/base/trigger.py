@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -12,26 +13,15 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_provider_runs.base.channel import Connect
 from airflow_provider_runs.base.group import wait_for_runs
 from airflow_provider_runs.base.hook import RunHook
-from airflow_provider_runs.base.own_state import aown_state, ended_by_person, left_going
+from airflow_provider_runs.base.kill import cancel_with_others
+from airflow_provider_runs.base.own_state import UNREADABLE, airflow, ended_by_person
 from airflow_provider_runs.base.poller import wait_for_run
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanCancel
 from airflow_provider_runs.core.errors import RunsError
 from airflow_provider_runs.core.outcome import Outcome, Verdict
 from airflow_provider_runs.core.progress import UNREACHABLE_TIMEOUT, Note, Watch
-from airflow_provider_runs.core.run import Run
-from airflow_provider_runs.core.turns import Turn
 
-ASK_SECONDS = 60.0
-"""
-Longest time in seconds for each question to Airflow about a task that was ended. The first one of a triggerer
-builds Airflow's own client: more than 20 s on a starved machine.
-"""
-CANCEL_SECONDS = 60.0
-"""
-Longest time in seconds for the cancel itself, from when it is known that it is wanted: a login, the request
-and reading back. A busy Mage takes half a minute for a login alone.
-"""
 SETTLE_SECONDS = 6.0
 """
 Shortest time in seconds from the start of the trigger to its event. Airflow's worker may notice only after
@@ -49,7 +39,7 @@ class RunTrigger(BaseTrigger):
     Wait for a run, or a list of runs, and fire one event that says how it ended.
 
     The class path and the arguments are kept in Airflow's metadata database while tasks are deferred: they
-    may only grow, with defaults. They hold JSON values and no secret.
+    may only grow, with defaults that never change. They hold JSON values and no secret.
 
     :param conn_id: the Airflow connection.
     :param run_id: the run.
@@ -66,6 +56,7 @@ class RunTrigger(BaseTrigger):
         where its id is not known yet; ``run_id`` then only names the search.
     :param run_ids: the runs, each once, where there are many; ``run_id`` then only names the list, and
         ``cancel_on_kill`` must be off.
+    :param unknown: what a newer release has added, which this one does not heed; the log says so.
     """
 
     hook_class: ClassVar[type[RunHook]]
@@ -85,8 +76,10 @@ class RunTrigger(BaseTrigger):
         no_progress_timeout: float | None = None,
         search: Mapping[str, Any] | None = None,
         run_ids: Sequence[str] | None = None,
+        **unknown: Any,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._unknown = sorted(unknown)
         self.conn_id = conn_id
         self.run_id = run_id
         self.scope = dict(scope or {})
@@ -104,20 +97,13 @@ class RunTrigger(BaseTrigger):
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments."""
         kind = type(self)
+        plain = kind(self.conn_id, self.run_id)
+        given = {name: getattr(self, name) for name in _ARGUMENTS}
+        # What holds its default is left out: it may be new, and an older release takes the rest.
         return f"{kind.__module__}.{kind.__qualname__}", {
-            "conn_id": self.conn_id,
-            "run_id": self.run_id,
-            "scope": self.scope,
-            "poll_interval": self.poll_interval,
-            "min_poll_interval": self.min_poll_interval,
-            "execution_deadline": self.execution_deadline,
-            "wait_deadline": self.wait_deadline,
-            "cancel_on_kill": self.cancel_on_kill,
-            "started_at": self.started_at,
-            "unreachable_timeout": self.unreachable_timeout,
-            "no_progress_timeout": self.no_progress_timeout,
-            "search": self.search,
-            "run_ids": self.run_ids,
+            name: value
+            for name, value in given.items()
+            if name in ("conn_id", "run_id") or value != getattr(plain, name)
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -136,6 +122,9 @@ class RunTrigger(BaseTrigger):
         """
         service = self.hook_class.api_class.service
         watch = self._watch()
+        if self._unknown:
+            named = ", ".join(self._unknown)
+            self.log.warning("A newer release of this package deferred the task; not heeded: %s", named)
         named = watch.named if self.run_ids is None else self.run_id
         self.log.info("Waiting for %s %s", service, named)
         key = self._hook().watch_key
@@ -157,7 +146,7 @@ class RunTrigger(BaseTrigger):
         """
         # Airflow 3.3 sends its cancellation again every second until the trigger has ended, which cuts this
         # call short. What is owed to the run goes on in a task of its own, each step within its own limit.
-        task = asyncio.create_task(self._settle())
+        task = asyncio.create_task(self._cancel_if_owed())
         _settling.add(task)
         task.add_done_callback(_settling.discard)
         while not task.done():
@@ -165,49 +154,54 @@ class RunTrigger(BaseTrigger):
                 await asyncio.shield(task)
         task.result()
 
-    async def _settle(self) -> None:
+    async def _cancel_if_owed(self) -> None:
         """Cancel the run if a person ended the task."""
         if not self.cancel_on_kill:
             self.log.info("cancel_on_kill is off: run %s goes on", self.run_id)
             return
         try:
-            async with asyncio.timeout(ASK_SECONDS):
-                state = await aown_state(self.task_instance)
-            if not ended_by_person(state):
-                self.log.info("The task is %s: run %s is not cancelled", state, self.run_id)
-                return
-            async with asyncio.timeout(ASK_SECONDS):
-                left = await asyncio.to_thread(left_going, self.task_instance)
-            if left == self.run_id:
-                self.log.info("The task has ended by itself: run %s is left alone", self.run_id)
-                return
-            self.log.info("The task was ended (%s)", state or "cleared")
-            async with asyncio.timeout(CANCEL_SECONDS):
+            state = await airflow().state(self.task_instance)
+            if state == UNREADABLE:
+                self.log.warning("Run %s may go on: Airflow does not say who ended the task", self.run_id)
+            elif not ended_by_person(state):
+                self.log.info(
+                    "The task is %s: run %s is left to its next try, which takes it over or, if the task was "
+                    "cleared, cancels it",
+                    state,
+                    self.run_id,
+                )
+            elif await self._was_left_going():
+                self.log.info("Run %s is left alone: the task has ended by itself", self.run_id)
+            else:
+                self.log.info("The task was ended (%s)", state or "cleared")
                 await self._cancel()
         except (RunsError, TimeoutError) as error:
             self.log.warning("Run %s may go on: %s", self.run_id, str(error) or "no end seen in time")
 
-    async def _cancel(self) -> None:
-        """Cancel the run and read back that it has ended, with a client of its own."""
-        async with self._hook() as hook:
-            service = hook.api_class.service
-            if not issubclass(hook.api_class, CanCancel):
-                url = (await hook.aget_run(self.run_id)).url
-                self.log.warning("%s cannot cancel: run %s goes on: %s", service, self.run_id, url)
-                return
-            run = await self._glance(hook)
-            if run is None or not run.state.is_terminal:
-                self.log.info("Cancelling %s run %s", service, self.run_id)
-                run = await hook.acancel_and_confirm(self.run_id, CANCEL_SECONDS)
-            self.log.info("%s run %s has ended: %s", service, self.run_id, run.status)
+    async def _was_left_going(self) -> bool:
+        """
+        Tell whether the task has left the run going when it ended by itself.
 
-    async def _glance(self, hook: RunHook) -> Run | None:
-        """Return the run, or None if it is not to be had soon: then it is cancelled unseen."""
-        try:
-            async with asyncio.timeout(CANCEL_SECONDS / 4):
-                return await hook.adrive(lambda api: api.get(self.run_id), turn=Turn.URGENT)
-        except (RunsError, TimeoutError):
-            return None
+        :raises RunsError: if Airflow does not say.
+        """
+        left = await airflow().left_going(self.task_instance)
+        if left == UNREADABLE:
+            raise RunsError("Airflow does not say whether the task has left it going when it ended by itself")
+        return left == self.run_id
+
+    async def _cancel(self) -> None:
+        """Cancel the run, with others that are cancelled at the same time, and poll it until it has ended."""
+        service = self.hook_class.api_class.service
+        can_cancel = issubclass(self.hook_class.api_class, CanCancel)
+        if can_cancel:
+            self.log.info("Cancelling %s run %s", service, self.run_id)
+        run = await cancel_with_others(self._hook(), self.run_id)
+        if run.state.is_terminal:
+            self.log.info("%s run %s has ended: %s", service, self.run_id, run.status)
+        elif can_cancel:
+            self.log.warning("%s run %s is still %s after it was cancelled", service, self.run_id, run.status)
+        else:
+            self.log.warning("%s cannot cancel: run %s goes on: %s", service, self.run_id, run.url)
 
     def _hook(self) -> RunHook:
         return self.hook_class.for_scope(self.conn_id, self.scope)
@@ -227,3 +221,10 @@ class RunTrigger(BaseTrigger):
 
     def _tell(self, note: Note) -> None:
         (self.log.warning if note.alarming else self.log.info)(note.text)
+
+
+_ARGUMENTS = tuple(
+    name
+    for name, argument in inspect.signature(RunTrigger).parameters.items()
+    if argument.kind is not argument.VAR_KEYWORD
+)

@@ -248,6 +248,22 @@ class CanCancel(ABC):
         """
 
 
+class CanCancelMany(CanCancel):
+    """A service whose runs can be cancelled together."""
+
+    cancel_batch_size: ClassVar[int]
+    """Runs that one request cancels at most."""
+
+    @abstractmethod
+    def cancel_many(self, run_ids: Sequence[str]) -> Flow[dict[str, RunsError]]:
+        """
+        Ask the service to cancel runs.
+
+        :param run_ids: the service's ids, :attr:`cancel_batch_size` at most.
+        :return: what the service says against it, by run. The run may have ended, which the next poll tells.
+        """
+
+
 class CanExplain(ABC):
     """A service that can say more about a failure than the run itself holds."""
 

@@ -1,10 +1,10 @@
-"""Poll many runs once: in batches where the service can, and singly what a batch does not answer."""
+"""Poll or cancel many runs: in batches where the service can, and singly what a batch does not answer."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from airflow_provider_runs.core.api import CanGetMany, RunApi
+from airflow_provider_runs.core.api import CanCancel, CanCancelMany, CanGetMany, RunApi
 from airflow_provider_runs.core.errors import BadInput, NotFound, RunsError, as_runs_error, is_permanent
 from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.outage import OutageDetector
@@ -31,6 +31,30 @@ def get_runs(api: RunApi, run_ids: Sequence[str]) -> Flow[dict[str, Run | RunsEr
         if run_id not in polls.found:
             yield from polls.single(run_id)
     return {run_id: polls.found[run_id] for run_id in run_ids}
+
+
+def cancel_runs(api: RunApi, run_ids: Sequence[str]) -> Flow[dict[str, RunsError]]:
+    """
+    Ask the service once to cancel each of many runs.
+
+    :param api: the description of a service that can cancel.
+    :param run_ids: the runs, each once.
+    :return: for each run for which that failed, why. It may have ended, which the next poll tells.
+    """
+    assert isinstance(api, CanCancel)
+    failed: dict[str, RunsError] = {}
+    together = isinstance(api, CanCancelMany) and len(run_ids) > 1
+    size = api.cancel_batch_size if isinstance(api, CanCancelMany) and together else 1
+    for first in range(0, len(run_ids), size):
+        batch = run_ids[first : first + size]
+        try:
+            if isinstance(api, CanCancelMany) and together:
+                failed |= yield from api.cancel_many(batch)
+            else:
+                yield from api.cancel(batch[0])
+        except RunsError as error:
+            failed |= dict.fromkeys(batch, error.with_traceback(None))
+    return failed
 
 
 class _Polls:

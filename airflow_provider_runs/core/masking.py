@@ -54,9 +54,10 @@ def proxy_secrets(proxy: str) -> Iterator[str]:
 
 def environment_secrets() -> Iterator[str]:
     """Yield the passwords of the proxies that the environment names."""
-    for name, value in os.environ.items():
-        if name.lower().endswith("_proxy"):
-            yield from proxy_secrets(value)
+    # As bytes: every answer is searched for secrets, and to decode each name takes twenty times as long.
+    for name in os.environb:
+        if name.lower().endswith(b"_proxy"):
+            yield from proxy_secrets(os.fsdecode(os.environb[name]))
 
 
 @lru_cache(maxsize=64)

@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from airflow_provider_runs.core.api import (
-    CanCancel,
+    CanCancelMany,
     CanRetry,
     Scope,
     Unsure,
     header_text,
 )
 from airflow_provider_runs.core.connection import ConnectionSpec, Field, Settings
-from airflow_provider_runs.core.errors import ApiError, BadInput, Unauthorized, WrongScope
+from airflow_provider_runs.core.errors import ApiError, BadInput, RunsError, Unauthorized, WrongScope
 from airflow_provider_runs.core.http import Flow, Response
 from airflow_provider_runs.core.inputs import boolean, required_text, unknown_names
 from airflow_provider_runs.core.run import Run, RunState
@@ -103,12 +103,13 @@ CONNECTION = ConnectionSpec(
 _learned: dict[str, Learned] = {}
 
 
-class ParadimeRunApi(ParadimeLists, CanCancel, CanRetry):
+class ParadimeRunApi(ParadimeLists, CanCancelMany, CanRetry):
     """Describe Paradime's run API for one connection and workspace."""
 
     connection = CONNECTION
     pace = Pace(min_poll_interval=2, poll_interval=60, max_requests_per_minute=120)
     scope_fields = ("workspace_uid",)
+    cancel_batch_size = 20
 
     def __init__(self, settings: Settings, scope: Scope | None = None, **kwargs: Any) -> None:
         # The endpoint holds a token in its path, which no text may show.
@@ -297,6 +298,13 @@ class ParadimeRunApi(ParadimeLists, CanCancel, CanRetry):
             # That an ended run cannot be cancelled is no failure.
             if not (yield from self.get(run_id)).state.is_terminal:
                 raise
+
+    def cancel_many(self, run_ids: Sequence[str]) -> Flow[dict[str, RunsError]]:
+        numbers = {run_number(run_id): run_id for run_id in run_ids}
+        answers = yield from self._many(CANCEL, [*numbers], "cancelling runs")
+        return {
+            numbers[number]: answer for number, answer in answers.items() if isinstance(answer, RunsError)
+        }
 
     def retry_arguments(self, arguments: Mapping[str, Any]) -> Row:
         return {name: arguments[name] for name in SCHEDULE_FIELDS if arguments.get(name) is not None}

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow_provider_runs.core.api import CanCancel
-from airflow_provider_runs.core.errors import ApiError, BadInput
+from airflow_provider_runs.core.api import CanCancelMany
+from airflow_provider_runs.core.errors import ApiError, BadInput, RunsError
 from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.inputs import boolean, iso_utc, json_value, required_text, unknown_names
 from airflow_provider_runs.core.run import Run
+from airflow_provider_runs.core.text import one_line
 from airflow_provider_runs.strait.answers import Row
 from airflow_provider_runs.strait.lists import StraitLists, run_path
 from airflow_provider_runs.strait.replays import ids_of
@@ -17,8 +18,10 @@ from airflow_provider_runs.strait.replays import ids_of
 MOST_CANCELS = 100
 
 
-class StraitControls(StraitLists, CanCancel):
+class StraitControls(StraitLists, CanCancelMany):
     """Change runs, for :class:`~airflow_provider_runs.strait.api.StraitRunApi`."""
+
+    cancel_batch_size = MOST_CANCELS
 
     # Cancelling
 
@@ -36,6 +39,16 @@ class StraitControls(StraitLists, CanCancel):
         answer = yield from self.bulk_cancel([run_id])
         if not answer["canceled"] and not (yield from self.get(run_id)).state.is_terminal:
             raise ApiError(str(error), status=error.status, permanent=False)
+
+    def cancel_many(self, run_ids: Sequence[str]) -> Flow[dict[str, RunsError]]:
+        answer = yield from self.bulk_cancel(run_ids)
+        rows = (row for row in answer["results"] if isinstance(row, dict) and row.get("error"))
+        return {
+            str(row.get("id")): ApiError(
+                f"Strait does not cancel run {row.get('id')}: {one_line(str(row['error']))}", status=409
+            )
+            for row in rows
+        }
 
     def bulk_cancel(self, run_ids: Sequence[str]) -> Flow[Row]:
         """

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_runs.base import kill
+from airflow_provider_runs.base import own_state as own
 from airflow_provider_runs.base import trigger as module
-from airflow_provider_runs.base.hook import CannotCancel
 from airflow_provider_runs.base.own_state import LEFT_GOING, UNREADABLE, left_going, own_state
 from airflow_provider_runs.base.trigger import RunTrigger
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.errors import ApiError
-from tests.base.fakes import FakeHook, FakeRunTrigger, FakeTaskInstance, PlainHook, Service
+from tests.base.fakes import FakeRunTrigger, FakeTaskInstance, FullApi, PlainHook, Service
 from tests.base.test_operator import BY_PERSON
 
 
@@ -34,7 +35,28 @@ def test_a_trigger_of_an_older_release_can_still_be_built() -> None:
         "wait_deadline": None,
         "cancel_on_kill": True,
     }
-    assert FakeRunTrigger(**first_release).serialize()[1].items() >= first_release.items()
+    built = FakeRunTrigger(**first_release)
+    assert {name: getattr(built, name) for name in first_release} == first_release
+
+
+def test_what_holds_its_default_is_not_stored_so_that_an_older_release_can_build_the_trigger() -> None:
+    assert a_trigger().serialize()[1] == {"conn_id": "fake_default", "run_id": "r1"}
+    assert a_trigger(cancel_on_kill=False, scope={}).serialize()[1] == {
+        "conn_id": "fake_default",
+        "run_id": "r1",
+        "cancel_on_kill": False,
+    }
+
+
+async def test_arguments_of_a_newer_release_are_told_once_and_not_heeded(
+    service: Service, mocker: Any
+) -> None:
+    service.runs["r1"] = "done"
+    made = a_trigger(of_tomorrow=1, another=None)
+    log = mocker.patch.object(module.RunTrigger, "log")
+    assert [event.payload["outcome"] async for event in made.run()] == ["succeeded"]
+    (told,) = (call.args for call in log.warning.call_args_list)
+    assert told[1:] == ("another, of_tomorrow",)
 
 
 def test_a_trigger_survives_its_serialisation() -> None:
@@ -100,7 +122,7 @@ async def test_a_moved_trigger_whose_task_has_left_the_run_going_meanwhile_cance
     service.runs["r1"] = "going"
     made = a_trigger(wait_deadline=clock.time() - 1)
     made.task_instance.state = "failed"  # type: ignore[union-attr]
-    monkeypatch.setattr(module, "left_going", lambda ti: "r1")
+    monkeypatch.setattr(own, "left_going", lambda ti: "r1")
     await made.on_kill()
     assert service.calls == []
 
@@ -112,7 +134,7 @@ async def test_a_person_who_ends_the_task_after_its_time_cancels_the_run(
     service.runs["r1"] = "going"
     made = a_trigger(wait_deadline=clock.time() - 1)
     made.task_instance.state = "failed"  # type: ignore[union-attr]
-    monkeypatch.setattr(module, "left_going", lambda ti: left)
+    monkeypatch.setattr(own, "left_going", lambda ti: left)
     await made.on_kill()
     assert service.called("cancel") == ["r1"]
 
@@ -127,7 +149,23 @@ def test_what_a_task_has_left_going_is_read_from_its_own_xcom(mocker: Any) -> No
     get_one.return_value = None
     assert left_going(FakeTaskInstance()) is None
     get_one.side_effect = RuntimeError("no answer")
-    assert left_going(FakeTaskInstance()) is None
+    assert left_going(FakeTaskInstance()) == UNREADABLE
+
+
+async def test_where_airflow_does_not_say_whether_the_run_was_left_going_it_is_not_cancelled(
+    service: Service, mocker: Any
+) -> None:
+    service.runs["r1"] = "going"
+    made = a_trigger()
+    made.task_instance.state = "failed"  # type: ignore[union-attr]
+    read = mocker.patch.object(own, "left_going", return_value=UNREADABLE)
+    log = mocker.patch.object(module.RunTrigger, "log")
+    await made.on_kill()
+    assert service.calls == [] and read.call_count == own.ATTEMPTS
+    assert log.warning.call_args.args[0].startswith("Run %s may go on")
+    read.side_effect = [UNREADABLE, None]
+    await made.on_kill()
+    assert service.called("cancel") == ["r1"]
 
 
 async def test_a_run_that_cannot_be_looked_at_is_cancelled_unseen(service: Service) -> None:
@@ -174,13 +212,7 @@ async def test_a_slow_cancellation_survives_that_airflow_cancels_the_trigger_aga
     service.runs["r1"] = "going"
     made = a_trigger()
     made.task_instance.state = "failed"  # type: ignore[union-attr]
-    cancel = FakeHook._acancel
-
-    async def slow(self: FakeHook, run_id: str, turn: Any) -> None:
-        await asyncio.sleep(0.3)
-        await cancel(self, run_id, turn)
-
-    mocker.patch.object(FakeHook, "_acancel", slow)
+    assert kill.BATCH_WINDOW > 0.15
     killing = asyncio.create_task(made.on_kill())
     for _ in range(5):
         await asyncio.sleep(0.03)
@@ -194,11 +226,16 @@ async def test_a_cancellation_that_is_not_seen_to_work_is_said(service: Service,
     service.runs["r1"] = "going"
     made = a_trigger()
     made.task_instance.state = "failed"  # type: ignore[union-attr]
-    mocker.patch("tests.base.fakes.FakeHook._acancel")
+    cancel = mocker.patch.object(FullApi, "cancel", side_effect=lambda run_id: iter(()))
     log = mocker.patch.object(module.RunTrigger, "log")
     await made.on_kill()
-    assert log.warning.call_args.args[1:] == ("r1", "no end seen in time")
-    mocker.patch("tests.base.fakes.FakeHook._acancel", side_effect=CannotCancel("refused"))
+    assert log.warning.call_args.args == (
+        "%s run %s is still %s after it was cancelled",
+        "Fake",
+        "r1",
+        "going",
+    )
+    cancel.side_effect = ApiError("refused", status=403)
     await made.on_kill()
     assert log.warning.call_args.args[1:] == ("r1", "refused")
 
@@ -211,13 +248,13 @@ async def test_the_time_for_the_cancel_begins_when_airflow_has_said_who_ended_th
 
     def answered(state: str | None) -> Callable[..., str | None]:
         def slowly(*_: Any) -> str | None:
-            clock.sleep(module.ASK_SECONDS - 1)
+            clock.sleep(own.ASK_SECONDS - 1)
             return state
 
         return slowly
 
     mocker.patch.object(FakeTaskInstance, "current_state", side_effect=answered("failed"))
-    mocker.patch.object(module, "left_going", side_effect=answered(None))
+    mocker.patch.object(own, "left_going", side_effect=answered(None))
     await made.on_kill()
     assert service.runs["r1"] == "stopped"
 
@@ -227,7 +264,7 @@ async def test_where_airflow_does_not_say_who_ended_the_task_the_log_says_that_t
 ) -> None:
     service.runs["r1"] = "going"
     made = a_trigger()
-    silent = partial(clock.sleep, module.ASK_SECONDS + 1)
+    silent = partial(clock.sleep, own.ASK_SECONDS + 1)
     mocker.patch.object(FakeTaskInstance, "current_state", side_effect=silent)
     log = mocker.patch.object(module.RunTrigger, "log")
     await made.on_kill()
