@@ -63,6 +63,8 @@ ON_UNKNOWN_START = ("fail", "adopt", "start")
 What becomes of a start whose answer was lost, where runs carry no key and others may have been started, too:
 the task fails, waits for the only run that could be its own, or starts another.
 """
+WRITE_PAUSES = (1.0, 4.0, 15.0)
+"""Seconds after which the id of a run that was started is written once more, where that fails."""
 LOOK_SECONDS = 300.0
 """
 How long a start whose answer was lost is looked for while the service cannot be asked, or where what tells a
@@ -337,6 +339,10 @@ class DurableStart:
             found = self._find_when_settled(record)
         except Unsure as error:
             return self._decide(record, error)
+        except BadInput as error:
+            raise StartUncertain(
+                f"an earlier try may have started a {api.service} run, which cannot be looked for: {error}"
+            ) from None
         except NotFound as error:
             if record.resumes is None or self.resumes is not None:
                 raise
@@ -560,7 +566,19 @@ class DurableStart:
         self.attached = record.attached
         self.run = run
         # A service may take a start and tell no id yet: the same request is answered the same again.
-        self._keep(replace(record, run_id=run.id or None))
+        completed = replace(record, run_id=run.id or None)
+        for pause in (*WRITE_PAUSES, None):
+            try:
+                return self._keep(completed)
+            except Exception as error:
+                told = f"Airflow did not take down run {run.id}: {type(error).__name__}: {error}"
+            if pause is None or self.stopped:
+                # The run goes, whether it stands in the record or not: rather this try waits for it.
+                self.log.error("%s. A retry of the task may not find the run", told)
+                return None
+            self.log.warning("%s. Trying again in %.0f s", told, pause)
+            clock.sleep(pause)
+        return None
 
     def _keep(self, record: StartRecord) -> None:
         with self._storing:

@@ -31,6 +31,7 @@ from airflow_provider_runs.core.run import Run, RunState
 from airflow_provider_runs.core.schedule import Pace
 from airflow_provider_runs.paradime.answers import (
     DocumentRefused,
+    FieldFailed,
     Row,
     is_number,
 )
@@ -352,11 +353,18 @@ class ParadimeRunApi(ParadimeLists, CanCancelMany, CanRetry):
         # A run that is gone has no children.
         yield from self.get(run_id)
 
-        rows = yield from self._run_rows(
-            slug,
-            None,
-            lambda rows: not is_before(self._run(rows[-1]["id"], None, rows[-1]), since, ZONE_SLACK),
-        )
+        def may_go_on(rows: list[Row]) -> bool:
+            return not is_before(self._run(rows[-1]["id"], None, rows[-1]), since, ZONE_SLACK)
+
+        try:
+            rows = yield from self._run_rows(slug, None, may_go_on)
+        except ApiError as error:
+            if slug is not None or not isinstance(error, (FieldFailed, DocumentRefused)):
+                raise
+            raise BadInput(
+                f"a retry of run {number} shows in a list of runs, which this Paradime makes of one schedule "
+                f"only: give the task the run's slug (or schedule_name). {error}"
+            ) from None
         runs = [
             self._run(row["id"], row.get("state"), row)
             for row in rows

@@ -79,6 +79,37 @@ def test_the_record_is_written_before_sending_and_completed_right_after(service:
     ]
 
 
+class BrokenStore(Store):
+    """A store that fails to keep a run's id some times."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__()
+        self.failures = failures
+
+    def set(self, key: str, value: Any) -> None:
+        if value["run_id"] and self.failures:
+            self.failures -= 1
+            raise RuntimeError("500 Internal Server Error")
+        super().set(key, value)
+
+
+def test_the_id_of_a_run_is_written_again_where_that_fails(service: Service) -> None:
+    store = BrokenStore(failures=2)
+    run = begin(store).ensure()
+    assert store["run"]["run_id"] == run.id
+    assert begin(store).ensure().id == run.id and len(service.called("trigger")) == 1
+
+
+def test_a_run_whose_id_airflow_does_not_take_down_is_waited_for_and_named(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = BrokenStore(failures=100)
+    run = begin(store).ensure()
+    assert store["run"]["run_id"] is None and len(service.called("trigger")) == 1
+    (error,) = (record for record in caplog.records if record.levelno == logging.ERROR)
+    assert f"run {run.id}" in error.getMessage() and "500 Internal" in error.getMessage()
+
+
 def test_every_start_has_a_key_of_its_own(service: Service) -> None:
     keys = {begin(Store()).ensure() and service.calls[-2][1] for _ in range(5)}
     assert len(keys) == 5

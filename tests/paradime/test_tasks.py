@@ -167,6 +167,21 @@ def test_an_ended_run_is_retried_and_waited_for(
     assert sim.runs("paradime")[-1]["body"]["mutation"] == mutation
 
 
+def test_a_retry_that_cannot_be_found_without_the_schedule_says_what_to_give(
+    sim: Simulator, context: dict[str, Any]
+) -> None:
+    ended = wait(start("broken"))
+    sim.plan(system="paradime", resource="broken", outcome="succeeded")
+    sim.fault("reset_after", system="paradime", operation="retry", times=1)
+    retry = ParadimeRetryRunOperator(task_id="t", run_id=ended, **PACE)
+    for _ in range(2):
+        with pytest.raises(StartUncertain, match="give the task the run's slug"):
+            run(retry, context)
+    assert sim.count("paradime", "retry") == 1
+    new = run(ParadimeRetryRunOperator(task_id="t", run_id=ended, slug="broken", **PACE), context)
+    assert new != ended and sim.count("paradime", "retry") == 1
+
+
 def test_what_would_do_nothing_is_not_retried(sim: Simulator, context: dict[str, Any]) -> None:
     ended = wait(start())
     with pytest.raises(RequestRefused, match="it has succeeded"):
