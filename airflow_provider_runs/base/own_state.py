@@ -159,18 +159,20 @@ class Airflow:
         self._waiting.setdefault(dag_run, []).append((task_instance, future))
         await asyncio.sleep(0)  # those who ask at the same time come along
         async with self._line:
-            asking = [] if future.done() else self._waiting.pop(dag_run)
-            try:
-                states = await self._asked(lambda: own_states([one for one, _ in asking])) if asking else []
-            except BaseException as error:
-                for _, other in asking:
-                    other.set_exception(error) if isinstance(error, TimeoutError) else other.cancel()
-                if not isinstance(error, TimeoutError):
-                    raise
-            else:
-                for (_, other), state in zip(asking, states, strict=True):
-                    other.set_result(state)
+            if not future.done():
+                await self._answer(self._waiting.pop(dag_run))
         return await future
+
+    async def _answer(self, asking: Sequence[tuple[Any, asyncio.Future[str | None]]]) -> None:
+        """Ask about tasks of one DAG run and tell those who wait for it."""
+        try:
+            states = await self._asked(lambda: own_states([each for each, _ in asking]))
+        except TimeoutError as error:
+            for _, future in asking:
+                future.set_exception(error)
+        else:
+            for (_, future), state in zip(asking, states, strict=True):
+                future.set_result(state)
 
     async def _ask(self, question: Callable[[], T]) -> T:
         async with self._line:
