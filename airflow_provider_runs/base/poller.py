@@ -37,6 +37,12 @@ CONCURRENCY = 8
 RUNS_PER_REQUEST = 100
 """Runs that add one more to :data:`CONCURRENCY`, so that polling all of them does not take for ever."""
 MAX_CONCURRENCY = 64
+MANY_RUNS = 50
+TICK = 0.1
+"""
+Seconds to whose multiples the single polls of :data:`MANY_RUNS` and more are put off: an event loop that
+wakes up for ten of them together spends half on each of what it spends when it wakes up for each.
+"""
 READ_AT_ONCE = 100
 """Answers of a batch that are dealt with in one turn of the event loop."""
 SUBSCRIBED_AT_ONCE = 1000
@@ -320,6 +326,8 @@ class RunPoller:
         if not run.is_wanted:
             return
         now = self._now()
+        if len(self._subscriptions) >= MANY_RUNS and not isinstance(self._channel.api, CanGetMany):
+            moment = math.ceil(moment / TICK) * TICK
         for each in run.subscriptions:
             deadline = each.progress.deadline()
             if deadline is not None and now < deadline < moment:
