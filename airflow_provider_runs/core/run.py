@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -68,18 +69,25 @@ def to_wait_for(runs: Sequence[Run]) -> Run | None:
     return next(succeeded, None) or next(going, None) or (runs[0] if runs else None)
 
 
+LONGEST_MOMENT = 64
+"""Characters of a time at most: what was read is kept."""
+
+
 def moment(value: Any) -> DateTime | None:
     """
     Read a time in ISO 8601, with or without fraction; one without offset is in UTC. None: it is no such text.
 
     :param value: the text.
     """
+    return _moment(value) if isinstance(value, str) and len(value) <= LONGEST_MOMENT else None
+
+
+@lru_cache(maxsize=4096)  # lists tell the same again and again
+def _moment(text: str) -> DateTime | None:
     import pendulum
 
-    if not isinstance(value, str):
-        return None
     try:
-        read = datetime.fromisoformat(value)
+        read = datetime.fromisoformat(text)
         # pendulum's own conversion takes five times as long, and a list tells thousands of times.
         utc = read.astimezone(UTC) if read.tzinfo else read
         return pendulum.DateTime(
