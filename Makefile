@@ -36,7 +36,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export UV_PYTHON_DOWNLOADS := never
 
 # No Airflow and no network: every branch is tested.
-PURE := */core/*,*/api.py,*/mage/answers.py,*/mage/lists.py,*/mage/lookups.py,*/mage/reasons.py,*/mage/retries.py,*/paradime/answers.py,*/paradime/artifacts.py,*/paradime/lists.py,*/paradime/lookups.py,*/paradime/operations.py,*/paradime/reasons.py,*/strait/answers.py,*/strait/controls.py,*/strait/details.py,*/strait/lists.py,*/strait/replays.py,*/strait/reasons.py,*/strait/streams.py
+PURE := */core/*,*/api.py,*/mage/answers.py,*/mage/lists.py,*/mage/lookups.py,*/mage/reasons.py,*/mage/retries.py,*/paradime/answers.py,*/paradime/artifacts.py,*/paradime/controls.py,*/paradime/lists.py,*/paradime/lookups.py,*/paradime/operations.py,*/paradime/reasons.py,*/strait/answers.py,*/strait/controls.py,*/strait/details.py,*/strait/lists.py,*/strait/replays.py,*/strait/reasons.py,*/strait/streams.py
 
 .DEFAULT_GOAL := help
 .PHONY: help test coverage fuzz steady mutants check vendor mage compat matrix system browser crash bench soak demo dist all tables clean

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_runs.base import own_state
+from airflow_provider_runs.base import kill, own_state
 from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.trigger import RunTrigger
 from airflow_provider_runs.core import clock
@@ -144,6 +144,27 @@ async def test_one_task_is_cancelled_alone(tasks: Tasks) -> None:
     assert len(runs) == 2 and not any(run["cancels"] for run in runs)
 
 
+@pytest.mark.parametrize("system", ["paradime"])
+async def test_tasks_that_are_ended_one_after_the_other_share_a_session_which_is_closed_once(
+    tasks: Tasks, mocker: Any
+) -> None:
+    await tasks.defer(4)
+    tasks.connect()
+    closed = mocker.spy(RunHook, "aclose")
+
+    async def end(trigger: RunTrigger, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        trigger.task_instance.state = "failed"  # type: ignore[union-attr]
+        await trigger.on_kill()
+
+    # The first is through while the second still waits for others to come with it.
+    pauses = (0.0, 1.2, 1.3, 1.4)
+    await asyncio.gather(*map(end, tasks.triggers, pauses))
+    await asyncio.sleep(2 * kill.BATCH_WINDOW)
+    assert tasks.cancels() == [1] * 4
+    assert closed.call_count == 1
+
+
 @each_system
 async def test_an_outage_that_the_cancel_meets_is_told_in_the_log_of_each_task(
     tasks: Tasks, system: str, mocker: Any
@@ -202,7 +223,7 @@ def supervisor(mocker: Any) -> Supervisor:
 
 
 async def states_of(*instances: Any) -> list[str | None]:
-    return await asyncio.gather(*(own_state.airflow().state(each) for each in instances))
+    return await asyncio.gather(*(own_state.task_state_reader().state(each) for each in instances))
 
 
 async def test_the_states_of_all_tasks_of_a_dag_run_are_one_question(supervisor: Supervisor) -> None:
@@ -221,19 +242,19 @@ async def test_tasks_that_airflow_calls_the_same_are_asked_about_singly(supervis
 
 
 async def test_the_time_of_each_question_begins_with_its_turn(supervisor: Supervisor) -> None:
-    supervisor.seconds = own_state.ASK_SECONDS - 1
+    supervisor.seconds = own_state.READ_SECONDS - 1
     instances = [Instance("t", run_id=f"run {number}") for number in range(5)]
     supervisor.states = {("t", -1): "failed"}
     began = clock.monotonic()
     assert await states_of(*instances) == ["failed"] * 5
-    assert clock.monotonic() - began > 2 * own_state.ASK_SECONDS
+    assert clock.monotonic() - began > 2 * own_state.READ_SECONDS
 
 
 async def test_a_question_that_is_not_answered_in_time_holds_up_nobody_else(supervisor: Supervisor) -> None:
-    supervisor.seconds = own_state.ASK_SECONDS + 1
+    supervisor.seconds = own_state.READ_SECONDS + 1
     supervisor.states = {("t", -1): "failed"}
     late = asyncio.gather(
-        *(own_state.airflow().state(Instance("t", run_id=f"run {n}")) for n in range(2)),
+        *(own_state.task_state_reader().state(Instance("t", run_id=f"run {n}")) for n in range(2)),
         return_exceptions=True,
     )
     assert [type(answer) for answer in await late] == [TimeoutError] * 2

@@ -53,7 +53,7 @@ class KillQueue:
         self._size = api_class.cancel_batch_size if issubclass(api_class, CanCancelMany) else SINGLES
         self._waiting: dict[str, asyncio.Future[Run]] = {}
         self._under_way: dict[str, asyncio.Future[Run]] = {}
-        self._workers: set[asyncio.Task[None]] = set()
+        self._workers: set[asyncio.Task[None] | None] = set()
 
     async def cancel(self, run_id: str) -> Run:
         """
@@ -61,16 +61,14 @@ class KillQueue:
 
         :param run_id: the service's id.
         :return: the run as it was seen last; it may not have ended, surely where the service cannot cancel.
-        :raises RunsError: if the service refuses or cannot be asked.
+        :raises RunsError: if the service refuses or is unreachable.
         :raises TimeoutError: if that takes too long.
         """
         future = self._waiting.get(run_id) or self._under_way.get(run_id)
         if future is None:
             future = self._waiting[run_id] = asyncio.get_running_loop().create_future()
             if len(self._workers) < WORKERS:
-                worker = asyncio.create_task(self._work())
-                self._workers.add(worker)
-                worker.add_done_callback(self._workers.discard)
+                self._workers.add(asyncio.create_task(self._work()))
         return await asyncio.shield(future)
 
     async def _work(self) -> None:
@@ -89,7 +87,8 @@ class KillQueue:
                 for run_id, future in batch.items():
                     del self._under_way[run_id]
                     future.cancel()  # no effect on what is done
-        if not self._under_way:
+        self._workers.discard(asyncio.current_task())
+        if not self._workers:  # one that still waits for others to come may need what would be closed
             self._on_idle()
             await self._hook.aclose()
 
@@ -147,7 +146,7 @@ async def cancel_with_others(hook: RunHook, run_id: str) -> Run:
     :param hook: the service.
     :param run_id: the service's id.
     :return: the run as it was seen last; it may not have ended, surely where the service cannot cancel.
-    :raises RunsError: if the service refuses or cannot be asked.
+    :raises RunsError: if the service refuses or is unreachable.
     :raises TimeoutError: if that takes too long.
     """
     queues = _queues.setdefault(asyncio.get_running_loop(), {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -27,14 +28,14 @@ def ended_by_person(state: str | None) -> bool:
 
 
 UNREADABLE = "unreadable"
-ASK_SECONDS = 60.0
+READ_SECONDS = 60.0
 """
-Longest time in seconds for a question to Airflow. The first one of a triggerer builds Airflow's own client:
-more than 20 s on a starved machine.
+Longest time in seconds to read from Airflow. The first read of a triggerer builds Airflow's own client: more
+than 20 s on a starved machine.
 """
 ATTEMPTS = 3
 RETRY_INTERVAL = 2.0
-"""Seconds after which what could not be read is asked for again."""
+"""Seconds after which what could not be read is read again."""
 LEFT_GOING = "run_left_going"
 """Key of the XCom with the id of the run that a task left going when it ended by itself."""
 
@@ -81,9 +82,10 @@ def own_states(task_instances: Sequence[Any]) -> list[str | None]:
     """
     named = {one.task_id for one in task_instances}
     keys = [_key(one) for one in task_instances]
+    times = Counter(keys)
     # Airflow names a mapped task instance by its index, which another task may be called, too.
     clear = [
-        not hasattr(one, "current_state") and keys.count(key) == 1 and (one.map_index < 0 or key not in named)
+        not hasattr(one, "current_state") and times[key] == 1 and (one.map_index < 0 or key not in named)
         for one, key in zip(task_instances, keys, strict=True)
     ]
     together = [one for one, is_clear in zip(task_instances, clear, strict=True) if is_clear]
@@ -123,16 +125,16 @@ def left_going(task_instance: Any) -> str | None:
     return None if found is None else str(found)
 
 
-class Airflow:
+class TaskStateReader:
     """
-    What Airflow says about tasks that were ended, for all triggers of an event loop.
+    Read from Airflow what became of tasks, for all triggers of an event loop.
 
-    A triggerer has one line to Airflow: one question is asked after the other, the time of each begins with
-    its turn, and the states of all tasks of a DAG run are one question.
+    A triggerer has one connection to Airflow: one read follows the other, the time of each begins with its
+    turn, and the states of all tasks of a DAG run are one read.
     """
 
     def __init__(self) -> None:
-        self._line = asyncio.Lock()
+        self._reading = asyncio.Lock()
         self._waiting: dict[tuple[str, str], list[tuple[Any, asyncio.Future[str | None]]]] = {}
 
     async def state(self, task_instance: Any) -> str | None:
@@ -151,51 +153,51 @@ class Airflow:
         :param task_instance: the task instance of the trigger.
         :raises TimeoutError: if Airflow does not answer in time.
         """
-        return await _readable(lambda: self._ask(lambda: left_going(task_instance)))
+        return await _readable(lambda: self._read_left_going(task_instance))
 
     async def _state(self, task_instance: Any) -> str | None:
         future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         dag_run = (task_instance.dag_id, task_instance.run_id)
         self._waiting.setdefault(dag_run, []).append((task_instance, future))
-        await asyncio.sleep(0)  # those who ask at the same time come along
-        async with self._line:
+        await asyncio.sleep(0)  # those that are wanted at the same time come along
+        async with self._reading:
             if not future.done():
-                await self._answer(self._waiting.pop(dag_run))
+                await self._read_states(self._waiting.pop(dag_run))
         return await future
 
-    async def _answer(self, asking: Sequence[tuple[Any, asyncio.Future[str | None]]]) -> None:
-        """Ask about tasks of one DAG run and tell those who wait for it."""
+    async def _read_states(self, wanted: Sequence[tuple[Any, asyncio.Future[str | None]]]) -> None:
+        """Read the states of tasks of one DAG run and deliver them."""
         try:
-            states = await self._asked(lambda: own_states([each for each, _ in asking]))
+            states = await self._in_time(lambda: own_states([each for each, _ in wanted]))
         except TimeoutError as error:
-            for _, future in asking:
+            for _, future in wanted:
                 future.set_exception(error)
         else:
-            for (_, future), state in zip(asking, states, strict=True):
+            for (_, future), state in zip(wanted, states, strict=True):
                 future.set_result(state)
 
-    async def _ask(self, question: Callable[[], T]) -> T:
-        async with self._line:
-            return await self._asked(question)
+    async def _read_left_going(self, task_instance: Any) -> str | None:
+        async with self._reading:
+            return await self._in_time(lambda: left_going(task_instance))
 
     @staticmethod
-    async def _asked(question: Callable[[], T]) -> T:
-        async with asyncio.timeout(ASK_SECONDS):
-            return await asyncio.to_thread(question)
+    async def _in_time(read: Callable[[], T]) -> T:
+        async with asyncio.timeout(READ_SECONDS):
+            return await asyncio.to_thread(read)
 
 
-async def _readable(ask: Callable[[], Awaitable[str | None]]) -> str | None:
-    """Ask again, a few times, what Airflow does not tell."""
+async def _readable(read: Callable[[], Awaitable[str | None]]) -> str | None:
+    """Read again, a few times, what cannot be read."""
     for _ in range(ATTEMPTS - 1):
-        if (answer := await ask()) != UNREADABLE:
+        if (answer := await read()) != UNREADABLE:
             return answer
         await asyncio.sleep(RETRY_INTERVAL)
-    return await ask()
+    return await read()
 
 
-_airflows: WeakKeyDictionary[asyncio.AbstractEventLoop, Airflow] = WeakKeyDictionary()
+_readers: WeakKeyDictionary[asyncio.AbstractEventLoop, TaskStateReader] = WeakKeyDictionary()
 
 
-def airflow() -> Airflow:
-    """Return what answers in the running event loop."""
-    return _airflows.setdefault(asyncio.get_running_loop(), Airflow())
+def task_state_reader() -> TaskStateReader:
+    """Return the reader that all in the running event loop share."""
+    return _readers.setdefault(asyncio.get_running_loop(), TaskStateReader())

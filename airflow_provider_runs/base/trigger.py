@@ -14,7 +14,7 @@ from airflow_provider_runs.base.channel import Connect
 from airflow_provider_runs.base.group import wait_for_runs
 from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.kill import cancel_with_others
-from airflow_provider_runs.base.own_state import UNREADABLE, airflow, ended_by_person
+from airflow_provider_runs.base.own_state import UNREADABLE, ended_by_person, task_state_reader
 from airflow_provider_runs.base.poller import wait_for_run
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanCancel
@@ -160,13 +160,12 @@ class RunTrigger(BaseTrigger):
             self.log.info("cancel_on_kill is off: run %s goes on", self.run_id)
             return
         try:
-            state = await airflow().state(self.task_instance)
+            state = await task_state_reader().state(self.task_instance)
             if state == UNREADABLE:
                 self.log.warning("Run %s may go on: Airflow does not say who ended the task", self.run_id)
             elif not ended_by_person(state):
                 self.log.info(
-                    "The task is %s: run %s is left to its next try, which takes it over or, if the task was "
-                    "cleared, cancels it",
+                    "The task is %s: run %s keeps running. If the task was cleared, its next try cancels it",
                     state,
                     self.run_id,
                 )
@@ -184,7 +183,7 @@ class RunTrigger(BaseTrigger):
 
         :raises RunsError: if Airflow does not say.
         """
-        left = await airflow().left_going(self.task_instance)
+        left = await task_state_reader().left_going(self.task_instance)
         if left == UNREADABLE:
             raise RunsError("Airflow does not say whether the task has left it going when it ended by itself")
         return left == self.run_id

@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from airflow_provider_runs.core.api import (
-    CanCancelMany,
     CanRetry,
     Scope,
     Unsure,
     header_text,
 )
 from airflow_provider_runs.core.connection import ConnectionSpec, Field, Settings
-from airflow_provider_runs.core.errors import ApiError, BadInput, RunsError, Unauthorized, WrongScope
+from airflow_provider_runs.core.errors import ApiError, BadInput, Unauthorized, WrongScope
 from airflow_provider_runs.core.http import Flow, Response
 from airflow_provider_runs.core.inputs import boolean, required_text, unknown_names
 from airflow_provider_runs.core.run import Run, RunState
@@ -35,16 +34,15 @@ from airflow_provider_runs.paradime.answers import (
     Row,
     is_number,
 )
-from airflow_provider_runs.paradime.lists import ZONE_SLACK, ParadimeLists, digest, is_before
+from airflow_provider_runs.paradime.controls import ParadimeControls
+from airflow_provider_runs.paradime.lists import ZONE_SLACK, digest, is_before
 from airflow_provider_runs.paradime.lookups import SCHEDULE_FIELDS, Learned, run_number, schedule_of
 from airflow_provider_runs.paradime.operations import (
-    CANCEL,
     COUNT,
     RETRY,
     RETRY_ALL,
     RETRY_FROM_FAILURE,
     SCHEDULE,
-    SUSPEND,
     TRIGGER,
     int32,
 )
@@ -104,13 +102,12 @@ CONNECTION = ConnectionSpec(
 _learned: dict[str, Learned] = {}
 
 
-class ParadimeRunApi(ParadimeLists, CanCancelMany, CanRetry):
+class ParadimeRunApi(ParadimeControls, CanRetry):
     """Describe Paradime's run API for one connection and workspace."""
 
     connection = CONNECTION
     pace = Pace(min_poll_interval=2, poll_interval=60, max_requests_per_minute=120)
     scope_fields = ("workspace_uid",)
-    cancel_batch_size = 20
 
     def __init__(self, settings: Settings, scope: Scope | None = None, **kwargs: Any) -> None:
         # The endpoint holds a token in its path, which no text may show.
@@ -273,39 +270,6 @@ class ParadimeRunApi(ParadimeLists, CanCancelMany, CanRetry):
         return False
 
     # Changing
-
-    def suspend_schedule(self, arguments: Mapping[str, Any], *, suspend: bool = True) -> Flow[None]:
-        """
-        Suspend a schedule that was made in the app or by API, or have it run again.
-
-        :param arguments: ``slug`` or ``schedule_name``.
-        :param suspend: whether it is suspended from now on.
-        """
-        unknown_names("schedule", arguments, SCHEDULE_FIELDS)
-        _, slug = schedule_of(arguments)
-        verb = "suspending" if suspend else "resuming"
-        values = {"slug": slug, "suspend": suspend}
-        yield from self._call(SUSPEND, values, f"{verb} schedule {slug!r}", safe_to_repeat=True)
-
-    def cancel(self, run_id: str) -> Flow[None]:
-        number = run_number(run_id)
-        try:
-            yield from self._call(
-                CANCEL, {"scheduleRunId": number}, f"cancelling run {number}", safe_to_repeat=True
-            )
-        except ApiError as error:
-            if isinstance(error, Unauthorized):
-                raise
-            # That an ended run cannot be cancelled is no failure.
-            if not (yield from self.get(run_id)).state.is_terminal:
-                raise
-
-    def cancel_many(self, run_ids: Sequence[str]) -> Flow[dict[str, RunsError]]:
-        numbers = {run_number(run_id): run_id for run_id in run_ids}
-        answers = yield from self._many(CANCEL, [*numbers], "cancelling runs")
-        return {
-            numbers[number]: answer for number, answer in answers.items() if isinstance(answer, RunsError)
-        }
 
     def retry_arguments(self, arguments: Mapping[str, Any]) -> Row:
         return {name: arguments[name] for name in SCHEDULE_FIELDS if arguments.get(name) is not None}

@@ -248,7 +248,7 @@ async def test_the_time_for_the_cancel_begins_when_airflow_has_said_who_ended_th
 
     def answered(state: str | None) -> Callable[..., str | None]:
         def slowly(*_: Any) -> str | None:
-            clock.sleep(own.ASK_SECONDS - 1)
+            clock.sleep(own.READ_SECONDS - 1)
             return state
 
         return slowly
@@ -264,7 +264,7 @@ async def test_where_airflow_does_not_say_who_ended_the_task_the_log_says_that_t
 ) -> None:
     service.runs["r1"] = "going"
     made = a_trigger()
-    silent = partial(clock.sleep, own.ASK_SECONDS + 1)
+    silent = partial(clock.sleep, own.READ_SECONDS + 1)
     mocker.patch.object(FakeTaskInstance, "current_state", side_effect=silent)
     log = mocker.patch.object(module.RunTrigger, "log")
     await made.on_kill()

@@ -239,17 +239,24 @@ def test_cancelled_run_is_gone_on_with(mage: Mage, driver: Driver) -> None:
     assert mage.wait(run).state is RunState.SUCCEEDED
 
 
+TRIES = 3
+"""Now and then Mage's own scheduler gives a block to two processes. A fault of ours shows in each try."""
+
+
 def test_block_and_what_depends_on_it_run_again_in_a_completed_run(mage: Mage, driver: Driver) -> None:
-    run = mage.wait(mage.start("diamond"))
-    assert run.state is RunState.SUCCEEDED and run.finished_at is not None
-    retried(driver, run.id, {"from_block_uuid": "left"})
-    again = mage.wait(run)
-    assert again.state is RunState.SUCCEEDED
-    assert again.finished_at is not None and again.finished_at > run.finished_at
-    after = driver.drive(driver.api.logs(run.id))
-    worked = {name: after[f"{name}.log"].count(f"{name} is at work") for name in ("right", "left", "join")}
-    # Now and then Mage's own scheduler gives a block to two processes.
-    assert worked["right"] == 1 and worked["left"] >= 2 and worked["join"] >= 2
+    expected = {"right": 1, "left": 2, "join": 2}
+    for _ in range(TRIES):
+        run = mage.wait(mage.start("diamond"))
+        assert run.state is RunState.SUCCEEDED and run.finished_at is not None
+        retried(driver, run.id, {"from_block_uuid": "left"})
+        again = mage.wait(run)
+        assert again.state is RunState.SUCCEEDED
+        assert again.finished_at is not None and again.finished_at > run.finished_at
+        after = driver.drive(driver.api.logs(run.id))
+        worked = {name: after[f"{name}.log"].count(f"{name} is at work") for name in expected}
+        if worked == expected:
+            break
+    assert worked == expected
 
 
 def test_retry_that_mage_could_not_end_is_refused(mage: Mage, driver: Driver, lopsided: Run) -> None:
