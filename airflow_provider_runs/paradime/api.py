@@ -269,7 +269,7 @@ class ParadimeRunApi(ParadimeControls, CanRetry):
             return isinstance(error, Unauthorized)
         return False
 
-    # Changing
+    # Retrying
 
     def retry_arguments(self, arguments: Mapping[str, Any]) -> Row:
         return {name: arguments[name] for name in SCHEDULE_FIELDS if arguments.get(name) is not None}

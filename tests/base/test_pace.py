@@ -18,7 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_runs.base import poller, subscriptions
-from airflow_provider_runs.base.poller import BATCH_WINDOW, CONCURRENCY, RECOVERY_GAP, RUNS_PER_REQUEST
+from airflow_provider_runs.base.poller import (
+    BATCH_WINDOW,
+    CONCURRENCY,
+    MANY_RUNS,
+    RECOVERY_GAP,
+    RUNS_PER_REQUEST,
+    TICK,
+)
 from airflow_provider_runs.base.subscriptions import PolledRun
 from airflow_provider_runs.core import outage, poll_queue
 from airflow_provider_runs.core.api import CanGetMany
@@ -229,6 +236,22 @@ def check_gathering(number: int, rate: float) -> None:
 @given(number=st.integers(1, 2000), rate=st.floats(20, 2000))
 def test_runs_that_join_one_by_one_share_their_first_requests(number: int, rate: float) -> None:
     check_gathering(number, rate)
+
+
+def bursts(number: int) -> float:
+    """Return how many bursts of single polls leave each second where so many runs are waited for."""
+    # The answers take as good as no time, so that none holds back the next poll.
+    world = World(latency=1e-6)
+    plans = [replace(plan, joined=index / number) for index, plan in enumerate(old_runs(number))]
+    world.wait(plans, VirtualApi, min_poll_interval=2, poll_interval=2, until=60)
+    moments = sorted(world.moments(since=10))
+    assert len(moments) > 20 * number
+    return sum(later - moment > 0.01 for moment, later in pairwise(moments)) / 50
+
+
+def test_single_polls_of_many_runs_leave_together_and_those_of_few_when_they_are_due() -> None:
+    assert bursts(MANY_RUNS * 4) <= 1 / TICK
+    assert bursts(MANY_RUNS - 1) > 1.5 / TICK
 
 
 # The cap
