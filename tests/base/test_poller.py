@@ -264,7 +264,8 @@ async def test_many_runs_are_asked_about_in_batches(service: Service) -> None:
     outcomes = await asyncio.gather(*waiting)
     assert {outcome.verdict for outcome in outcomes} == {Verdict.SUCCEEDED}
     assert max(len(ids) for ids in service.called("get_many")) == FullApi.batch_size
-    assert len(service.called("get")) <= 10
+    # Which polls come alone, chance says: few.
+    assert len(service.called("get")) * 10 <= sum(len(ids) for ids in service.called("get_many"))
 
 
 async def test_what_a_batch_does_not_answer_is_asked_about_singly(service: Service) -> None:
