@@ -249,7 +249,7 @@ class RunHook(BaseHook):
         arguments: Mapping[str, Any],
         key: str | None,
         began: float | None = None,
-        stopped: Callable[[], bool] = lambda: False,
+        retry: RetryPolicy = DEFAULT_RETRY,
     ) -> Run:
         """
         Start a run.
@@ -257,13 +257,13 @@ class RunHook(BaseHook):
         :param arguments: the service's own arguments. One that is None is left out.
         :param key: idempotency key or marker.
         :param began: UTC epoch seconds of the first request with this key.
-        :param stopped: asked before each attempt; once it says so, nothing is sent any more.
+        :param retry: how long each request is repeated where that is safe.
         :return: the run; its id is empty where the service takes a start and makes the run later.
         :raises BadInput: if an argument is wrong; nothing was sent.
         :raises RunsError: if the service refuses or does not answer.
         """
         given = without_none(arguments)
-        return self.drive(lambda api: api.trigger(given, key, began), RetryPolicy(stopped=stopped))
+        return self.drive(lambda api: api.trigger(given, key, began), retry)
 
     def newest_active(self, arguments: Mapping[str, Any]) -> Run | None:
         """
@@ -290,39 +290,39 @@ class RunHook(BaseHook):
         """
         self.drive(lambda api: api.ready(arguments))
 
-    def check_retry(self, run_id: str, arguments: Mapping[str, Any]) -> None:
+    def check_retry(self, run_id: str, arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """
         Refuse a retry that would do nothing or harm.
 
         :param run_id: the service's id.
         :param arguments: the service's own arguments.
+        :return: what the run that the retry begins can be told by later (JSON values), or None.
         :raises BadInput: if an argument is wrong.
         :raises CannotRetry: if the service has no such call.
         :raises RunsError: if the run cannot be retried, or the service does not answer.
         """
-        self.drive(lambda api: retrying(api).check_retry(run_id, arguments))
+        return self.drive(lambda api: retrying(api).check_retry(run_id, arguments))
 
-    def retry(
-        self, run_id: str, arguments: Mapping[str, Any], stopped: Callable[[], bool] = lambda: False
-    ) -> Run:
+    def retry(self, run_id: str, arguments: Mapping[str, Any], retry: RetryPolicy = DEFAULT_RETRY) -> Run:
         """
         Repeat what did not succeed in an ended run that was checked by :meth:`check_retry`.
 
         :param run_id: the service's id.
         :param arguments: the service's own arguments.
-        :param stopped: asked before each attempt; once it says so, nothing is sent any more.
+        :param retry: how long each request is repeated where that is safe.
         :return: the run to wait for.
         :raises BadInput: if an argument is wrong; nothing was sent.
         :raises CannotRetry: if the service has no such call.
         :raises RunsError: if the service refuses or does not answer.
         """
-        return self.drive(lambda api: retrying(api).retry(run_id, arguments), RetryPolicy(stopped=stopped))
+        return self.drive(lambda api: retrying(api).retry(run_id, arguments), retry)
 
     def find_retried(
         self,
         run_id: str,
         arguments: Mapping[str, Any],
         since: float,
+        known: Mapping[str, Any] | None = None,
         retry: RetryPolicy = DEFAULT_RETRY,
     ) -> Run | None:
         """
@@ -330,13 +330,14 @@ class RunHook(BaseHook):
 
         :param run_id: the service's id of the run that was to be retried.
         :param arguments: the service's own arguments of the retry.
-        :param since: UTC epoch seconds before which it was surely not begun.
+        :param since: UTC epoch seconds before which it was surely not begun, by the clock of a worker.
+        :param known: what :meth:`check_retry` returned before it was sent.
         :param retry: how long each request is repeated.
         :raises NotFound: if the service no longer knows the run.
         :raises CannotRetry: if the service has no call that retries.
         :raises RunsError: if the service cannot be asked.
         """
-        return self.drive(lambda api: retrying(api).find_retried(run_id, arguments, since), retry)
+        return self.drive(lambda api: retrying(api).find_retried(run_id, arguments, since, known), retry)
 
     def find_started(
         self,

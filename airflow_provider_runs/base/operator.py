@@ -10,12 +10,13 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowTaskTimeout, conf
 
+from airflow_provider_runs.base.decisions import IF_RUNNING, ON_UNKNOWN_START, Attempt, Rules
 from airflow_provider_runs.base.exceptions import Interrupted, RequestRefused, RunFailed, RunTimedOut
 from airflow_provider_runs.base.link import RUN_URL
 from airflow_provider_runs.base.own_state import LEFT_GOING, ended_by_person, own_state
 from airflow_provider_runs.base.record import RECORD_KEY, StartRecord, fingerprint_of
-from airflow_provider_runs.base.start import IF_RUNNING, ON_UNKNOWN_START, DurableStart
-from airflow_provider_runs.base.task import RunTask, ServiceTask
+from airflow_provider_runs.base.start import DurableStart, StartDelayed
+from airflow_provider_runs.base.task import Limits, RunTask, ServiceTask
 from airflow_provider_runs.base.worker import Attended, Killed
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanCancel, CanListActive
@@ -56,8 +57,9 @@ class TriggerRunOperator(RunTask):
     :param cancel_on_kill: whether the run is cancelled when a person ends the task (marks or clears it, or
         its DAG run), when ``execution_timeout`` is over, and when a newer run of the cleared task takes its
         place.
-    :param unreachable_timeout: how long an outage of the service may last, in seconds or as timedelta; None:
-        until ``timeout``. A longer one fails the task without a verdict on the run; a retry attaches to it.
+    :param unreachable_timeout: how long an outage of the service may last, in seconds or as timedelta, for
+        services whose starts carry a key also at the start; None: until ``timeout``. A longer one fails the
+        task without a verdict on the run; a retry attaches to it.
     :param no_progress_timeout: how long the run may keep its first status, in seconds or as timedelta; None:
         for ever.
     :param on_remote_cancel: what a run means that somebody cancelled in the tool: ``fail_without_retry``,
@@ -133,7 +135,7 @@ class TriggerRunOperator(RunTask):
         attended = self._attend()
         limits = self._checked(lambda: self._limits(self.poll_interval, self.timeout))
         self._checked(self._check_rules)
-        start = self._checked(lambda: self._start(context))
+        start = self._checked(lambda: self._start(context, limits))
         try:
             run = attended.run(start.ensure)
             self._publish(context, run)
@@ -157,6 +159,8 @@ class TriggerRunOperator(RunTask):
             return self._conclude(
                 context, outcome, own=lambda: not (start.attached or self._is_superseded(start))
             )
+        except StartDelayed as delay:
+            self._delay(delay.seconds)
         except Killed:
             self._killed(context, attended, start)
         except AirflowTaskTimeout:
@@ -171,6 +175,24 @@ class TriggerRunOperator(RunTask):
             if attended.killed:
                 self._killed(context, attended, start)
             raise
+
+    def _delay(self, seconds: float) -> NoReturn:
+        """Wait in the triggerer until the service takes a start, so that no worker slot is held meanwhile."""
+        from airflow.providers.common.compat.standard.triggers import TimeDeltaTrigger
+
+        self.log.info("%s has had too many requests: starting the run in %.0f s", self.service, seconds)
+        self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=seconds)), method_name="execute_delayed")
+        raise AssertionError("defer always raises")
+
+    def execute_delayed(self, context: Any, event: Any) -> str:
+        """
+        Start the run that the service did not take at first, as :meth:`execute`.
+
+        :param context: Airflow's context.
+        :param event: the timer's event.
+        :return: the run's id.
+        """
+        return self.execute(context)
 
     def execute_complete(self, context: Any, event: Any) -> str:
         """
@@ -243,23 +265,32 @@ class TriggerRunOperator(RunTask):
         if self.if_running != "start" and not issubclass(self.hook_class.api_class, CanListActive):
             raise BadInput(f"{self.service} cannot list active runs: if_running can be start only")
 
-    def _start(self, context: Any) -> DurableStart:
+    def _start(self, context: Any, limits: Limits) -> DurableStart:
         ti = context["ti"]
-        return DurableStart(
-            self.hook,
-            self._arguments(),
-            resumes=self._resumes(),
+        rules = Rules(
             retry_from_failure=self.retry_from_failure,
             if_running=self.if_running,
             on_unknown_start=self.on_unknown_start,
-            store=self._store(context),
-            max_tries=ti.max_tries,
+            cancel_superseded=self.cancel_on_kill,
+            unreachable_timeout=limits.unreachable_timeout,
+            is_final=self._is_final,
+        )
+        attempt = Attempt(
+            self.hook_class.api_class,
+            self._fingerprint(ti),
+            ti.max_tries,
             # A clear raises max_tries to the tries made plus the retries that are allowed.
             is_retry=ti.try_number > ti.max_tries - self.retries + 1,
             clears=getattr(context.get("dag_run"), "clear_number", None),
-            fingerprint=self._fingerprint(ti),
-            cancel_superseded=self.cancel_on_kill,
-            is_final=self._is_final,
+            resumes=self._resumes(),
+            rules=rules,
+        )
+        return DurableStart(
+            self.hook,
+            self._arguments(),
+            attempt,
+            store=self._store(context),
+            may_delay=self.deferrable,
             log=self.log,
         )
 
@@ -362,12 +393,13 @@ class TriggerRunOperator(RunTask):
         if start.run is None:
             attended.linger(KILL_SECONDS / 2)
         run_id = start.run.id if start.run else None
+        if not cleared and self._is_superseded(start):
+            self.log.info("%s, but a newer try has taken the %s run over", why, self.service)
+            return
+        seen = None if run_id is None else self._glance(run_id) or start.run
 
         def cancel() -> None:
-            if not cleared and self._is_superseded(start):
-                self.log.info("%s, but a newer try has taken the %s run over", why, self.service)
-                return
-            run = start.find() if run_id is None else self._glance(run_id) or start.run
+            run = start.find() if run_id is None else seen
             if run is None:
                 self.log.warning("%s: no started %s run is known", why, self.service)
             elif run.state.is_terminal:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from airflow_provider_runs.base.exceptions import StartUncertain
@@ -118,6 +119,52 @@ class StartRecord:
             f"the task state {RECORD_KEY!r} holds no record that this version of the package can read. "
             "If no run of this task is under way, delete it (task instance, task state) and clear the task"
         )
+
+
+class RecordKeeper:
+    """
+    Keep the record of what a try has begun. Its methods may be called from several threads.
+
+    :param store: the task state store; None where Airflow has none: then nothing is stored.
+    """
+
+    def __init__(self, store: Store | None) -> None:
+        self.record: StartRecord | None = None
+        """What this try has begun or gone on with."""
+        self._store = store
+        self._is_left = False
+        self._storing = threading.Lock()
+
+    def take_up(self, record: StartRecord) -> None:
+        """
+        Go on with what an earlier try has stored.
+
+        :param record: the record.
+        """
+        with self._storing:
+            self.record = record
+
+    def keep(self, record: StartRecord) -> None:
+        """
+        Store a record.
+
+        :param record: the record.
+        """
+        with self._storing:
+            self.record = record
+            self._write(record)
+
+    def leave(self) -> None:
+        """Store that this try leaves its run going."""
+        with self._storing:
+            self._is_left = True
+            if self.record is not None:
+                self._write(self.record)
+
+    def _write(self, record: StartRecord) -> None:
+        if self._store is not None:
+            # What an earlier try has left, this one has taken up again.
+            self._store.set(RECORD_KEY, replace(record, left=self._is_left).to_json())
 
 
 def fingerprint_of(where: Any, what: Any) -> str:

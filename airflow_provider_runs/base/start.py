@@ -1,76 +1,73 @@
 """
 Start exactly one remote run per task and generation, whatever dies.
 
-A record in Airflow's task state store (3.3 and later) says what was begun. It is written before the start
-request leaves and completed right after the answer. A later try reads it:
-
-======================== =================================================================================
-record                   what happens
-======================== =================================================================================
-none                     a run is started
-of another generation    the task was cleared, or asks for something else now: the old run is cancelled if it
-                         still goes, and a run is started
-with a run id            the run goes on: attach. It succeeded: done. It ended badly: start another, or, with
-                         ``retry_from_failure``, go on with it where it failed; unless the task's rules make
-                         of such an end its verdict
-without a run id         the process died in between: start again with the same key where the service takes
-                         one, else look for the run by its marker, or among those begun since; a run that was
-                         to be retried is looked at
-======================== =================================================================================
-
-A generation is one value of ``max_tries``, which Airflow raises when a task is cleared and keeps over
-retries, and one fingerprint of what is asked for. A DAG file with fewer ``retries`` may bring a cleared task
-back to the same ``max_tries``; then the DAG run's count of clears tells.
+The record is written before the start request leaves and completed right after the answer. What a later try
+does about it, :mod:`~airflow_provider_runs.base.decisions` says; here it is done.
 """
 
 from __future__ import annotations
 
-import threading
+import itertools
+import random
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from airflow_provider_runs.base.capabilities import retrying
+from airflow_provider_runs.base.decisions import (
+    Absent,
+    Attempt,
+    Decision,
+    Recorded,
+    Seen,
+    Stage,
+    Step,
+    decide,
+)
 from airflow_provider_runs.base.exceptions import RequestRefused, RunInProgress, StartUncertain
+from airflow_provider_runs.base.finder import RunFinder
 from airflow_provider_runs.base.hook import RunHook
-from airflow_provider_runs.base.record import RECORD_KEY, StartRecord, Store
+from airflow_provider_runs.base.record import RECORD_KEY, RecordKeeper, StartRecord, Store
 from airflow_provider_runs.core import clock
-from airflow_provider_runs.core.api import CanCancel, CanFindStarted, CanFindUnmarked, Unsure
+from airflow_provider_runs.core.api import CanCancel, Unsure
 from airflow_provider_runs.core.errors import (
-    AlreadyRunning,
     ApiError,
     BadInput,
     ConnectionFailed,
     NotFound,
     RunsError,
-    Unauthorized,
     is_permanent,
 )
-from airflow_provider_runs.core.retry import NO_RETRY
+from airflow_provider_runs.core.retry import RetryPolicy, backoff_seconds
 from airflow_provider_runs.core.run import Run, RunState
 
-IF_RUNNING = ("start", "attach", "skip", "fail")
-"""
-What becomes of a new start while another run of the same goes: it starts nevertheless, the newest of them is
-waited for instead, the task is skipped, or it fails.
-"""
-ON_UNKNOWN_START = ("fail", "adopt", "start")
-"""
-What becomes of a start whose answer was lost, where runs carry no key and others may have been started, too:
-the task fails, waits for the only run that could be its own, or starts another.
-"""
 WRITE_PAUSES = (1.0, 4.0, 15.0)
 """Seconds after which the id of a run that was started is written once more, where that fails."""
-LOOK_SECONDS = 300.0
+LONG_PAUSE = 10.0
 """
-How long a start whose answer was lost is looked for while the service cannot be asked, or where what tells a
-run from others comes later.
+Seconds from which on a pause before a request is told, or spent in the triggerer. A trigger that fires within
+some seconds may fail its task: see ``SETTLE_SECONDS`` of :mod:`~airflow_provider_runs.base.trigger`.
 """
-LOOK_INTERVAL = 5.0
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0
+"""Seconds after which a start with a key is sent again while the service is unreachable."""
+_OF_THIS_GENERATION = (Recorded.KNOWN, Recorded.KEYED, Recorded.FINDABLE, Recorded.RETRIED, Recorded.LOST)
+
+
+class StartDelayed(Exception):
+    """
+    The service takes no start yet; nothing is lost if the task sends it again later.
+
+    :param seconds: when to come again.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the service takes no start for {seconds:.0f} s")
+        self.seconds = seconds
 
 
 class DurableStart:
@@ -79,18 +76,9 @@ class DurableStart:
 
     :param hook: the service.
     :param arguments: the service's own arguments.
-    :param resumes: id of the ended run that the task goes on with; None: it starts a new one.
-    :param retry_from_failure: whether a retry goes on with the run of the try before, where that ended badly.
-    :param if_running: what becomes of a new start while another run goes: see :data:`IF_RUNNING`.
-    :param on_unknown_start: see :data:`ON_UNKNOWN_START`.
+    :param attempt: the present try.
     :param store: the task state store; None where Airflow has none: every try then starts a run.
-    :param max_tries: Airflow's ``max_tries``.
-    :param is_retry: whether Airflow's numbers say that this try is a retry.
-    :param clears: how often anything in the DAG run has been cleared; None where Airflow does not tell.
-    :param fingerprint: of where the run goes and what is asked for, see :func:`fingerprint_of`.
-    :param cancel_superseded: whether a run of an older generation is cancelled.
-    :param is_final: whether the bad end of the recorded run of an earlier try is the task's verdict, so that
-        no other run is started; told the run, the record, and whether the task may have been cleared since.
+    :param may_delay: whether :meth:`ensure` may end with StartDelayed where the service has it wait.
     :param log: the task's logger.
     """
 
@@ -98,44 +86,34 @@ class DurableStart:
         self,
         hook: RunHook,
         arguments: Mapping[str, Any],
+        attempt: Attempt,
         *,
-        resumes: str | None = None,
-        retry_from_failure: bool = False,
-        if_running: str = "start",
-        on_unknown_start: str = "fail",
         store: Store | None,
-        max_tries: int,
-        is_retry: bool = False,
-        clears: int | None = None,
-        fingerprint: str,
-        cancel_superseded: bool,
-        is_final: Callable[[Run, StartRecord, bool], bool] = lambda run, record, cleared: False,
+        may_delay: bool = False,
         log: Any,
     ) -> None:
         self.hook = hook
         self.arguments = arguments
-        self.resumes = resumes
-        self.retry_from_failure = retry_from_failure
-        self.if_running = if_running
-        self.on_unknown_start = on_unknown_start
+        self.attempt = attempt
         self.store = store
-        self.max_tries = max_tries
-        self.is_retry = is_retry
-        self.clears = clears
-        self.fingerprint = fingerprint
-        self.cancel_superseded = cancel_superseded
-        self.is_final = is_final
         self.log = log
         self.stopped = False
         """Set from outside: nothing may be started any more."""
         self.run: Run | None = None
-        self.record: StartRecord | None = None
-        self.attached = False
+        self._may_delay = may_delay and store is not None
+        self._keeper = RecordKeeper(store)
+        self._finder = RunFinder(hook, arguments, attempt, lambda: self.stopped, log)
+        self._retry = RetryPolicy(stopped=lambda: self.stopped, before_pause=self._before_pause)
+
+    @property
+    def record(self) -> StartRecord | None:
+        """What this try has begun or gone on with."""
+        return self._keeper.record
+
+    @property
+    def attached(self) -> bool:
         """Whether the run is one that somebody else started."""
-        self._left = False
-        self._looks_until: float | None = None
-        """On the monotonic clock: until when this try looks for a lost start."""
-        self._storing = threading.Lock()
+        return self.record is not None and self.record.attached
 
     def ensure(self) -> Run:
         """
@@ -143,13 +121,14 @@ class DurableStart:
 
         :raises RequestRefused: if what is asked for can never be started.
         :raises StartUncertain: if it is not known whether a run was started.
+        :raises StartDelayed: if the service has the task wait, which may be done elsewhere.
         :raises RunsError: if the service cannot be asked; surely nothing was started by this try.
         """
         try:
-            if self.resumes is None:
+            if self.attempt.resumes is None:
                 self.hook.api.prepare(self.arguments)
             else:
-                retrying(self.hook.api).prepare_retry(self.resumes, self.arguments)
+                retrying(self.hook.api).prepare_retry(self.attempt.resumes, self.arguments)
             self.run = self._ensure()
         except BadInput as error:
             raise RequestRefused(str(error)) from None
@@ -163,413 +142,427 @@ class DurableStart:
         """Return the run of this try for somebody who must cancel it, also if its answer never came."""
         if self.run is not None or self.record is None:
             return self.run
-        return self._run_of(self.record)
+        return self._finder.of(self.record)
 
     def leave(self) -> None:
         """Record that this try leaves its run going, also while :meth:`ensure` works in another thread."""
-        with self._storing:
-            self._left = True
-            if self.record is not None:
-                self._store(self.record)
+        self._keeper.leave()
 
     def _ensure(self) -> Run:
         if self.store is None:
             return self._without_record()
-        old = StartRecord.from_json(self.store.get(RECORD_KEY))
-        if old is None or old.refused:
-            return self._begin(1, self.resumes)
-        if self._is_cleared(old) or old.fingerprint != self.fingerprint:
-            left = self._supersede(old)
-            if left is None or left.id != self.resumes:
-                return self._begin(1, self.resumes)
-            self.log.info("Attaching to run %s, which still goes", left.id)
-            self._complete(self._record(1, self.resumes), left)
-            return left
-        self.record = old
-        self.attached = old.attached
-        if old.run_id is None:
-            return self._resume(old)
-        return self._judge_earlier(old, old.run_id)
-
-    def _is_cleared(self, old: StartRecord) -> bool:
-        """Tell whether the task was cleared since, also where changed retries hide it in the numbers."""
-        if old.max_tries != self.max_tries:
-            return True
-        return not self.is_retry and None not in (old.clears, self.clears) and old.clears != self.clears
+        return self._settle(StartRecord.from_json(self.store.get(RECORD_KEY)))
 
     def _without_record(self) -> Run:
         """Begin where Airflow keeps no record: only a run whose id the task was given can be gone on with."""
-        if self.is_retry and self.retry_from_failure:
+        attempt = self.attempt
+        if attempt.is_retry and attempt.rules.retry_from_failure:
             self.log.warning("This Airflow keeps no task state (3.3 and later do): starting another run")
-        if self.is_retry and self.resumes is not None:
+        if attempt.is_retry and attempt.resumes is not None:
             # Only a run that goes, or that nothing but a retry can have ended well, was surely retried.
-            found = self.hook.find_retried(self.resumes, self.arguments, clock.time())
+            found = self.hook.find_retried(attempt.resumes, self.arguments, clock.time())
             if found is not None:
                 self.log.info("Attaching to run %s, which an earlier try has retried", found.id)
                 return found
-        return self._begin(1, self.resumes)
+        return self._begin(1, attempt.resumes)
 
-    def _judge_earlier(self, record: StartRecord, run_id: str) -> Run:
-        """Decide about a retry from what the run says."""
+    # What an earlier try has begun
+
+    def _settle(self, record: StartRecord | None, seen: Run | RunsError | Absent = Absent.NOT_ASKED) -> Run:
+        """Do what the table says about the record of an earlier try."""
+        decision = decide(record, self.attempt, seen)
+        if record is None:
+            return self._begin(1, self.attempt.resumes)
+        if decision.recorded in _OF_THIS_GENERATION:
+            self._keeper.take_up(record)
+        match decision.step, seen:
+            case Step.ASK, _:
+                return self._settle(record, self._finder.of_earlier(record))
+            case Step.SEND_AGAIN, _:
+                self.log.info(
+                    "An earlier try may have started a run; sending the same request with the same key"
+                )
+                return self._send(record, Stage.SENT_AGAIN, first=False)
+            case Step.REPEAT, _:
+                return self._repeat(record, seen)
+            case Step.START, _:
+                return self._start_another(decision, record, seen)
+            case Step.CANCEL, Run():
+                self.log.info(
+                    "Cancelling run %s, which was started before the task was %s",
+                    seen.id,
+                    self._changed(record),
+                )
+                with suppress(NotFound):
+                    self.hook.cancel_run(seen.id)
+                return self._begin(1, self.attempt.resumes)
+            case Step.TAKE_DOWN, Run():
+                self.log.info("Found run %s of an earlier try", seen.id)
+                return self._take_down(record, seen)
+            case Step.ADOPT, Unsure():
+                (run,) = seen.runs
+                self.log.warning("%s. Waiting for run %s, as on_unknown_start says", seen, run.id)
+                # It may be somebody else's: it is never cancelled.
+                self._complete(replace(record, attached=True), run)
+                return run
+            case Step.WAIT, Run() if decision.recorded is Recorded.SPARED:
+                self.log.info("Attaching to run %s, which still goes", seen.id)
+                self._complete(self._record(1, self.attempt.resumes), seen)
+                return seen
+            case Step.WAIT, _:
+                return self._attach(record, seen)
+        raise self._failure(decision, record, seen)
+
+    def _take_down(self, record: StartRecord, run: Run) -> Run:
+        """Record the id of a run that an earlier try began, and decide about it."""
+        self._complete(record, run)
+        return self._settle(replace(record, run_id=run.id), run)
+
+    def _start_another(self, decision: Decision, record: StartRecord, seen: Run | RunsError | Absent) -> Run:
+        """Begin another run after the recorded one, and say why."""
+        attempt = self.attempt
+        match decision.recorded, seen:
+            case Recorded.ELSEWHERE, _:
+                self.log.warning(
+                    "Run %s was started through another connection or scope and is left alone",
+                    record.run_id or "(unknown)",
+                )
+            case Recorded.OTHERS, _:
+                self.log.info("Run %s, which somebody else started, is left alone", record.run_id)
+            case Recorded.KNOWN, Run():
+                owned = attempt.rules.retry_from_failure and not record.attached
+                resumes = attempt.resumes or (seen.id if owned else None)
+                does = "starting another" if resumes is None else "going on where it failed"
+                self.log.info("The run %s of an earlier try ended as %s, %s", seen.id, seen.status, does)
+                return self._begin(record.attempt + 1, resumes)
+            case Recorded.RETRIED, _:
+                self.log.warning("Run %s is gone, starting another: %s", record.resumes, seen)
+                return self._begin(record.attempt, None)
+            case ((Recorded.DOOMED | Recorded.SPARED), _):
+                self._name_left(record, seen)
+        return self._begin(1, attempt.resumes)
+
+    def _name_left(self, record: StartRecord, seen: Run | RunsError | Absent) -> None:
+        """Name in the log a run of an older generation that is left alone."""
+        service, changed = self.hook.api.service, self._changed(record)
+        # The arguments of now do not find what other arguments started.
+        is_elsewhere = record.resumes is None and record.fingerprint != self.attempt.fingerprint
+        is_lost = record.run_id is None and not record.refused
+        if isinstance(seen, Unsure):
+            self.log.warning("%s. It is left alone", seen)
+        elif isinstance(seen, Run) and not seen.state.is_terminal:
+            can_cancel = issubclass(self.attempt.api_class, CanCancel)
+            self.log.warning(
+                "Run %s, started before the task was %s, goes on beside the new one (%s): %s",
+                seen.id,
+                changed,
+                "cancel_on_kill is off" if can_cancel else f"{service} cannot cancel",
+                seen.url,
+            )
+        elif seen is Absent.NO_RUN and is_lost and (is_elsewhere or not self.attempt.can_find(record)):
+            self.log.warning(
+                "A %s run may have been started before the task was %s. Its answer never came, so its "
+                "id is not known and it is left alone",
+                service,
+                changed,
+            )
+
+    def _changed(self, record: StartRecord) -> str:
+        return "cleared" if self.attempt.is_cleared(record) else "changed"
+
+    def _attach(self, record: StartRecord, seen: Run | RunsError | Absent) -> Run:
+        """Go on with the recorded run of this generation."""
+        attempt, run_id = self.attempt, str(record.run_id)
         # A clear of a running task leaves max_tries as it is. Its process has cancelled the run.
-        clears_changed = self.clears is None or record.clears != self.clears
-        cancels = self.cancel_superseded and isinstance(self.hook.api, CanCancel) and not record.attached
-        doomed = clears_changed and cancels and None not in (self.clears, record.clears)
-        attaching = replace(record, clears=self.clears, cancelled=record.cancelled or doomed)
-        try:
-            run = self.hook.get_run(run_id)
-        except RunsError as error:
+        is_told = None not in (attempt.clears, record.clears)
+        doomed = is_told and attempt.clears != record.clears and attempt.cancels and not record.attached
+        attaching = replace(record, clears=attempt.clears, cancelled=record.cancelled or doomed)
+        if isinstance(seen, Run) and seen.state.is_terminal:
+            self.log.info("The run %s of an earlier try has ended: %s", seen.id, seen.status)
+            return seen
+        if isinstance(seen, Run):
+            self.log.info("Attaching to run %s of an earlier try, which is %s", seen.id, seen.status)
+        else:
             self.log.warning(
                 "An earlier try started run %s. It cannot be asked about now, waiting for it: %s",
                 run_id,
-                error,
+                seen,
             )
-            if record.left or attaching != record:
-                self._keep(attaching)
-            return Run(run_id, RunState.UNKNOWN, "")
-        ended_badly = run.state in (RunState.FAILED, RunState.CANCELLED)
-        if ended_badly and not self.is_final(run, record, clears_changed):
-            own = self.retry_from_failure and not record.attached
-            resumes = self.resumes or (run_id if own else None)
-            does = "starting another" if resumes is None else "going on where it failed"
-            self.log.info("The run %s of an earlier try ended as %s, %s", run_id, run.status, does)
-            return self._begin(record.attempt + 1, resumes)
-        if run.state.is_terminal:
-            self.log.info("The run %s of an earlier try has ended: %s", run_id, run.status)
-        else:
-            self.log.info("Attaching to run %s of an earlier try, which is %s", run_id, run.status)
-            if record.left or attaching != record:
-                self._keep(attaching)
-        return run
+        if record.left or attaching != record:
+            self._keep(attaching)
+        return seen if isinstance(seen, Run) else Run(run_id, RunState.UNKNOWN, "")
 
-    def _begin(self, attempt: int, resumes: str | None) -> Run:
-        # What will be refused is refused before anything is recorded as begun.
-        snapshot = None
-        if resumes is None:
-            other = self._run_of_others()
-            if other is not None:
-                self._attach(attempt, other)
-                return other
-            snapshot = self._ready()
-        else:
-            try:
-                self.hook.check_retry(resumes, self._retry_arguments())
-            except (ApiError, BadInput) as error:
-                if self.resumes is not None or not is_permanent(error):
-                    raise
-                return self._after_refused_retry(self._record(attempt, resumes), error)
-        record = replace(self._record(attempt, resumes), snapshot=snapshot)
-        self._keep(record)
-        return self._send(record)
-
-    def _ready(self) -> Mapping[str, Any] | None:
-        self.hook.ready(self.arguments)
-        return self.hook.snapshot(self.arguments)
-
-    def _run_of_others(self) -> Run | None:
-        """Return a run that somebody else started and that is to be waited for instead of a new one."""
-        if self.if_running == "start":
-            return None
-        run = self.hook.newest_active(self.arguments)
-        if run is None or self.if_running == "attach":
-            return run
-        text = f"{self.hook.api.service} run {run.id} goes already ({run.status})"
-        if self.if_running == "skip":
-            raise AirflowSkipException(f"{text}, and if_running is skip")
-        raise RunInProgress(f"{text}, and if_running is fail{f': {run.url}' if run.url else ''}")
-
-    def _attach(self, attempt: int, run: Run) -> None:
-        self.log.info("Attaching to run %s, which somebody else started and which is %s", run.id, run.status)
-        self._complete(replace(self._record(attempt, None), attached=True), run)
-
-    def _record(self, attempt: int, resumes: str | None) -> StartRecord:
-        return StartRecord(
-            max_tries=self.max_tries,
-            attempt=attempt,
-            key=str(uuid.uuid4()),
-            fingerprint=self.fingerprint,
-            run_id=None,
-            started_at=clock.time(),
-            resumes=resumes,
-            clears=self.clears,
-        )
-
-    def _after_refused_retry(self, record: StartRecord, error: ApiError | BadInput) -> Run:
-        """Return the run to wait for where an ended run is refused to be gone on with."""
-        try:
-            found = self._find(record)
-        except (NotFound, Unsure):
-            found = None
-        if found is not None:
-            # A request of ours that was late, or a person, has retried it already.
-            self.log.info("Attaching to run %s, which is %s: %s", found.id, found.status, error)
-            self._complete(record, found)
-            return found
-        if self.resumes is not None:
-            self._keep(replace(record, refused=True))
-            raise error
-        self.log.warning("Run %s cannot be gone on with, starting another: %s", record.resumes, error)
-        return self._begin(record.attempt, None)
-
-    def _resume(self, record: StartRecord) -> Run:
-        """Settle a start whose answer never came."""
-        try:
-            return self._resumed(record)
-        except Unauthorized as error:
-            # New credentials may tell: a later try is worth it, as nothing else can find this run.
-            raise StartUncertain(
-                f"an earlier try may have started a {self.hook.api.service} run, and it may not be asked "
-                f"for: {error}. A retry of the task asks again"
-            ) from None
-
-    def _resumed(self, record: StartRecord) -> Run:
-        api = self.hook.api
-        if api.takes_key and record.resumes is None:
-            self.log.info("An earlier try may have started a run; sending the same request with the same key")
-            run = self._send(record, first=False)
-            if run.state in (RunState.FAILED, RunState.CANCELLED):
-                return self._judge_earlier(replace(record, run_id=run.id), run.id)
-            return run
-        if not self._can_find(record):
-            raise RequestRefused(
-                f"an earlier try may have started a {api.service} run that cannot be found again. Look for "
-                f"it in {api.service}; clear the task to start another run"
-            )
-        try:
-            found = self._find_when_settled(record)
-        except Unsure as error:
-            return self._decide(record, error)
-        except BadInput as error:
-            raise StartUncertain(
-                f"an earlier try may have started a {api.service} run, which cannot be looked for: {error}"
-            ) from None
-        except NotFound as error:
-            if record.resumes is None or self.resumes is not None:
-                raise
-            self.log.warning("Run %s is gone, starting another: %s", record.resumes, error)
-            return self._begin(record.attempt, None)
-        except ApiError as error:
-            if not error.permanent or isinstance(error, Unauthorized):
-                raise
-            raise RequestRefused(
-                f"an earlier try may have started a {api.service} run, which cannot be looked for: {error}. "
-                f"Look for it in {api.service}; clear the task to start another run"
-            ) from None
-        if found is None:
-            self.log.info("The earlier try did not start a run")
-            return self._repeat(record)
-        self.log.info("Found run %s of an earlier try", found.id)
-        self._complete(record, found)
-        if found.state in (RunState.FAILED, RunState.CANCELLED):
-            return self._judge_earlier(replace(record, run_id=found.id), found.id)
-        return found
-
-    def _repeat(self, record: StartRecord) -> Run:
+    def _repeat(self, record: StartRecord, seen: Run | RunsError | Absent) -> Run:
         """Send a request once more that has had no effect."""
-        snapshot = None
+        if isinstance(seen, Unsure):
+            self.log.warning("%s. Starting another run, as on_unknown_start says", seen)
+        else:
+            self.log.info("The earlier try did not start a run")
+        snapshot = record.snapshot
         if record.resumes is None:
             other = self._run_of_others()
             if other is not None:
-                self._attach(record.attempt, other)
+                self._attach_to_other(record.attempt, other)
                 return other
             snapshot = self._ready()
         repeated = replace(record, repeated_at=clock.time(), snapshot=snapshot)
         self._keep(repeated)
         return self._send(repeated, first=False)
 
-    def _decide(self, record: StartRecord, error: Unsure) -> Run:
-        """Do what the user wants where nothing tells which run is the task's own."""
-        if self.on_unknown_start == "start":
-            self.log.warning("%s. Starting another run, as on_unknown_start says", error)
-            return self._repeat(record)
-        if self.on_unknown_start == "adopt" and len(error.runs) == 1:
-            (run,) = error.runs
-            self.log.warning("%s. Waiting for run %s, as on_unknown_start says", error, run.id)
-            # It may be somebody else's: it is never cancelled.
-            self._complete(replace(record, attached=True), run)
-            return run
-        raise RequestRefused(
-            f"{error}. Look which of them is this task's; clear the task to start another run "
-            f"(on_unknown_start is {self.on_unknown_start})"
-        )
+    def _failure(self, decision: Decision, record: StartRecord, seen: Run | RunsError | Absent) -> RunsError:
+        """Return what the task fails with where nothing more can be found out about a record."""
+        service = self.hook.api.service
+        begun = f"an earlier try may have started a {service} run"
+        if decision.recorded in (Recorded.DOOMED, Recorded.SPARED):
+            return StartUncertain(
+                f"run {record.run_id or '(id unknown)'} of this task before it was {self._changed(record)} "
+                f"may still go on, and cannot be asked about: {seen}"
+            )
+        match decision.seen:
+            case Seen.NOT_ASKED:
+                return RequestRefused(
+                    f"{begun} that cannot be found again. Look for it in {service}; clear the task to start "
+                    "another run"
+                )
+            case Seen.UNSURE:
+                return RequestRefused(
+                    f"{seen}. Look which of them is this task's; clear the task to start another run "
+                    f"(on_unknown_start is {self.attempt.rules.on_unknown_start})"
+                )
+            case Seen.LOCKED_OUT:
+                # New credentials may tell: a later try is worth it, as nothing else can find this run.
+                return StartUncertain(
+                    f"{begun}, and it may not be asked for: {seen}. A retry of the task asks again"
+                )
+            case Seen.BAD_INPUT:
+                return StartUncertain(f"{begun}, which cannot be looked for: {seen}")
+            case Seen.REFUSED | Seen.GONE:
+                return RequestRefused(
+                    f"{begun}, which cannot be looked for: {seen}. Look for it in {service}; clear the task "
+                    "to start another run"
+                )
+        assert isinstance(seen, RunsError)
+        return seen
 
-    def _find_when_settled(self, record: StartRecord) -> Run | None:
-        """Look for a run whose answer never came, and once more when its request cannot be under way."""
-        found = self._find_patiently(record)
-        timeout = self.hook.api.request_timeout
-        settled_at = (record.repeated_at or record.started_at) + timeout
-        # Another worker's clock wrote the record: its lead must not become a wait.
-        wait = min(settled_at - clock.time(), timeout)
-        if found is None and wait > 0:
-            self.log.info("An earlier try may have started a run; looking for it again in %.0f s", wait)
-            clock.sleep(wait)
-            found = self._find_patiently(record)
-        return found
+    # A new run
 
-    def _find_patiently(self, record: StartRecord) -> Run | None:
-        """Look for a run, for some minutes where a later look may tell more."""
-        if self._looks_until is None:
-            self._looks_until = clock.monotonic() + LOOK_SECONDS
-        waited = 0.0
+    def _begin(self, number: int, resumes: str | None) -> Run:
+        # What will be refused is refused before anything is recorded as begun.
+        if resumes is None:
+            other = self._run_of_others()
+            if other is not None:
+                self._attach_to_other(number, other)
+                return other
+            snapshot = self._ready()
+        else:
+            try:
+                snapshot = self.hook.check_retry(resumes, self._finder.retry_arguments)
+            except (ApiError, BadInput) as error:
+                if self.attempt.resumes is not None or not is_permanent(error):
+                    raise
+                return self._after_refusal(self._record(number, resumes), error)
+        record = replace(self._record(number, resumes), snapshot=snapshot)
+        self._keep(record)
+        return self._send(record)
+
+    def _ready(self) -> Mapping[str, Any] | None:
+        """Look up what a start needs; a service whose starts carry a key is waited for as with the start."""
+        pauses = self._pauses(clock.time())
         while True:
             try:
-                return self._find(record)
+                self.hook.ready(self.arguments)
+                return self.hook.snapshot(self.arguments)
             except RunsError as error:
-                may_tell = error.may_tell if isinstance(error, Unsure) else not is_permanent(error)
-                left = min(self._looks_until - clock.monotonic(), LOOK_SECONDS - waited)
-                if not may_tell or self.stopped or left <= 0:
+                may_wait = self.attempt.api_class.takes_key and not is_permanent(error) and not self.stopped
+                pause = next(pauses, None) if may_wait else None
+                if pause is None:
                     raise
-                if not waited:
-                    self.log.info("%s. Looking again for up to %.0f s", error, left)
-                again = waited + (error.retry_after or LOOK_INTERVAL)
-            # In short pauses: a task that is told to stop has little time for its last look.
-            while waited < again and not self.stopped:
-                clock.sleep(LOOK_INTERVAL)
-                waited += LOOK_INTERVAL
+                self._wait(max(pause, error.retry_after or 0.0), error)
 
-    def _send(self, record: StartRecord, *, first: bool = True) -> Run:
-        if self.stopped:
-            raise StartUncertain("the task was told to stop before it started a run")
-        try:
-            run = self._request(record)
-        except ConnectionFailed as error:
-            if not error.sent:
-                raise
-            run = self._find_lost(record, error)
-        except AlreadyRunning as error:
-            self._keep(replace(record, refused=first))
-            raise RunInProgress(f"{error}; if_running says what becomes of the task then") from None
-        except (ApiError, BadInput) as error:
-            if is_permanent(error) and record.resumes is not None:
-                return self._after_refused_retry(record, error)
-            if is_permanent(error):
-                # A refused repetition says nothing about the request before it, whose answer was lost.
-                self._keep(replace(record, refused=first))
-                raise
-            run = self._find_lost(record, error)
-        self._complete(record, run)
-        return run
-
-    def _request(self, record: StartRecord) -> Run:
-        api = self.hook.api
-        if record.resumes is None:
-            longest = api.trigger_timeout
-            self.log.info("Starting a %s run; the answer may take up to %.0f s", api.service, longest)
-            return self.hook.start(self.arguments, record.key, record.started_at, lambda: self.stopped)
-        self.log.info("Retrying %s run %s", api.service, record.resumes)
-        return self.hook.retry(record.resumes, self._retry_arguments(), lambda: self.stopped)
-
-    def _retry_arguments(self) -> Mapping[str, Any]:
-        """Return the task's arguments if it retries a run, else what of its start's a retry takes along."""
-        if self.resumes is not None:
-            return self.arguments
-        return retrying(self.hook.api).retry_arguments(self.arguments)
-
-    def _find_lost(self, record: StartRecord, error: RunsError) -> Run:
-        """Look for a run whose start was not answered as it should."""
-        reason = f"{error}. The run may have been started"
-        if self._can_find(record):
-            try:
-                found = self._find_patiently(record)
-            except Unsure as unsure:
-                reason, found = f"{reason}; {unsure}", None
-            except RunsError as second:
-                raise StartUncertain(f"{reason}; looking for it failed too: {second}") from None
-            if found is not None:
-                self.log.warning("%s; found it: run %s", reason, found.id)
-                return found
-        if self.store is None:
-            advice = "nothing keeps a retry from starting another: look for it first"
-        else:
-            advice = "a retry of the task finds out before it starts another"
-        raise StartUncertain(f"{reason}; {advice}") from None
-
-    def _can_find(self, record: StartRecord) -> bool:
-        return record.resumes is not None or isinstance(self.hook.api, (CanFindStarted, CanFindUnmarked))
-
-    def _find(self, record: StartRecord) -> Run | None:
-        since = record.started_at
-        if record.resumes is not None:
-            return self.hook.find_retried(record.resumes, self._retry_arguments(), since, NO_RETRY)
-        if isinstance(self.hook.api, CanFindUnmarked):
-            return self.hook.find_unmarked(record.snapshot or {}, since, NO_RETRY)
-        return self.hook.find_started(self.arguments, record.key, since, NO_RETRY)
-
-    def _supersede(self, old: StartRecord) -> Run | None:
-        """Cancel the run of an older generation if it still goes; return it where it is left going."""
-        if old.fingerprint.split(".")[0] != self.fingerprint.split(".")[0]:
-            self.log.warning(
-                "Run %s was started through another connection or scope and is left alone",
-                old.run_id or "(unknown)",
-            )
+    def _run_of_others(self) -> Run | None:
+        """Return a run that somebody else started and that is to be waited for instead of a new one."""
+        rule = self.attempt.rules.if_running
+        if rule == "start":
             return None
-        api = self.hook.api
-        changed = "cleared" if self._is_cleared(old) else "changed"
-        if old.attached:
-            self.log.info("Run %s, which somebody else started, is left alone", old.run_id)
-            return None
-        lost = old.run_id is None and not old.refused
-        try:
-            run = self._find_when_settled(old) if lost and self._can_find(old) else self._run_of(old)
-        except NotFound:
-            return None
-        except Unsure as error:
-            self.log.warning("%s. It is left alone", error)
-            return None
-        except RunsError as error:
-            raise StartUncertain(
-                f"run {old.run_id or '(id unknown)'} of this task before it was {changed} may still go on, "
-                f"and cannot be asked about: {error}"
-            ) from None
-        # The arguments of now do not find what other arguments started.
-        elsewhere = old.resumes is None and old.fingerprint != self.fingerprint
-        if run is None and lost and (elsewhere or not self._can_find(old)):
-            self.log.warning(
-                "A %s run may have been started before the task was %s. Its answer never came, so its "
-                "id is not known and it is left alone",
-                api.service,
-                changed,
-            )
-        if run is None or run.state.is_terminal:
-            return None
-        if not self.cancel_superseded or not isinstance(api, CanCancel):
-            reason = "cancel_on_kill is off" if isinstance(api, CanCancel) else f"{api.service} cannot cancel"
-            self.log.warning(
-                "Run %s, started before the task was %s, goes on beside the new one (%s): %s",
-                run.id,
-                changed,
-                reason,
-                run.url,
-            )
+        run = self.hook.newest_active(self.arguments)
+        if run is None or rule == "attach":
             return run
-        self.log.info("Cancelling run %s, which was started before the task was %s", run.id, changed)
-        with suppress(NotFound):
-            self.hook.cancel_run(run.id)
-        return None
+        text = f"{self.hook.api.service} run {run.id} goes already ({run.status})"
+        if rule == "skip":
+            raise AirflowSkipException(f"{text}, and if_running is skip")
+        raise RunInProgress(f"{text}, and if_running is fail{f': {run.url}' if run.url else ''}")
 
-    def _run_of(self, record: StartRecord) -> Run | None:
-        """Return the run of a record, also if the answer to its start was lost; None if it has none."""
-        api = self.hook.api
-        if record.refused:
-            return None
-        if record.run_id is not None:
-            return self.hook.get_run(record.run_id)
-        if self._can_find(record) and (found := self._find(record)) is not None:
+    def _attach_to_other(self, number: int, run: Run) -> None:
+        self.log.info("Attaching to run %s, which somebody else started and which is %s", run.id, run.status)
+        self._complete(replace(self._record(number, None), attached=True), run)
+
+    def _record(self, number: int, resumes: str | None) -> StartRecord:
+        return StartRecord(
+            max_tries=self.attempt.max_tries,
+            attempt=number,
+            key=str(uuid.uuid4()),
+            fingerprint=self.attempt.fingerprint,
+            run_id=None,
+            started_at=clock.time(),
+            resumes=resumes,
+            clears=self.attempt.clears,
+        )
+
+    def _send(self, record: StartRecord, stage: Stage = Stage.SENT, *, first: bool = True) -> Run:
+        """
+        Send the recorded request and do what the table says about its answer.
+
+        :param first: whether it was never sent before, so that a refusal means that nothing was begun.
+        """
+        pauses = self._pauses(record.started_at)
+        while True:
+            if self.stopped:
+                raise StartUncertain("the task was told to stop before it started a run")
+            answer = self._answer(record)
+            found: Run | RunsError | Absent = answer
+            decision = decide(record, self.attempt, answer, stage)
+            if decision.step is Step.ASK:
+                if isinstance(answer, RunsError) and is_permanent(answer):
+                    return self._after_refusal(record, answer)
+                found = self._look(record)
+                decision = decide(record, self.attempt, found, Stage.UNANSWERED)
+            if decision.step is Step.SEND_AGAIN and isinstance(answer, RunsError):
+                pause = next(pauses, None)
+                if pause is not None:
+                    self._wait(max(pause, answer.retry_after or 0.0), answer)
+                    first = False
+                    continue
+            return self._after_sending(record, decision, answer, found, first=first)
+
+    def _after_sending(
+        self,
+        record: StartRecord,
+        decision: Decision,
+        answer: Run | RunsError,
+        found: Run | RunsError | Absent,
+        *,
+        first: bool,
+    ) -> Run:
+        """Return the run that a request has started, or raise why there is none."""
+        if isinstance(found, Run):
+            if found is not answer:
+                self.log.warning("%s. The run may have been started; found it: run %s", answer, found.id)
+            if decision.step is Step.TAKE_DOWN:
+                return self._take_down(record, found)
+            self._complete(record, found)
             return found
-        same = record.resumes is None and record.fingerprint == self.fingerprint
-        if api.takes_key and isinstance(api, CanCancel) and same:
-            run = self.hook.start(self.arguments, record.key, record.started_at)
-            return run if run.id else None
-        return None
+        assert isinstance(answer, RunsError)
+        if decision.seen is Seen.NOT_SENT and found is answer:
+            raise answer
+        if decision.step is Step.FAIL_UNCERTAIN and found is answer:
+            raise self._failure(decision, record, found)
+        if decision.step in (Step.FAIL, Step.FAIL_FOR_GOOD):
+            # A refused repetition says nothing about the request before it, whose answer was lost.
+            self._keep(replace(record, refused=first))
+            if decision.seen is Seen.BUSY:
+                raise RunInProgress(f"{answer}; if_running says what becomes of the task then") from None
+            raise answer
+        raise self._uncertain(answer, found) from None
+
+    def _answer(self, record: StartRecord) -> Run | RunsError:
+        """Send the recorded request, and return the run or why there is none."""
+        service = self.hook.api.service
+        try:
+            if record.resumes is None:
+                longest = self.hook.api.trigger_timeout
+                self.log.info("Starting a %s run; the answer may take up to %.0f s", service, longest)
+                return self.hook.start(self.arguments, record.key, record.started_at, self._retry)
+            self.log.info("Retrying %s run %s", service, record.resumes)
+            return self.hook.retry(record.resumes, self._finder.retry_arguments, self._retry)
+        except (ConnectionFailed, ApiError, BadInput) as error:
+            return error
+        except StartDelayed:
+            if record.resumes is None and not self.attempt.has_key(record):
+                # Such a request is not repeated unless it was surely refused.
+                self._keep(replace(record, refused=True))
+            raise
+
+    def _look(self, record: StartRecord) -> Run | RunsError | Absent:
+        """Look for the run of a request that was not answered as it should."""
+        if not self.attempt.can_find(record):
+            return Absent.NO_RUN
+        try:
+            return self._finder.patiently(record) or Absent.NO_RUN
+        except RunsError as error:
+            return error
+
+    def _uncertain(self, answer: RunsError, found: RunsError | Absent) -> StartUncertain:
+        reason = f"{answer}. The run may have been started"
+        if isinstance(found, Unsure):
+            reason = f"{reason}; {found}"
+        elif isinstance(found, RunsError) and found is not answer:
+            return StartUncertain(f"{reason}; looking for it failed too: {found}")
+        if self.store is None:
+            return StartUncertain(f"{reason}; nothing keeps a retry from starting another: look for it first")
+        return StartUncertain(f"{reason}; a retry of the task finds out before it starts another")
+
+    def _after_refusal(self, record: StartRecord, error: RunsError) -> Run:
+        """Return the run to wait for where an ended run is refused to be gone on with."""
+        found: Run | RunsError | Absent
+        try:
+            found = self._finder.once(record) or Absent.NO_RUN
+        except RunsError as other:
+            found = other
+        decision = decide(record, self.attempt, found, Stage.REFUSED)
+        if isinstance(found, Run):
+            # A request of ours that was late, or a person, has retried it already.
+            self.log.info("Attaching to run %s, which is %s: %s", found.id, found.status, error)
+            self._complete(record, found)
+            return found
+        if decision.step is Step.START:
+            self.log.warning("Run %s cannot be gone on with, starting another: %s", record.resumes, error)
+            return self._begin(record.attempt, None)
+        if decision.step is Step.FAIL_FOR_GOOD:
+            self._keep(replace(record, refused=True))
+            raise error
+        assert isinstance(found, RunsError)
+        raise found
+
+    # Pauses
+
+    def _pauses(self, began: float) -> Iterator[float]:
+        """
+        Yield the seconds after which something is tried again, for as long as an outage may last.
+
+        :param began: since when, UTC epoch seconds.
+        """
+        limit = self.attempt.rules.unreachable_timeout
+        passed = max(0.0, clock.time() - began)
+        until = inf if limit is None else clock.monotonic() + limit - passed
+        for attempt in itertools.count(1):
+            if clock.monotonic() >= until:
+                return
+            yield min(backoff_seconds(attempt, FIRST_PAUSE, LONGEST_PAUSE), until - clock.monotonic())
+
+    def _wait(self, seconds: float, error: RunsError) -> None:
+        self.log.warning("%s. Trying again in %.0f s", error, seconds)
+        until = clock.monotonic() + seconds
+        while not self.stopped and (left := until - clock.monotonic()) > 0:
+            clock.sleep(min(left, 1.0))
+
+    def _before_pause(self, seconds: float) -> None:
+        """Tell of a pause before a request, or spend it in the triggerer: it holds a worker slot."""
+        if seconds < LONG_PAUSE:
+            return
+        if self._may_delay:
+            # The service names the same second to all who wait.
+            raise StartDelayed(seconds * random.uniform(1.0, 2.0))
+        self.log.info("%s has had too many requests: waiting %.0f s", self.hook.api.service, seconds)
+
+    # The record
 
     def _complete(self, record: StartRecord, run: Run) -> None:
-        self.attached = record.attached
         self.run = run
         # A service may take a start and tell no id yet: the same request is answered the same again.
         completed = replace(record, run_id=run.id or None)
         for pause in (*WRITE_PAUSES, None):
             try:
-                return self._keep(completed)
+                return self._keeper.keep(completed)
             except Exception as error:
                 told = f"Airflow did not take down run {run.id}: {type(error).__name__}: {error}"
             if pause is None or self.stopped:
@@ -581,14 +574,6 @@ class DurableStart:
         return None
 
     def _keep(self, record: StartRecord) -> None:
-        with self._storing:
-            self.record = record
-            self.attached = record.attached
-            if record.run_id is None:
-                self.run = None
-            self._store(record)
-
-    def _store(self, record: StartRecord) -> None:
-        if self.store is not None:
-            # What an earlier try has left, this one has taken up again.
-            self.store.set(RECORD_KEY, replace(record, left=self._left).to_json())
+        if record.run_id is None:
+            self.run = None
+        self._keeper.keep(record)

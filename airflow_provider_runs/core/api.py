@@ -380,12 +380,13 @@ class CanRetry(ABC):
         """
 
     @abstractmethod
-    def check_retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[None]:
+    def check_retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[Mapping[str, Any] | None]:
         """
         Refuse a retry that would do nothing or harm, before it is recorded that it may have been begun.
 
         :param run_id: the service's id.
         :param arguments: as for :meth:`retry`.
+        :return: what the run that the retry begins can be told by later (JSON values), or None.
         """
 
     @abstractmethod
@@ -398,13 +399,22 @@ class CanRetry(ABC):
         """
 
     @abstractmethod
-    def find_retried(self, run_id: str, arguments: Mapping[str, Any], since: float) -> Flow[Run | None]:
+    def find_retried(
+        self,
+        run_id: str,
+        arguments: Mapping[str, Any],
+        since: float,
+        known: Mapping[str, Any] | None = None,
+    ) -> Flow[Run | None]:
         """
         Return the run that a retry has begun whose answer was lost, or None if it began none.
 
         :param run_id: the service's id of the run that was to be retried.
         :param arguments: as for :meth:`retry`.
-        :param since: UTC epoch seconds before which it was surely not begun.
+        :param since: UTC epoch seconds before which it was surely not begun, by a worker's clock, which may
+            be wrong.
+        :param known: what :meth:`check_retry` returned before it was sent; None: an older release kept
+            nothing.
         """
 
 

@@ -13,6 +13,11 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 T = TypeVar("T")
+WORKER_SLACK = 86_400.0
+"""
+Seconds by which the clock of the worker that took down when a start left may differ from the service's: of a
+start that a search passed by, a second run would be made. What is further off gets no TLS connection.
+"""
 
 
 class Clock:

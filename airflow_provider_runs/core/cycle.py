@@ -281,6 +281,7 @@ def _wait_for_turn(turns: Turns, retry: RetryPolicy) -> Steps[None]:
 
 def _pause(seconds: float, retry: RetryPolicy) -> Steps[None]:
     """Wait until the time is over or the call is stopped."""
+    retry.before_pause(seconds)
     until = clock.monotonic() + seconds
     # Less than what the limiter overlooks: or it would have the call wait again for what is no wait here.
     while (left := until - clock.monotonic()) > ROUNDING / 2 and not retry.stopped():

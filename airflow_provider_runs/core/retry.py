@@ -26,12 +26,14 @@ class RetryPolicy:
     :param base: seconds before the second attempt; doubled for each further one.
     :param cap: seconds between two attempts at most, unless the service asks for more.
     :param stopped: asked before each attempt; once it says so, nothing is sent any more.
+    :param before_pause: told before each pause how many seconds it lasts; it may raise.
     """
 
     attempts: int = 5
     base: float = 1.0
     cap: float = 30.0
     stopped: Callable[[], bool] = lambda: False
+    before_pause: Callable[[float], None] = lambda seconds: None
 
     def wait(self, attempt: int, outcome: Response | ConnectionFailed) -> float:
         """

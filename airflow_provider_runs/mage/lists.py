@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanFindStarted, CanGetMany, CanListActive
 from airflow_provider_runs.core.errors import BadInput, NotFound
 from airflow_provider_runs.core.http import Flow
@@ -33,7 +34,7 @@ class MageLists(MageReasons, CanFindStarted, CanGetMany, CanListActive):
         def take(rows: list[Row]) -> bool:
             ours = (row for row in rows if row.get("pipeline_schedule_id") == schedule and _has(row, key))
             found.extend(self._run(row) for row in ours)
-            return not _is_before(rows[-1], since - CLOCK_SLACK)
+            return not _is_before(rows[-1], since - clock.WORKER_SLACK)
 
         path, params, what = _list_of(schedule, None)
         yield from self._walk(path, params, "pipeline_runs", what, take)

@@ -25,7 +25,7 @@ class MageRetries(MageLists, CanRetry):
         if arguments.get("from_block_uuid") is not None:
             required_text("from_block_uuid", arguments["from_block_uuid"])
 
-    def check_retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[None]:
+    def check_retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[Mapping[str, Any]]:
         """
         Refuse what Mage would accept, as it does every retry, though it would do nothing or harm.
 
@@ -42,6 +42,7 @@ class MageRetries(MageLists, CanRetry):
         elif run.state is RunState.SUCCEEDED:
             raise _no_retry(run, "it has completed. Name a block by from_block_uuid to run it again")
         yield from self._check_timeout(run, row)
+        return {"finished_at": run.finished_at and run.finished_at.timestamp()}
 
     def retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[Run]:
         """
@@ -62,12 +63,20 @@ class MageRetries(MageLists, CanRetry):
         )
         return self._run(self._read(response, "pipeline_run", f"retrying run {run_id}"))
 
-    def find_retried(self, run_id: str, arguments: Mapping[str, Any], since: float) -> Flow[Run | None]:
+    def find_retried(
+        self,
+        run_id: str,
+        arguments: Mapping[str, Any],
+        since: float,
+        known: Mapping[str, Any] | None = None,
+    ) -> Flow[Run | None]:
         run = yield from self.get(run_id)
         if run.state in (RunState.FAILED, RunState.CANCELLED):
             return None
         ended = run.finished_at.timestamp() if run.finished_at else since
-        if run.state is RunState.SUCCEEDED and arguments.get("from_block_uuid") and ended < since:
+        # Mage's own clock tells, where it was read before.
+        is_old = ended == known.get("finished_at") if known else ended < since
+        if run.state is RunState.SUCCEEDED and arguments.get("from_block_uuid") and is_old:
             return None
         return run
 

@@ -213,11 +213,7 @@ class ParadimeRunApi(ParadimeControls, CanRetry):
 
     def snapshot(self, arguments: Mapping[str, Any]) -> Flow[Row]:
         values = self._start_values(arguments)
-        name, text = schedule_of(arguments)
-        schedule = yield from self._call_or_older(SCHEDULE, {name: text}, f"schedule {text!r}")
-        latest = schedule.get("latestRunId")
-        if latest is not None and not is_number(latest):
-            raise self._bad_answer(f"schedule {text!r}", "without its latest run")
+        schedule = yield from self._schedule_of(arguments)
         configs = values.get("commandConfigs") or ()
         commands = values.get("commands") or [config["command"] for config in configs]
         usual = schedule.get("commands")
@@ -227,13 +223,22 @@ class ParadimeRunApi(ParadimeControls, CanRetry):
                 break
             shared += 1
         return {
-            "slug": text,
-            "latest": latest or 0,
+            "slug": schedule_of(arguments)[1],
+            "latest": schedule.get("latestRunId") or 0,
             "commands": [digest(command) for command in commands],
             "shared": shared,
             "branch": values.get("branch"),
             "pr_number": values.get("prNumber"),
         }
+
+    def _schedule_of(self, arguments: Mapping[str, Any]) -> Flow[Row]:
+        """Return the schedule of a start or a retry, with its latest run."""
+        name, text = schedule_of(arguments)
+        schedule = yield from self._call_or_older(SCHEDULE, {name: text}, f"schedule {text!r}")
+        latest = schedule.get("latestRunId")
+        if latest is not None and not is_number(latest):
+            raise self._bad_answer(f"schedule {text!r}", "without its latest run")
+        return schedule
 
     # Checking
 
@@ -281,7 +286,7 @@ class ParadimeRunApi(ParadimeControls, CanRetry):
         if any(arguments.get(name) is not None for name in SCHEDULE_FIELDS):
             schedule_of(arguments)
 
-    def check_retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[None]:
+    def check_retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[Row | None]:
         """
         Refuse to retry a run that goes, or one of which nothing has failed.
 
@@ -295,6 +300,10 @@ class ParadimeRunApi(ParadimeControls, CanRetry):
             raise _no_retry(run, "it has succeeded. all_commands=True runs all its commands again")
         if not run.state.is_terminal:
             raise _no_retry(run, f"it is {run.status}; only an ended run can be retried")
+        if not any(arguments.get(name) is not None for name in SCHEDULE_FIELDS):
+            return None
+        schedule = yield from self._schedule_of(arguments)
+        return {"latest": schedule.get("latestRunId") or 0}
 
     def retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[Run]:
         """
@@ -310,10 +319,17 @@ class ParadimeRunApi(ParadimeControls, CanRetry):
         answer = yield from self._call(RETRY_ALL if everything else RETRY, {"scheduleRunId": number}, what)
         return self._started(answer, what)
 
-    def find_retried(self, run_id: str, arguments: Mapping[str, Any], since: float) -> Flow[Run | None]:
+    def find_retried(
+        self,
+        run_id: str,
+        arguments: Mapping[str, Any],
+        since: float,
+        known: Mapping[str, Any] | None = None,
+    ) -> Flow[Run | None]:
         number = run_number(run_id)
-        known = any(arguments.get(name) is not None for name in SCHEDULE_FIELDS)
-        slug = schedule_of(arguments)[1] if known else None
+        is_named = any(arguments.get(name) is not None for name in SCHEDULE_FIELDS)
+        slug = schedule_of(arguments)[1] if is_named else None
+        latest = (known or {}).get("latest")
         # A run that is gone has no children.
         yield from self.get(run_id)
 
@@ -332,10 +348,10 @@ class ParadimeRunApi(ParadimeControls, CanRetry):
         runs = [
             self._run(row["id"], row.get("state"), row)
             for row in rows
-            if row.get("parentScheduleRunId") == number
+            if row.get("parentScheduleRunId") == number and (latest is None or row["id"] > latest)
         ]
         children = [run for run in runs if not is_before(run, since, ZONE_SLACK)]
-        if children and is_before(children[0], since):
+        if latest is None and children and is_before(children[0], since):
             raise Unsure(
                 f"Paradime run {number} has been retried, as run {children[0].id} ({children[0].status}), "
                 "and nothing tells whether that was before",

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import (
     CanFindStarted,
     CanGetMany,
@@ -46,7 +47,7 @@ from airflow_provider_runs.core.text import one_line
 from airflow_provider_runs.strait.answers import Row
 from airflow_provider_runs.strait.controls import StraitControls
 from airflow_provider_runs.strait.details import StraitDetails
-from airflow_provider_runs.strait.lists import BROKEN, CLOCK_SLACK, RUN_KEY_TAG, TAG, run_path, segment
+from airflow_provider_runs.strait.lists import BROKEN, RUN_KEY_TAG, TAG, run_path, segment
 from airflow_provider_runs.strait.replays import StraitReplays
 
 DOCUMENTATION = "https://docs.strait.dev"
@@ -251,7 +252,7 @@ class StraitRunApi(StraitReplays, StraitControls, StraitDetails, CanFindStarted,
 
     def find_started(self, arguments: Mapping[str, Any], key: str, since: float) -> Flow[Run | None]:
         filters = {"tag_key": RUN_KEY_TAG, "tag_value": _key(arguments, key)}
-        runs = yield from self.list_runs(filters, since=since - CLOCK_SLACK)
+        runs = yield from self.list_runs(filters, since=since - clock.WORKER_SLACK)
         # Replays have the tags of their run; ours is the oldest.
         return runs[-1] if runs else None
 

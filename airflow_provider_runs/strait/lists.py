@@ -32,8 +32,6 @@ TAG = "airflow_provider_runs"
 TAG_LENGTH = 256
 RUN_KEY_TAG = "airflow_run_key"
 """Tag whose value is the key of a start. Strait copies tags into replays, but no keys."""
-# The clocks of Strait and of a worker may differ.
-CLOCK_SLACK = 300.0
 PAGE = 100
 TIES = 20
 """Runs beside a batch that are created in one moment, at most, where one of them is looked for."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanRetry, Unsure
 from airflow_provider_runs.core.errors import ApiError, BadInput
 from airflow_provider_runs.core.http import Flow
 from airflow_provider_runs.core.inputs import integer, json_value, required_text, unknown_names
 from airflow_provider_runs.core.run import Run
 from airflow_provider_runs.strait.answers import DEAD_LETTER, REPLAYABLE, Row
-from airflow_provider_runs.strait.lists import CLOCK_SLACK, RUN_KEY_TAG, StraitLists, run_path, segment
+from airflow_provider_runs.strait.lists import RUN_KEY_TAG, StraitLists, run_path, segment
 
 MOST_REPLAYS = 100
 MOST_DLQ_REPLAYS = 500
@@ -94,19 +95,24 @@ class StraitReplays(StraitLists, CanRetry):
         unknown_names("replay of a Strait run", arguments, ("from_checkpoint",))
         _checkpoint(arguments.get("from_checkpoint"))
 
-    def check_retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[None]:
+    def check_retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[Row]:
         """
         Refuse to replay a run that Strait would not replay, and say what to do instead.
 
         :param run_id: the run.
         :param arguments: ``from_checkpoint``, the sequence of a checkpoint, or nothing.
         """
-        yield from self._ended_badly(run_id, arguments)
+        run, row = yield from self._ended_badly(run_id, arguments)
+        found: list[Run] = []
+        if run.status != DEAD_LETTER and RUN_KEY_TAG in _tags_of(row):
+            found = yield from self._replays(row, _end_of(run) or 0.0, whole=False)
+        return {"finished_at": _end_of(run), "replays": [one.id for one in found]}
 
-    def _ended_badly(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[Run]:
-        """Return a run that can be replayed; raise why another one cannot."""
+    def _ended_badly(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[tuple[Run, Row]]:
+        """Return a run that can be replayed, and what Strait says of it; raise why another one cannot."""
         self.prepare_retry(run_id, arguments)
-        run = yield from self.get(run_id)
+        row = yield from self._current(run_id)
+        run = self._run(row, f"run {run_id}")
         if run.status == DEAD_LETTER:
             if arguments.get("from_checkpoint") is not None:
                 raise _no_replay(
@@ -120,7 +126,7 @@ class StraitReplays(StraitLists, CanRetry):
                 f"it is {run.status}, and Strait replays only runs that are {', '.join(REPLAYABLE)} or "
                 f"{DEAD_LETTER}. Start the job anew",
             )
-        return run
+        return run, row
 
     def retry(self, run_id: str, arguments: Mapping[str, Any]) -> Flow[Run]:
         """
@@ -129,27 +135,43 @@ class StraitReplays(StraitLists, CanRetry):
         :param run_id: the ended run.
         :param arguments: as for :meth:`check_retry`.
         """
-        if (yield from self._ended_badly(run_id, arguments)).status == DEAD_LETTER:
+        run, _ = yield from self._ended_badly(run_id, arguments)
+        if run.status == DEAD_LETTER:
             return (yield from self.dlq_replay(run_id))
         return (yield from self.replay(run_id, arguments.get("from_checkpoint")))
 
-    def find_retried(self, run_id: str, arguments: Mapping[str, Any], since: float) -> Flow[Run | None]:
+    def find_retried(
+        self,
+        run_id: str,
+        arguments: Mapping[str, Any],
+        since: float,
+        known: Mapping[str, Any] | None = None,
+    ) -> Flow[Run | None]:
         row = yield from self._current(run_id)
         run = self._run(row, f"run {run_id}")
         if run.status not in (*REPLAYABLE, DEAD_LETTER):
             # It was a dead letter, and goes again or has gone.
             return run
-        # It ended since, or before by a clock that is ahead of ours: a run that follows it tells more.
-        late = run.finished_at is not None and run.finished_at.timestamp() >= since
+        ended = _end_of(run)
+        if known:
+            # Strait's own clock told when it had ended before.
+            late = ended is not None and ended != known.get("finished_at")
+        else:
+            # It ended since, or before by a clock that is ahead of ours: a run that follows it tells more.
+            late = ended is not None and ended >= since
         if run.status == DEAD_LETTER:
             return run if late else None
-        found = yield from self._replays(row, since, whole=arguments.get("from_checkpoint") is None)
+        # Nothing replays a run before it has ended.
+        after = min(since - clock.WORKER_SLACK, ended or since)
+        found = yield from self._replays(row, after, whole=arguments.get("from_checkpoint") is None)
+        found = [one for one in found if one.id not in (known or {}).get("replays", ())]
         if not found:
             return run if late else None
         named = ", ".join(f"{one.id} ({one.status})" for one in found)
         created = found[0].created_at
+        may_be_older = not known and created is not None and created.timestamp() < since
         # Without the key it may be anybody's run of the same job.
-        if (created and created.timestamp() < since) or RUN_KEY_TAG not in _tags_of(row):
+        if may_be_older or RUN_KEY_TAG not in _tags_of(row):
             raise Unsure(
                 f"Strait run {run_id} may have been replayed, and nothing tells whether by one of the runs "
                 f"that were started since: {named}",
@@ -157,7 +179,7 @@ class StraitReplays(StraitLists, CanRetry):
             )
         return found[0]
 
-    def _replays(self, row: Row, since: float, *, whole: bool) -> Flow[list[Run]]:
+    def _replays(self, row: Row, after: float, *, whole: bool) -> Flow[list[Run]]:
         """
         Return the runs that may be replays of a run, the newest first.
 
@@ -165,7 +187,7 @@ class StraitReplays(StraitLists, CanRetry):
         known by what else Strait copies.
 
         :param row: the run that was replayed.
-        :param since: UTC epoch seconds before which it surely was not.
+        :param after: UTC epoch seconds before which it surely was not.
         :param whole: whether it was replayed with the payload that it had.
         """
         what = f"looking for replays of run {row['id']}"
@@ -180,7 +202,7 @@ class StraitReplays(StraitLists, CanRetry):
         def take(rows: list[Row]) -> bool:
             for one in rows:
                 run = self._run(one, what)
-                if run.created_at and run.created_at.timestamp() < since - CLOCK_SLACK:
+                if run.created_at and run.created_at.timestamp() < after:
                     return False
                 alike = all(one.get(name) == row.get(name) for name in same)
                 marked = _tags_of(one).get(RUN_KEY_TAG) == tags.get(RUN_KEY_TAG)
@@ -190,6 +212,11 @@ class StraitReplays(StraitLists, CanRetry):
 
         yield from self._walk("/v1/runs", params, what, take)
         return found
+
+
+def _end_of(run: Run) -> float | None:
+    """Return when a run ended, in epoch seconds of Strait's clock."""
+    return None if run.finished_at is None else run.finished_at.timestamp()
 
 
 def ids_of(run_ids: Any, most: int | None = None) -> list[str]:

@@ -217,7 +217,13 @@ class FullApi(FakeApi, CanCancel, CanExplain, CanFindStarted, CanGetMany, CanLis
         yield from ()
         return self.run(run_id)
 
-    def find_retried(self, run_id: str, arguments: Mapping[str, Any], since: float) -> Flow[Run | None]:
+    def find_retried(
+        self,
+        run_id: str,
+        arguments: Mapping[str, Any],
+        since: float,
+        known: Mapping[str, Any] | None = None,
+    ) -> Flow[Run | None]:
         SERVICE.calls.append(("find_retried", run_id))
         yield from ()
         run = self.run(run_id)

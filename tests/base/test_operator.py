@@ -31,6 +31,7 @@ from airflow_provider_runs.base.exceptions import (
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, NotFound
 from airflow_provider_runs.core.outcome import BadEvent, Limit, Outcome, Verdict
+from airflow_provider_runs.core.retry import RetryPolicy
 from tests.base.fakes import (
     FakeCancelRunOperator,
     FakeHook,
@@ -703,9 +704,9 @@ def test_a_kill_while_the_start_is_being_repeated_starts_nothing_afterwards(
     operator = task()
     states("failed")
 
-    def start(arguments: Any, key: Any, began: float, stopped: Callable[[], bool]) -> Any:
+    def start(arguments: Any, key: Any, began: float, retry: RetryPolicy) -> Any:
         clock.sleep(0.5)
-        asked.append(stopped())
+        asked.append(retry.stopped())
         raise ConnectionFailed("stopped", sent=False)
 
     operator.hook.start = start  # type: ignore[method-assign]

@@ -2,20 +2,19 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
+from airflow_provider_runs.base.decisions import Attempt, Rules
 from airflow_provider_runs.base.exceptions import RequestRefused, RunInProgress, StartUncertain
+from airflow_provider_runs.base.finder import LOOK_INTERVAL, LOOK_SECONDS
 from airflow_provider_runs.base.hook import CannotRetry
 from airflow_provider_runs.base.record import StartRecord, fingerprint_of
-from airflow_provider_runs.base.start import (
-    LOOK_INTERVAL,
-    LOOK_SECONDS,
-    DurableStart,
-)
+from airflow_provider_runs.base.start import DurableStart
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanCancel, Unsure
 from airflow_provider_runs.core.errors import (
@@ -24,6 +23,7 @@ from airflow_provider_runs.core.errors import (
     BadInput,
     ConnectionFailed,
     NotFound,
+    RunsError,
     Unauthorized,
 )
 from airflow_provider_runs.core.run import Run, RunState
@@ -41,14 +41,12 @@ def began(virtual: VirtualClock) -> None:
 
 
 def begin(store: Store | None, hook: Any = None, **changes: Any) -> DurableStart:
-    settings: dict[str, Any] = {
-        "store": store,
-        "max_tries": 2,
-        "fingerprint": FINGERPRINT,
-        "cancel_superseded": True,
-        "log": logging.getLogger("test"),
-    }
-    return DurableStart(hook or FakeHook(), {"job": "j"}, **{**settings, **changes})
+    """Return the start of a try: with the attempt's and the rules' values as changed."""
+    hook = hook or FakeHook()
+    rules = Rules(**{name: changes.pop(name) for name in [*changes] if name in Rules.__slots__})
+    given = {name: changes.pop(name) for name in [*changes] if name in Attempt.__slots__}
+    attempt = Attempt(hook.api_class, rules=rules, **{"fingerprint": FINGERPRINT, "max_tries": 2, **given})
+    return DurableStart(hook, {"job": "j"}, attempt, store=store, log=logging.getLogger("test"), **changes)
 
 
 def fail_to_look(mocker: Any, start: DurableStart, errors: list[Exception]) -> None:
@@ -261,7 +259,7 @@ def test_a_death_before_the_answer_sends_again_with_the_same_key_where_the_servi
     store = Store()
     service.loses_answers = 1
     with pytest.raises(StartUncertain):
-        begin(store, KeyHook()).ensure()
+        begin(store, KeyHook(), unreachable_timeout=0.0).ensure()
     run = begin(store, KeyHook()).ensure()
     assert len(set(service.called("trigger"))) == 1
     assert list(service.runs) == [run.id]
@@ -334,7 +332,7 @@ def test_a_lost_start_before_a_clear_is_settled_by_its_key_where_the_service_can
     store = Store()
     service.loses_answers = 1
     with pytest.raises(StartUncertain):
-        begin(store, KeyHook()).ensure()
+        begin(store, KeyHook(), unreachable_timeout=0.0).ensure()
     assert begin(store, KeyHook(), max_tries=4).ensure().id == "r2"
     assert service.runs == {"r1": "stopped", "r2": "going"}
 
@@ -345,7 +343,7 @@ def test_a_lost_start_before_a_clear_is_named_where_it_cannot_be_found(
     store = Store()
     service.loses_answers = 1
     with pytest.raises(StartUncertain):
-        begin(store, KeyHook()).ensure()
+        begin(store, KeyHook(), unreachable_timeout=0.0).ensure()
     begin(store, KeyHook(), max_tries=4).ensure()
     assert "its id is not known" in caplog.text
 
@@ -565,14 +563,22 @@ def test_a_killed_task_can_find_its_run_in_every_stage(service: Service) -> None
     assert start.find() is None
     run = start.ensure()
     assert start.find() == run
-    again = begin(Store())
-    again.record = StartRecord(2, 1, service.called("trigger")[0], FINGERPRINT, None, 1000.0)
-    assert again.find() == run
-    again.record = StartRecord(2, 1, "other", FINGERPRINT, run.id, 1000.0)
-    assert again.find() == run
-    plain = begin(Store(), PlainHook())
-    plain.record = StartRecord(2, 1, "other", FINGERPRINT, None, 1000.0)
-    assert plain.find() is None
+
+    def found_after(record: StartRecord, hook: Any = None) -> Run | None:
+        """Return what a killed task finds that was looking at the record of an earlier try."""
+        store = Store()
+        store["run"] = record.to_json()
+        again = begin(store, hook)
+        again.stopped = True
+        with suppress(RunsError):
+            again.ensure()
+        again.run = None
+        return again.find()
+
+    key = service.called("trigger")[0]
+    assert found_after(StartRecord(2, 1, key, FINGERPRINT, None, 1000.0)) == run
+    assert found_after(StartRecord(2, 1, "other", FINGERPRINT, run.id, 1000.0)) == run
+    assert found_after(StartRecord(2, 1, "other", FINGERPRINT, None, 1000.0), PlainHook()) is None
 
 
 # Going on with an ended run
@@ -963,7 +969,7 @@ def test_a_refused_repetition_says_nothing_about_the_first_request(service: Serv
     store = Store()
     service.loses_answers = 1
     with pytest.raises(StartUncertain):
-        begin(store, KeyHook()).ensure()
+        begin(store, KeyHook(), unreachable_timeout=0.0).ensure()
     service.trigger_errors = [ApiError("no such job", status=400)]
     with pytest.raises(RequestRefused):
         begin(store, KeyHook()).ensure()
@@ -979,7 +985,7 @@ def test_refused_credentials_settle_no_lost_start(
     service.loses_answers = 1
     lost = mocker.patch.object(FullApi, "find_started", side_effect=ApiError("busy", status=503))
     with pytest.raises(StartUncertain):
-        begin(store, hook()).ensure()
+        begin(store, hook(), unreachable_timeout=0.0).ensure()
     service.trigger_errors = [Unauthorized("who are you", status=401)]
     lost.side_effect = Unauthorized("who are you", status=401)
     with pytest.raises(StartUncertain, match="may not be asked for: who are you"):
@@ -1250,3 +1256,90 @@ def test_a_snapshot_that_cannot_be_read_is_no_record(service: Service) -> None:
     value = {**json.loads(GOLDEN.read_text()), "snapshot": "all"}
     with pytest.raises(StartUncertain):
         StartRecord.from_json(value)
+
+
+# An outage, and a service that has too many requests
+
+
+def not_sent() -> ConnectionFailed:
+    return ConnectionFailed("connection refused", sent=False)
+
+
+def limited(retry_after: float | None = None) -> ApiError:
+    error = ApiError("too many requests", status=429)
+    error.is_limit = True
+    error.retry_after = retry_after
+    return error
+
+
+def test_a_start_with_a_key_outlasts_an_outage(service: Service, virtual: VirtualClock) -> None:
+    store = Store()
+    service.trigger_errors = [not_sent() for _ in range(4)]
+    run = begin(store, KeyHook()).ensure()
+    assert list(service.runs) == [run.id] == [store["run"]["run_id"]]
+    assert len(service.called("trigger")) == 5 and len(set(service.called("trigger"))) == 1
+    assert 10.0 < virtual.passed < 75.0
+
+
+def test_a_start_with_a_key_whose_answers_are_lost_is_sent_again_in_the_same_try(service: Service) -> None:
+    store = Store()
+    service.loses_answers = 3
+    run = begin(store, KeyHook()).ensure()
+    assert list(service.runs) == [run.id]
+    assert len(service.called("trigger")) == 4 and len(set(service.called("trigger"))) == 1
+
+
+def test_an_outage_longer_than_unreachable_timeout_fails_the_try(
+    service: Service, virtual: VirtualClock
+) -> None:
+    store = Store()
+    service.trigger_errors = [not_sent() for _ in range(1000)]
+    with pytest.raises(ConnectionFailed):
+        begin(store, KeyHook(), unreachable_timeout=600.0).ensure()
+    assert virtual.passed == pytest.approx(600.0)
+    assert store["run"]["run_id"] is None
+    service.trigger_errors.clear()
+    assert begin(store, KeyHook()).ensure().id == "r1"
+
+
+@pytest.mark.parametrize("hook", [FakeHook, PlainHook, UnmarkedHook])
+def test_a_start_without_a_key_that_has_not_left_is_left_to_a_retry(
+    service: Service, hook: type[FakeHook]
+) -> None:
+    service.trigger_errors = [not_sent()]
+    with pytest.raises(ConnectionFailed):
+        begin(Store(), hook()).ensure()
+    assert service.runs == {}
+
+
+def test_a_task_told_to_stop_in_an_outage_sends_nothing_more(service: Service, virtual: VirtualClock) -> None:
+    service.trigger_errors = [not_sent() for _ in range(1000)]
+    start = begin(Store(), KeyHook())
+    virtual.later(100.0, lambda: setattr(start, "stopped", True))
+    with pytest.raises(StartUncertain, match="told to stop"):
+        start.ensure()
+    assert 100.0 <= virtual.passed <= 101.0
+
+
+def test_a_start_that_the_service_puts_off_is_not_looked_for(service: Service, virtual: VirtualClock) -> None:
+    class KeyAndMarker(FullApi):
+        takes_key = True
+
+    class Hook(FakeHook):
+        api_class = KeyAndMarker
+
+    service.trigger_errors = [limited(40.0), limited()]
+    begin(Store(), Hook()).ensure()
+    assert service.called("find_started") == []
+    assert virtual.passed > 42.0
+
+
+def test_a_replay_is_told_by_what_was_known_before_it_was_sent(service: Service, mocker: Any) -> None:
+    """The clock of the worker that sent it may be wrong."""
+    service.runs["r0"] = "broken"
+    mocker.patch.object(FullApi, "check_retry", side_effect=lambda *_: (yield from ()) or {"seen": ["r0"]})
+    asked = mocker.spy(FullApi, "find_retried")
+    service.loses_answers = 1
+    store = Store()
+    begin(store, resumes="r0").ensure()
+    assert asked.call_args.args[4] == {"seen": ["r0"]} == store["run"]["snapshot"]

@@ -37,8 +37,7 @@ from typing import Any
 
 from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.operator import TriggerRunOperator
-from airflow_provider_runs.base.record import StartRecord
-from airflow_provider_runs.base.start import DurableStart
+from airflow_provider_runs.base.record import RecordKeeper, StartRecord
 from airflow_provider_runs.base.task import RunTask
 
 FOLDER = "CRASH_FOLDER"
@@ -189,7 +188,7 @@ def install(start_paths: tuple[str, ...]) -> None:
         timer.start()
         return original(self, *args)
 
-    @wrapped(DurableStart, "_keep")
+    @wrapped(RecordKeeper, "keep")
     def keep(original: Any, self: Any, record: StartRecord) -> None:
         reach("before_record" if record.run_id is None else "unrecorded")
         original(self, record)

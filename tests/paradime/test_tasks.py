@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
-from airflow_provider_runs.base import start as start_module
+from airflow_provider_runs.base import finder
 from airflow_provider_runs.base.exceptions import (
     RequestRefused,
     RunCancelled,
@@ -273,12 +273,12 @@ def test_a_run_of_a_lost_start_is_told_by_its_commands(
 ) -> None:
     """Its own commands come after those of Paradime, so that the first looks do not tell."""
     ours = {"commands": ["dbt build --vars 'run: manual__1'"], "wait_for_completion": False}
-    monkeypatch.setattr(start_module, "LOOK_INTERVAL", 0.1)
+    monkeypatch.setattr(finder, "LOOK_INTERVAL", 0.1)
     sim.plan(system="paradime", resource="slow", duration=20)
     if tries == 2:
-        monkeypatch.setattr(start_module, "LOOK_SECONDS", 0.0)
+        monkeypatch.setattr(finder, "LOOK_SECONDS", 0.0)
         lose(sim, context, **ours)
-        monkeypatch.setattr(start_module, "LOOK_SECONDS", 30.0)
+        monkeypatch.setattr(finder, "LOOK_SECONDS", 30.0)
         start("slow")
     else:
         sim.fault("reset_after", system="paradime", operation="trigger", times=1)

@@ -677,7 +677,7 @@ class TestFindReplay:
         ],
     )
     def test_other_runs_are_none(self, api: StraitRunApi, fields: Any) -> None:
-        listed = page({**self.replayed("r2", 5), **fields}, self.replayed("r0", -1000))
+        listed = page({**self.replayed("r2", 5), **fields}, self.replayed("r0", -100_000))
         _, run = play(api.find_retried("r1", {}, SINCE), answer(self.OLD), answer(listed))
         assert run is None
 

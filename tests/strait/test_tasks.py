@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
-from airflow_provider_runs.base import start as start_module
+from airflow_provider_runs.base import finder
 from airflow_provider_runs.base.exceptions import RequestRefused, RunCancelled, RunFailed, StartUncertain
 from airflow_provider_runs.simulator import Simulator
 from airflow_provider_runs.strait.hooks import StraitHook
@@ -187,11 +187,11 @@ def test_a_start_that_is_gathered_suffices_for_who_does_not_wait(
 def test_a_retry_sends_a_start_whose_answer_was_lost_with_the_same_key(
     sim: Simulator, context: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(start_module, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(finder, "LOOK_SECONDS", 0.0)
     sim.fault("reset_after", system="strait", operation="trigger", times=9)
     sim.fault("status", system="strait", operation="list", status=503, times=9)
     with pytest.raises(StartUncertain):
-        run(task(wait_for_completion=False), context)
+        run(task(wait_for_completion=False, unreachable_timeout=1), context)
     sim.clear_faults()
     run_id = run(task(), context)
     assert ids(sim) == [run_id]
@@ -209,12 +209,12 @@ def test_a_run_whose_start_was_not_answered_is_found_in_the_same_try(
 def test_a_retry_that_finds_its_run_ended_badly_starts_another(
     sim: Simulator, context: dict[str, Any], outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(start_module, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(finder, "LOOK_SECONDS", 0.0)
     sim.plan(system="strait", outcome=outcome, ends_at_once=True, times=1)
     sim.fault("reset_after", system="strait", operation="trigger", times=9)
     sim.fault("status", system="strait", operation="list", status=503, times=9)
     with pytest.raises(StartUncertain):
-        run(task(on_remote_cancel="retry"), context)
+        run(task(on_remote_cancel="retry", unreachable_timeout=1), context)
     sim.clear_faults()
     until(lambda: sim.runs("strait")[0]["status"] == outcome)
     run_id = run(task(on_remote_cancel="retry"), context)
