@@ -120,8 +120,8 @@ browser: $(AIRFLOW)/.installed
 	$(AIRFLOW)/bin/python -m pytest tests/browser $(if $(SCREENSHOTS),--screenshots $(SCREENSHOTS))
 
 ## make crash    the crash bench; FIXED=1: few cases that stand for all, SAMPLE=20: random ones, or besides the fixed,
-##               SEED=7: the same again; WAITS=300: so many waits at once instead of 1,000; AT_ONCE=1: what is not one of
-##               these cases one after the other
+##               SEED=7: the same again; WAITS=300: so many waits at once instead of 1,000; KILLS=20: so many tasks of
+##               each system ended at once instead of 300; AT_ONCE=1: what is not one of these cases one after the other
 crash: crash-cases crash-others
 
 crash-cases: $(AIRFLOW)/.installed
@@ -129,10 +129,10 @@ crash-cases: $(AIRFLOW)/.installed
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(WIDTH),--width $(WIDTH))
 
-# Many waits and secrets.
+# Many waits, many kills and secrets.
 crash-others: $(AIRFLOW)/.installed
 	$(AIRFLOW)/bin/python -m pytest tests/crash --ignore=tests/crash/test_crash.py -q --numprocesses $(or $(AT_ONCE),3) --dist loadgroup \
-		$(if $(WAITS),--waits $(WAITS))
+		$(if $(WAITS),--waits $(WAITS)) $(if $(KILLS),--kills $(KILLS))
 
 ## make bench    what waiting costs, beside other providers; BENCH_ARGUMENTS="--runs 1000 --scenario equal"
 bench: $(BENCH)/.installed

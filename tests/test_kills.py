@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -180,6 +181,63 @@ async def test_an_outage_that_the_cancel_meets_is_told_in_the_log_of_each_task(
     tasks.simulator.clear_faults()
     await tasks.end()
     assert len(tasks.cancels()) == 30
+
+
+@each_system
+async def test_a_trigger_ends_after_its_kill_so_that_the_tasks_log_has_all_of_it(
+    tasks: Tasks, system: str, mocker: Any
+) -> None:
+    """Airflow cancels the trigger again every second, and closes the task's log once it has cleaned up."""
+    await tasks.defer(1)
+    tasks.connect()
+    (trigger,) = tasks.triggers
+    tasks.simulator.fault("slow", system=system, operation="*", seconds=4.0)
+    log = mocker.patch.object(RunTrigger, "log")
+
+    async def as_airflow_does() -> None:
+        try:
+            await asyncio.wait_for(trigger.on_kill(), timeout=30)
+        except asyncio.CancelledError:
+            pass
+        finally:
+            await trigger.cleanup()
+
+    trigger.task_instance.state = "failed"  # type: ignore[union-attr]
+    running = asyncio.create_task(as_airflow_does())
+    while not running.done():
+        await asyncio.sleep(1.0)
+        running.cancel()
+    told = [call.args[0] % call.args[1:] for call in log.info.call_args_list]
+    assert any("has ended" in line for line in told)
+
+
+# A triggerer that is told to stop
+
+
+@each_system
+async def test_a_process_that_is_told_to_stop_sends_the_cancels_that_are_wanted_of_it(
+    tasks: Tasks, system: str, mocker: Any
+) -> None:
+    """As where a triggerer gets SIGINT while a service is slow: the reader of states is gone by then."""
+    await tasks.defer(30)
+    tasks.connect()
+    tasks.simulator.fault("slow", system=system, operation="*", seconds=5.0)
+    before = asyncio.all_tasks()
+    mocker.patch.object(own_state, "own_state", return_value="failed")
+    ending = asyncio.create_task(tasks.end())
+    await asyncio.sleep(2.0)
+    assert all(run["cancels"] == 0 for run in tasks.simulator.runs(system))
+    tasks.simulator.clear_faults()
+    began = clock.monotonic()
+    left = [task for task in asyncio.all_tasks() - before if task is not ending]
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    assert clock.monotonic() - began < kill.LAST_SECONDS
+    await asyncio.sleep(60.0)  # Paradime takes its time
+    assert tasks.cancels() == [1] * 30
+    with suppress(asyncio.CancelledError):
+        await ending
 
 
 # What Airflow is asked

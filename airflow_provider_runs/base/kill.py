@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from weakref import WeakKeyDictionary
 
 from airflow_provider_runs.base.hook import RunHook
@@ -20,6 +21,7 @@ from airflow_provider_runs.core.errors import RunsError
 from airflow_provider_runs.core.many import cancel_runs, get_runs
 from airflow_provider_runs.core.retry import NO_RETRY, RetryPolicy
 from airflow_provider_runs.core.run import Run
+from airflow_provider_runs.core.turns import Turn
 
 BATCH_WINDOW = 0.3
 """Seconds for which a cancel waits for others to come with it."""
@@ -35,6 +37,10 @@ CANCEL_SECONDS = 300.0
 """
 Longest time in seconds for a batch, from its turn: logins, requests, the waits that the service asks for, and
 polls.
+"""
+LAST_SECONDS = 15.0
+"""
+Longest time in seconds in which a process that is told to stop sends the cancels that are wanted of it.
 """
 
 
@@ -53,6 +59,8 @@ class KillQueue:
         self._size = api_class.cancel_batch_size if issubclass(api_class, CanCancelMany) else SINGLES
         self._waiting: dict[str, asyncio.Future[Run]] = {}
         self._under_way: dict[str, asyncio.Future[Run]] = {}
+        self._unsent: set[str] = set()
+        """Those whose cancel no request has brought to the service."""
         self._workers: set[asyncio.Task[None] | None] = set()
 
     async def cancel(self, run_id: str) -> Run:
@@ -67,11 +75,19 @@ class KillQueue:
         future = self._waiting.get(run_id) or self._under_way.get(run_id)
         if future is None:
             future = self._waiting[run_id] = asyncio.get_running_loop().create_future()
+            self._unsent.add(run_id)
             if len(self._workers) < WORKERS:
                 self._workers.add(asyncio.create_task(self._work()))
         return await asyncio.shield(future)
 
     async def _work(self) -> None:
+        try:
+            await self._work_off()
+        except asyncio.CancelledError:
+            await self._send_at_once()
+            raise
+
+    async def _work_off(self) -> None:
         await asyncio.sleep(BATCH_WINDOW)
         while self._waiting:
             batch = {run_id: self._waiting.pop(run_id) for run_id in [*self._waiting][: self._size]}
@@ -87,10 +103,19 @@ class KillQueue:
                 for run_id, future in batch.items():
                     del self._under_way[run_id]
                     future.cancel()  # no effect on what is done
+            self._unsent.difference_update(batch)
         self._workers.discard(asyncio.current_task())
         if not self._workers:  # one that still waits for others to come may need what would be closed
             self._on_idle()
             await self._hook.aclose()
+
+    async def _send_at_once(self) -> None:
+        """Send what is wanted in the little time that a process has which is told to stop."""
+        run_ids, self._unsent = [*self._unsent], set()
+        if run_ids and issubclass(self._hook.api_class, CanCancel):
+            with suppress(RunsError, TimeoutError):
+                async with asyncio.timeout(LAST_SECONDS):
+                    await self._hook.adrive(lambda api: cancel_runs(api, run_ids), NO_RETRY, Turn.URGENT)
 
     async def _carry_out(self, left: dict[str, asyncio.Future[Run]]) -> None:
         """Cancel runs and poll them until they have ended."""
@@ -133,7 +158,9 @@ class KillQueue:
         return await self._hook.adrive(lambda api: get_runs(api, run_ids), retry)
 
     async def _cancel(self, run_ids: list[str]) -> dict[str, RunsError]:
-        return await self._hook.adrive(lambda api: cancel_runs(api, run_ids))
+        failed = await self._hook.adrive(lambda api: cancel_runs(api, run_ids))
+        self._unsent.difference_update(run_ids)
+        return failed
 
 
 _queues: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, KillQueue]] = WeakKeyDictionary()

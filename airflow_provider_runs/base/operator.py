@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowTaskTim
 from airflow_provider_runs.base.decisions import IF_RUNNING, ON_UNKNOWN_START, Attempt, Rules
 from airflow_provider_runs.base.exceptions import Interrupted, RequestRefused, RunFailed, RunTimedOut
 from airflow_provider_runs.base.link import RUN_URL
-from airflow_provider_runs.base.own_state import LEFT_GOING, ended_by_person, own_state
+from airflow_provider_runs.base.own_state import LEFT_GOING, Stop, own_state, stop_of
 from airflow_provider_runs.base.record import RECORD_KEY, StartRecord, fingerprint_of
 from airflow_provider_runs.base.start import DurableStart, StartDelayed
 from airflow_provider_runs.base.task import Limits, RunTask, ServiceTask
@@ -154,6 +154,9 @@ class TriggerRunOperator(RunTask):
                 deferrable=self.deferrable,
             )
             if self.deferrable:
+                if trigger.cancel_on_kill and start.store is not None:
+                    # A trigger that is told to stop asks for it; Airflow logs an error where there is none.
+                    context["ti"].xcom_push(key=LEFT_GOING, value=None)
                 self.defer(trigger=trigger, method_name="execute_complete")
             outcome = self._wait_here(attended, trigger)
             return self._conclude(
@@ -365,7 +368,7 @@ class TriggerRunOperator(RunTask):
         """Cancel the run if a person ended the task; leave it alone if only the process has to go."""
         start.stopped = True
         state = own_state(context["ti"])
-        if ended_by_person(state):
+        if stop_of(state) is Stop.BY_PERSON:
             cleared = state in (None, "restarting")
             self._cancel_begun(attended, start, f"the task was ended ({state})", cleared=cleared)
             raise Interrupted(f"the task was ended ({state})")

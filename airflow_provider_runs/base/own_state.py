@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from enum import Enum
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -18,16 +20,28 @@ ENDED_BY_PERSON = frozenset(
 )
 
 
-def ended_by_person(state: str | None) -> bool:
+UNREADABLE = "unreadable"
+
+
+class Stop(Enum):
+    """What it means for a task's run that the task's process, or its trigger, is told to stop."""
+
+    BY_PERSON = "a person ended the task, or its DAG run ran out of time: the run is to be cancelled"
+    OF_PROCESS = "only the process has to go, or a trigger was moved: the run keeps running"
+    UNKNOWN = "Airflow does not say: the run keeps running, and the log says that it may be unwanted"
+
+
+def stop_of(state: str | None) -> Stop:
     """
-    Tell whether a task in this state was stopped on purpose, so that its run is to be cancelled.
+    Return what the task's state says about a stop, for a worker and for a trigger.
 
     :param state: the state; :data:`UNREADABLE` where it could not be read.
     """
-    return state in ENDED_BY_PERSON
+    if state == UNREADABLE:
+        return Stop.UNKNOWN
+    return Stop.BY_PERSON if state in ENDED_BY_PERSON else Stop.OF_PROCESS
 
 
-UNREADABLE = "unreadable"
 READ_SECONDS = 60.0
 """
 Longest time in seconds to read from Airflow. The first read of a triggerer builds Airflow's own client: more
@@ -136,6 +150,22 @@ class TaskStateReader:
     def __init__(self) -> None:
         self._reading = asyncio.Lock()
         self._waiting: dict[tuple[str, str], list[tuple[Any, asyncio.Future[str | None]]]] = {}
+        self._first: asyncio.Task[None] | None = None
+
+    def warm_up(self, task_instance: Any) -> None:
+        """
+        Read once, in the background, before it is needed: the first read builds Airflow's own client.
+
+        On a starved machine that takes longer than Airflow gives a trigger for its kill.
+
+        :param task_instance: the task instance of any trigger.
+        """
+        if self._first is None:
+            self._first = asyncio.create_task(self._read_first(task_instance))
+
+    async def _read_first(self, task_instance: Any) -> None:
+        with suppress(TimeoutError):
+            await self._state(task_instance)
 
     async def state(self, task_instance: Any) -> str | None:
         """

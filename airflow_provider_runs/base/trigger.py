@@ -14,7 +14,7 @@ from airflow_provider_runs.base.channel import Connect
 from airflow_provider_runs.base.group import wait_for_runs
 from airflow_provider_runs.base.hook import RunHook
 from airflow_provider_runs.base.kill import cancel_with_others
-from airflow_provider_runs.base.own_state import UNREADABLE, ended_by_person, task_state_reader
+from airflow_provider_runs.base.own_state import UNREADABLE, Stop, stop_of, task_state_reader
 from airflow_provider_runs.base.poller import wait_for_run
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.api import CanCancel
@@ -29,9 +29,6 @@ Shortest time in seconds from the start of the trigger to its event. Airflow's w
 again by then, the scheduler takes that late notice for the end of a task that never ran and fails it
 (https://github.com/apache/airflow/issues/67287).
 """
-
-_settling: set[asyncio.Task[None]] = set()
-"""Strong references: an event loop keeps only weak ones to its tasks."""
 
 
 class RunTrigger(BaseTrigger):
@@ -80,6 +77,7 @@ class RunTrigger(BaseTrigger):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._unknown = sorted(unknown)
+        self._owed: asyncio.Task[None] | None = None
         self.conn_id = conn_id
         self.run_id = run_id
         self.scope = dict(scope or {})
@@ -109,6 +107,8 @@ class RunTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, telling the task's log what happens, and yield the event."""
         began = clock.monotonic()
+        if self.cancel_on_kill and self.task_instance is not None:
+            task_state_reader().warm_up(self.task_instance)
         outcome = await self.wait(self._hook().aread_api)
         if self.task_instance is not None:
             await asyncio.sleep(max(0.0, began + SETTLE_SECONDS - clock.monotonic()))
@@ -146,13 +146,19 @@ class RunTrigger(BaseTrigger):
         """
         # Airflow 3.3 sends its cancellation again every second until the trigger has ended, which cuts this
         # call short. What is owed to the run goes on in a task of its own, each step within its own limit.
-        task = asyncio.create_task(self._cancel_if_owed())
-        _settling.add(task)
-        task.add_done_callback(_settling.discard)
-        while not task.done():
+        self._owed = asyncio.create_task(self._cancel_if_owed())
+        await self._settle()
+        self._owed.result()
+
+    async def cleanup(self) -> None:
+        """Wait for what is owed to the run: the task's log is closed after this."""
+        await self._settle()
+
+    async def _settle(self) -> None:
+        """Wait for what is owed to the run, whoever cancels the wait."""
+        while self._owed is not None and not self._owed.done():
             with suppress(asyncio.CancelledError):
-                await asyncio.shield(task)
-        task.result()
+                await asyncio.shield(self._owed)
 
     async def _cancel_if_owed(self) -> None:
         """Cancel the run if a person ended the task."""
@@ -161,9 +167,10 @@ class RunTrigger(BaseTrigger):
             return
         try:
             state = await task_state_reader().state(self.task_instance)
-            if state == UNREADABLE:
+            stop = stop_of(state)
+            if stop is Stop.UNKNOWN:
                 self.log.warning("Run %s may go on: Airflow does not say who ended the task", self.run_id)
-            elif not ended_by_person(state):
+            elif stop is Stop.OF_PROCESS:
                 self.log.info(
                     "The task is %s: run %s keeps running. If the task was cleared, its next try cancels it",
                     state,

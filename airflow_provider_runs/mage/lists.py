@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from airflow_provider_runs.core import clock
@@ -17,7 +17,8 @@ from airflow_provider_runs.mage.lookups import ACTIVE_PAGE, PAGE, TRIGGER_FIELDS
 from airflow_provider_runs.mage.reasons import MageReasons
 
 MARKER = "airflow_run_key"
-# Rows since a moment, which is mostly a recent one. A full row takes Mage some milliseconds.
+# Rows since a moment, which is mostly a recent one. A full row takes Mage some milliseconds. Up to so many
+# runs that have ended are polled singly.
 FEW = 20
 # created_at has whole seconds, and on Postgres it is the start of the transaction.
 CLOCK_SLACK = 300.0
@@ -50,40 +51,53 @@ class MageLists(MageReasons, CanFindStarted, CanGetMany, CanListActive):
 
     def get_many(self, run_ids: Sequence[str]) -> Flow[dict[str, Run | Exception]]:
         """
-        Poll many runs by one list of the active ones.
+        Poll many runs by a list of the active ones, and where many have ended, by one of the completed ones.
 
-        A run that is not in it has ended, was deleted, or slipped between two pages: it is left out, so that
-        it is asked about by itself. So is one that ended while Mage made the list, which tells no reasons.
+        A run that is in neither has ended otherwise, was deleted, or slipped between two pages: it is left
+        out, so that it is asked about by itself. So is one that failed while Mage made the list, which tells
+        no reasons.
 
         :param run_ids: the runs' ids.
         :raises IncompleteList: if the list had to be left before its end: to read it again each time would
             cost more than it tells.
         """
         wanted = {int(run_id) for run_id in run_ids if run_id.isdecimal() and run_id.isascii()}
-        lowest = min(wanted, default=0)
         found: dict[str, Run | Exception] = {}
+        yield from self._take_listed("initial,running", wanted, found, ACTIVE_PAGE)
+        left = wanted - {int(run_id) for run_id in found}
+        if len(left) > FEW:
+            yield from self._take_listed("completed", left, found, PAGE, pages=len(left) // PAGE + 2)
+        return found
+
+    def _take_listed(
+        self,
+        status: str,
+        wanted: Collection[int],
+        found: dict[str, Run | Exception],
+        size: int,
+        *,
+        pages: float = math.inf,
+    ) -> Flow[None]:
+        """Take what is wanted from a list of the runs of a status, the newest first."""
+        lowest, read = min(wanted, default=0), 0
 
         def take(rows: list[Row]) -> bool:
+            nonlocal read
+            read += 1
             ours = (row for row in rows if isinstance(row.get("id"), int) and row["id"] in wanted)
             runs = (self._run(row) for row in ours)
-            found.update({run.id: run for run in runs if not run.state.is_terminal})
-            # Newest first: below the lowest id nobody is waited for.
-            return int(self._run(rows[-1]).id) >= lowest
+            found.update({run.id: run for run in runs if run.status in status.split(",")})
+            # Below the lowest id nobody is waited for.
+            return int(self._run(rows[-1]).id) >= lowest and read < pages
 
-        yield from self._walk(
-            "/api/pipeline_runs",
-            {
-                "status[]": "initial,running",
-                "_format": "with_basic_details",
-                "disable_retries_grouping": "1",
-                "order_by[]": "id desc",
-            },
-            "pipeline_runs",
-            "listing the active runs",
-            take,
-            size=ACTIVE_PAGE,
-        )
-        return found
+        params = {
+            "status[]": status,
+            "_format": "with_basic_details",
+            "disable_retries_grouping": "1",
+            "order_by[]": "id desc",
+        }
+        what = f"listing the runs that are {status}"
+        yield from self._walk("/api/pipeline_runs", params, "pipeline_runs", what, take, size=size)
 
     def list_runs(
         self, filters: Mapping[str, Any], *, since: float | None = None, limit: int | None = None

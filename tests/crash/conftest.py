@@ -36,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--width", type=int, help="have at most this many cases under way at the same time")
     group.addoption("--seed", type=int, help="choose the same random cases again")
     group.addoption("--waits", type=int, default=1000, help="have about so many tasks wait at the same time")
+    group.addoption("--kills", type=int, default=300, help="end so many tasks of each system at once")
     group.addoption("--case", action="append", default=[], help="run the cases whose name holds this text")
 
 

@@ -1,7 +1,7 @@
 """A simulator in a process of its own, which can refuse connections, or stand still.
 
-``python -m tests.crash.simulated '<settings as JSON>'`` serves it and obeys ``close`` and ``open`` on its
-standard input: while the port is closed, runs and faults are kept.
+``python -m tests.crash.simulated '<settings as JSON>'`` serves it and obeys ``close``, ``open`` and ``limit``
+on its standard input: while the port is closed, runs and faults are kept.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ import requests
 from airflow_provider_runs.mage.simulator import Schedule
 from airflow_provider_runs.paradime.simulator import Schedule as BoltSchedule
 from airflow_provider_runs.simulator import Server
+from airflow_provider_runs.strait.simulator import Window
 
 ROOT = Path(__file__).parents[2]
+MINUTE = 60.0
 
 
 class SimulatorProcess:
@@ -87,6 +89,10 @@ class SimulatorProcess:
         """Listen again, at the same port."""
         self._tell("open")
 
+    def limit_strait(self, requests: int) -> None:
+        """Have Strait refuse more requests than these a minute from now on."""
+        self._tell(f"limit {requests}")
+
     def plan(self, **plan: Any) -> None:
         """Add a plan, see ``POST /_plans``."""
         self._call("POST", "_plans", plan)
@@ -143,7 +149,14 @@ async def serve(settings: dict[str, Any]) -> None:
     try:
         print(server.url, flush=True)
         while word := (await asyncio.to_thread(sys.stdin.readline)).strip():
-            await (server.stop if word == "close" else server.start)()
+            match word.split():
+                case ["limit", number]:
+                    strait: Any = server.systems["strait"]
+                    strait._gate.requests = Window(int(number), MINUTE)
+                case ["close"]:
+                    await server.stop()
+                case _:
+                    await server.start()
             print(word, flush=True)
     finally:
         await server.stop()

@@ -106,3 +106,31 @@ async def test_a_hundred_waits_cost_a_list_each_round_and_a_look_each_end(
         assert {outcome.verdict for outcome in outcomes} == {Verdict.SUCCEEDED}
         assert sim.count("mage", "list") > 0
         assert sim.count("mage", "get") + sim.count("mage", "list") < 200
+
+
+def test_many_runs_that_have_ended_are_looked_for_in_a_list_of_the_completed_ones() -> None:
+    ids = [str(number) for number in range(1, 31)]
+    requests, found = play(
+        make_api().get_many(ids), page(30, 29, status="running"), page(*range(28, 0, -1), status="completed")
+    )
+    assert [request.params["status[]"] for request in requests] == ["initial,running", "completed"]
+    assert requests[1].params["_format"] == "with_basic_details"
+    assert {run.status for run in found.values()} == {"running", "completed"} and len(found) == 30
+
+
+def test_what_has_failed_is_left_to_be_polled_singly_for_its_reason() -> None:
+    ids = [str(number) for number in range(1, 31)]
+    _, found = play(make_api().get_many(ids), page(), page(*range(30, 10, -1), status="completed"))
+    assert sorted(found, key=int) == [str(number) for number in range(11, 31)]
+
+
+def test_few_that_have_ended_are_polled_singly() -> None:
+    requests, found = play(make_api().get_many([str(number) for number in range(1, 21)]), page())
+    assert (len(requests), found) == (1, {})
+
+
+def test_runs_of_others_do_not_make_the_search_for_what_has_ended_long() -> None:
+    ids = [str(number) for number in range(1, 31)]
+    pages = [page(*range(top, top - 100, -1), status="completed", more=True) for top in (900, 800)]
+    requests, found = play(make_api().get_many(ids), page(), *pages)
+    assert (len(requests), found) == (3, {})
