@@ -3,7 +3,8 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +29,7 @@ from airflow_provider_runs.base.exceptions import (
     RunTimedOut,
     RunUnreachable,
 )
+from airflow_provider_runs.base.worker import Attended
 from airflow_provider_runs.core import clock
 from airflow_provider_runs.core.errors import ApiError, ConnectionFailed, NotFound
 from airflow_provider_runs.core.outcome import BadEvent, Limit, Outcome, Verdict
@@ -118,7 +120,8 @@ def test_a_run_that_succeeds_gives_its_id_and_page(
 ) -> None:
     later(0.2, ends(service, "done"))
     assert run(task(), context) == "r1"
-    assert context["ti"].pushed == {"run_url": "http://fake/r1", "return_value": "r1"}
+    pushed = {name: value for name, value in context["ti"].pushed.items() if value is not None}
+    assert pushed == {"run_url": "http://fake/r1", "return_value": "r1"}
     assert len(service.called("trigger")) == 1
 
 
@@ -244,7 +247,9 @@ def test_a_task_that_does_not_wait_is_done_when_the_run_is_started(
 def test_id_and_page_are_known_before_anything_waits(service: Service, context: dict[str, Any]) -> None:
     with pytest.raises(TaskDeferred):
         task(deferrable=True).execute(context)
-    assert [call for call, _ in service.calls] == ["store", "trigger", "store", "xcom", "xcom"]
+    pushed = [argument for call, argument in service.calls if call == "xcom"]
+    assert [call for call, _ in service.calls] == ["store", "trigger", "store", "xcom", "xcom", "xcom"]
+    assert pushed == ["run_url", "return_value", "run_left_going"]
 
 
 def test_no_return_value_is_pushed_where_the_user_wants_none(
@@ -385,6 +390,23 @@ def states(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], None]:
 
 
 BY_PERSON = ["failed", "success", "skipped", "restarting", "removed"]
+
+
+@pytest.fixture(autouse=True)
+def no_helper_starts_another(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have no helper thread of a task start another, which may outlive the task and what Airflow gave it."""
+    nested, start = [], Attended._start
+
+    def started(self: Attended, work: Any) -> None:
+        if threading.current_thread().name == "run-task-helper":
+            nested.append(work)
+        start(self, work)
+
+    monkeypatch.setattr(Attended, "_start", started)
+    yield
+    assert nested == []
+
+
 NOT_BY_PERSON = ["running", "queued", "scheduled", "up_for_retry", "deferred", own_states.UNREADABLE]
 
 
@@ -600,7 +622,7 @@ def test_only_a_run_that_may_go_on_is_noted_as_left(
         task(deferrable=True).execute(context)
     with suppress(RunFailed, RunUnreachable, RunStatusUnknown):
         task().execute_complete(context, event(verdict, status="done"))
-    assert ("run_left_going" in context["ti"].pushed) == left
+    assert context["ti"].pushed["run_left_going"] == ("r1" if left else None)
 
 
 def test_an_old_try_notes_nothing_where_a_newer_one_waits_for_the_run(
@@ -611,7 +633,7 @@ def test_an_old_try_notes_nothing_where_a_newer_one_waits_for_the_run(
     context["task_state_store"].clear()
     with pytest.raises(RunUnreachable):
         task().execute_complete(context, event("unreachable"))
-    assert "run_left_going" not in context["ti"].pushed
+    assert context["ti"].pushed["run_left_going"] is None
 
 
 def test_a_run_that_was_cancelled_is_not_noted_as_left(service: Service, context: dict[str, Any]) -> None:

@@ -92,6 +92,8 @@ def test_marking_a_deferred_task_cancels_its_paradime_run_once(
     time.sleep(3)  # for what may come late
     (run,) = service.paradime_runs(name)
     assert (run["status"], run["cancels"]) == ("CANCELED", 1)
+    assert f"INFO Paradime run {run['id']} has ended: CANCELED" in stack.task_log(name, runs[name], "run")
+    assert "XCom not found" not in (stack.home / "triggerer.log").read_text()
 
 
 def test_a_strait_run_succeeds_while_its_task_is_deferred_and_leaves_its_result(
@@ -146,6 +148,7 @@ def test_marking_a_deferred_task_cancels_its_strait_run_once(
     time.sleep(3)  # for what may come late
     (run,) = service.strait_runs(name)
     assert (run["status"], run["cancels"]) == ("canceled", 1)
+    assert f"INFO Strait run {run['id']} has ended: canceled" in stack.task_log(name, runs[name], "run")
 
 
 @pytest.mark.parametrize("task_id", ["deferred", "on_worker"])
