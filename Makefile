@@ -41,7 +41,7 @@ PURE := */core/*,*/api.py,*/mage/answers.py,*/mage/lists.py,*/mage/lookups.py,*/
 .DEFAULT_GOAL := help
 .PHONY: help test coverage fuzz steady mutants check vendor mage compat matrix system browser crash bench soak demo dist all tables clean
 # What is not for people.
-.PHONY: crash-cases crash-others environments
+.PHONY: crash-cases crash-others crash-kills environments
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -122,17 +122,20 @@ browser: $(AIRFLOW)/.installed
 ## make crash    the crash bench; FIXED=1: few cases that stand for all, SAMPLE=20: random ones, or besides the fixed,
 ##               SEED=7: the same again; WAITS=300: so many waits at once instead of 1,000; KILLS=20: so many tasks of
 ##               each system ended at once instead of 300; AT_ONCE=1: what is not one of these cases one after the other
-crash: crash-cases crash-others
+crash: crash-cases crash-others crash-kills
 
 crash-cases: $(AIRFLOW)/.installed
 	$(AIRFLOW)/bin/python -m pytest tests/crash/test_crash.py -q --tb=line $(if $(FIXED),--fixed) \
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(WIDTH),--width $(WIDTH))
 
-# Many waits, many kills and secrets.
+# Many waits and secrets.
 crash-others: $(AIRFLOW)/.installed
-	$(AIRFLOW)/bin/python -m pytest tests/crash --ignore=tests/crash/test_crash.py -q --numprocesses $(or $(AT_ONCE),3) --dist loadgroup \
-		$(if $(WAITS),--waits $(WAITS)) $(if $(KILLS),--kills $(KILLS))
+	$(AIRFLOW)/bin/python -m pytest tests/crash --ignore=tests/crash/test_crash.py --ignore=tests/crash/test_many_kills.py \
+		-q --numprocesses $(or $(AT_ONCE),3) --dist loadgroup $(if $(WAITS),--waits $(WAITS))
+
+crash-kills: $(AIRFLOW)/.installed
+	$(AIRFLOW)/bin/python -m pytest tests/crash/test_many_kills.py -q --capture=no $(if $(KILLS),--kills $(KILLS))
 
 ## make bench    what waiting costs, beside other providers; BENCH_ARGUMENTS="--runs 1000 --scenario equal"
 bench: $(BENCH)/.installed

@@ -120,6 +120,29 @@ async def test_three_hundred_runs_are_cancelled_within_the_limit_of_a_strait(tas
 
 
 @pytest.mark.parametrize("system", ["strait"])
+async def test_kills_that_come_one_after_the_other_are_gathered_while_others_are_under_way(
+    tasks: Tasks,
+) -> None:
+    """As Airflow tells a triggerer of one task after the other, at the rate that other triggerers leave it."""
+    await tasks.defer(300)
+    tasks.connect(max_requests_per_minute=45)
+
+    def asked() -> int:
+        return sum(tasks.simulator.count("strait", name) for name in ("get", "list", "bulk_cancel", "cancel"))
+
+    async def end(trigger: RunTrigger, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        trigger.task_instance.state = "failed"  # type: ignore[union-attr]
+        await trigger.on_kill()
+
+    began, before = clock.monotonic(), asked()
+    await asyncio.gather(*(end(trigger, 0.05 * index) for index, trigger in enumerate(tasks.triggers)))
+    assert asked() - before <= 30
+    assert tasks.cancels() == [1] * 300
+    assert clock.monotonic() - began < 45
+
+
+@pytest.mark.parametrize("system", ["strait"])
 async def test_runs_are_cancelled_once_a_strait_that_refuses_all_takes_requests_again(tasks: Tasks) -> None:
     await tasks.defer(60)
     tasks.connect()
@@ -221,7 +244,7 @@ async def test_a_process_that_is_told_to_stop_sends_the_cancels_that_are_wanted_
     """As where a triggerer gets SIGINT while a service is slow: the reader of states is gone by then."""
     await tasks.defer(30)
     tasks.connect()
-    tasks.simulator.fault("slow", system=system, operation="*", seconds=5.0)
+    tasks.simulator.fault("hang", system=system, operation="*", seconds=300.0)
     before = asyncio.all_tasks()
     mocker.patch.object(own_state, "own_state", return_value="failed")
     ending = asyncio.create_task(tasks.end())

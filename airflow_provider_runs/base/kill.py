@@ -8,7 +8,6 @@ service allows, in the turns that the connection's rate gives, and the time of e
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from weakref import WeakKeyDictionary
@@ -26,22 +25,33 @@ from airflow_provider_runs.core.turns import Turn
 BATCH_WINDOW = 0.3
 """Seconds for which a cancel waits for others to come with it."""
 SINGLES = 10
-"""Runs that one worker cancels one after the other, where one request cancels one, and polls together."""
+"""Runs that are cancelled one after the other, where one request cancels one."""
 WORKERS = 6
-"""Batches of one connection that are under way at the same time."""
+"""Batches of one connection whose cancels are sent at the same time."""
+FEW = 3
+"""Up to so many runs are polled before they are cancelled."""
 CONFIRM_SECONDS = 60.0
 """How long runs are polled until they have ended, once the service has taken their cancel."""
 CONFIRM_INTERVALS = (0.5, 1.0, 2.0)
 """Seconds from one of those polls to the next; the last one for ever."""
 CANCEL_SECONDS = 300.0
-"""
-Longest time in seconds for a batch, from its turn: logins, requests, the waits that the service asks for, and
-polls.
-"""
+"""Longest time in seconds for the cancels of a batch, from its turn, and for a poll."""
 LAST_SECONDS = 15.0
 """
 Longest time in seconds in which a process that is told to stop sends the cancels that are wanted of it.
 """
+
+
+class Kill:
+    """A run that is to be cancelled."""
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Future[Run] = asyncio.get_running_loop().create_future()
+        """The run as it was seen last."""
+        self.sent_at: float | None = None
+        """On the monotonic clock: when the service had taken the cancel, or refused it."""
+        self.error: Exception | None = None
+        """Why the cancel failed; the run may have ended nevertheless, which the next poll tells."""
 
 
 class KillQueue:
@@ -56,111 +66,129 @@ class KillQueue:
         self._hook = hook
         self._on_idle = on_idle
         api_class = hook.api_class
+        self._can_cancel = issubclass(api_class, CanCancel)
         self._size = api_class.cancel_batch_size if issubclass(api_class, CanCancelMany) else SINGLES
-        self._waiting: dict[str, asyncio.Future[Run]] = {}
-        self._under_way: dict[str, asyncio.Future[Run]] = {}
-        self._unsent: set[str] = set()
-        """Those whose cancel no request has brought to the service."""
-        self._workers: set[asyncio.Task[None] | None] = set()
+        self._kills: dict[str, Kill] = {}
+        self._news = asyncio.Event()
+        self._turns = asyncio.Semaphore(WORKERS)
+        self._worker: asyncio.Task[None] | None = None
 
     async def cancel(self, run_id: str) -> Run:
         """
-        Cancel a run and poll it until it has ended, with others that come at the same time.
+        Cancel a run and poll it until it has ended, with others that come meanwhile.
 
         :param run_id: the service's id.
         :return: the run as it was seen last; it may not have ended, surely where the service cannot cancel.
         :raises RunsError: if the service refuses or is unreachable.
         :raises TimeoutError: if that takes too long.
         """
-        future = self._waiting.get(run_id) or self._under_way.get(run_id)
-        if future is None:
-            future = self._waiting[run_id] = asyncio.get_running_loop().create_future()
-            self._unsent.add(run_id)
-            if len(self._workers) < WORKERS:
-                self._workers.add(asyncio.create_task(self._work()))
-        return await asyncio.shield(future)
+        kill = self._kills.get(run_id)
+        if kill is None:
+            kill = self._kills[run_id] = Kill()
+            self._news.set()
+            if self._worker is None:
+                self._worker = asyncio.create_task(self._work())
+        return await asyncio.shield(kill.ended)
 
     async def _work(self) -> None:
+        intervals = iter(CONFIRM_INTERVALS)
         try:
-            await self._work_off()
+            while self._kills:
+                if self._news.is_set():
+                    await asyncio.sleep(BATCH_WINDOW)
+                    self._news.clear()
+                    intervals = iter(CONFIRM_INTERVALS)
+                    await self._send(self._unsent())
+                await self._confirm()
+                if self._kills:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(next(intervals, CONFIRM_INTERVALS[-1])):
+                            await self._news.wait()
         except asyncio.CancelledError:
             await self._send_at_once()
             raise
-
-    async def _work_off(self) -> None:
-        await asyncio.sleep(BATCH_WINDOW)
-        while self._waiting:
-            batch = {run_id: self._waiting.pop(run_id) for run_id in [*self._waiting][: self._size]}
-            self._under_way |= batch
-            try:
-                async with asyncio.timeout(CANCEL_SECONDS):
-                    await self._carry_out(dict(batch))
-            except Exception as error:
-                for future in batch.values():
-                    if not future.done():
-                        future.set_exception(error)
-            finally:
-                for run_id, future in batch.items():
-                    del self._under_way[run_id]
-                    future.cancel()  # no effect on what is done
-            self._unsent.difference_update(batch)
-        self._workers.discard(asyncio.current_task())
-        if not self._workers:  # one that still waits for others to come may need what would be closed
+        finally:
+            self._worker = None
+            for kill in self._kills.values():
+                kill.ended.cancel()
             self._on_idle()
             await self._hook.aclose()
 
+    def _unsent(self) -> list[str]:
+        return [run_id for run_id, kill in self._kills.items() if kill.sent_at is None]
+
+    async def _send(self, run_ids: list[str]) -> None:
+        """Have the service cancel runs whose cancel was not sent yet."""
+        if len(run_ids) <= FEW or not self._can_cancel:
+            # A trigger that was moved, and whose task and run have ended since, comes alone as a rule.
+            answers = await self._polled(run_ids, NO_RETRY)
+            self._deliver({run_id: run for run_id, run in answers.items() if _has_ended(run)})
+            run_ids = [run_id for run_id in run_ids if run_id in self._kills]
+        await self._send_batches(run_ids)
+
+    async def _send_batches(self, run_ids: list[str]) -> None:
+        batches = [run_ids[first : first + self._size] for first in range(0, len(run_ids), self._size)]
+        await asyncio.gather(*map(self._send_batch, batches))
+
+    async def _send_batch(self, run_ids: list[str]) -> None:
+        async with self._turns:
+            errors: Mapping[str, Exception] = {}
+            try:
+                if self._can_cancel:
+                    async with asyncio.timeout(CANCEL_SECONDS):
+                        errors = await self._hook.adrive(lambda api: cancel_runs(api, run_ids))
+            except Exception as error:
+                errors = dict.fromkeys(run_ids, error)
+        for run_id in run_ids:
+            kill = self._kills[run_id]
+            kill.sent_at = kill.sent_at or clock.monotonic()
+            kill.error = errors.get(run_id)
+
     async def _send_at_once(self) -> None:
         """Send what is wanted in the little time that a process has which is told to stop."""
-        run_ids, self._unsent = [*self._unsent], set()
-        if run_ids and issubclass(self._hook.api_class, CanCancel):
+        run_ids = self._unsent()
+        if run_ids and self._can_cancel:
             with suppress(RunsError, TimeoutError):
                 async with asyncio.timeout(LAST_SECONDS):
                     await self._hook.adrive(lambda api: cancel_runs(api, run_ids), NO_RETRY, Turn.URGENT)
 
-    async def _carry_out(self, left: dict[str, asyncio.Future[Run]]) -> None:
-        """Cancel runs and poll them until they have ended."""
-        # A trigger that was moved, and whose task and run have ended since, comes here too.
-        self._deliver(left, await self._poll([*left], NO_RETRY), only_ended=True)
-        failed: dict[str, RunsError] = {}
-        until = clock.monotonic()
-        if issubclass(self._hook.api_class, CanCancel) and left:
-            failed = await self._cancel([*left])
-            until = clock.monotonic() + CONFIRM_SECONDS
-        for interval in itertools.chain(CONFIRM_INTERVALS, itertools.repeat(CONFIRM_INTERVALS[-1])):
-            if not left:
-                return
-            answers = await self._poll([*left], DEFAULT_RETRY)
-            has_time = clock.monotonic() < until
-            self._deliver(left, answers, only_ended=True)
-            self._deliver(left, failed)
-            self._deliver(left, {} if has_time else answers)
-            if left and self._hook.may_lose_cancels:
-                failed = await self._cancel([*left])
-            if left:
-                await asyncio.sleep(interval)
+    async def _confirm(self) -> None:
+        """Poll the runs whose cancel was sent, and deliver what is known of them in the end."""
+        sent = [run_id for run_id, kill in self._kills.items() if kill.sent_at is not None]
+        if not sent:
+            return
+        answers = await self._polled(sent, DEFAULT_RETRY)
+        self._deliver({run_id: found for run_id, found in answers.items() if self._is_last(run_id, found)})
+        if self._hook.may_lose_cancels:
+            await self._send_batches([run_id for run_id in sent if run_id in self._kills])
 
-    @staticmethod
-    def _deliver(
-        left: dict[str, asyncio.Future[Run]],
-        answers: Mapping[str, Run | RunsError],
-        *,
-        only_ended: bool = False,
-    ) -> None:
-        for run_id, answer in answers.items():
-            if run_id not in left:
+    def _is_last(self, run_id: str, found: Run | Exception) -> bool:
+        """Tell whether nothing more is waited for."""
+        kill = self._kills[run_id]
+        over = (kill.sent_at or 0.0) + (CONFIRM_SECONDS if self._can_cancel else 0.0)
+        return _has_ended(found) or kill.error is not None or clock.monotonic() >= over
+
+    def _deliver(self, answers: Mapping[str, Run | Exception]) -> None:
+        for run_id, found in answers.items():
+            kill = self._kills.pop(run_id)
+            error = found if isinstance(found, Exception) else kill.error
+            if kill.ended.done():
                 continue
-            if isinstance(answer, Run) and (answer.state.is_terminal or not only_ended):
-                left.pop(run_id).set_result(answer)
-            elif isinstance(answer, RunsError) and not only_ended:
-                left.pop(run_id).set_exception(answer)
+            if isinstance(found, Run) and (error is None or _has_ended(found)):
+                kill.ended.set_result(found)
+            elif error is not None:
+                kill.ended.set_exception(kill.error or error)
 
-    async def _poll(self, run_ids: list[str], retry: RetryPolicy) -> dict[str, Run | RunsError]:
-        return await self._hook.adrive(lambda api: get_runs(api, run_ids), retry)
+    async def _polled(self, run_ids: list[str], retry: RetryPolicy) -> Mapping[str, Run | Exception]:
+        try:
+            async with asyncio.timeout(CANCEL_SECONDS):
+                return await self._hook.adrive(lambda api: get_runs(api, run_ids), retry)
+        except Exception as error:
+            return dict.fromkeys(run_ids, error)
 
-    async def _cancel(self, run_ids: list[str]) -> dict[str, RunsError]:
-        failed = await self._hook.adrive(lambda api: cancel_runs(api, run_ids))
-        self._unsent.difference_update(run_ids)
-        return failed
+
+def _has_ended(found: Run | Exception) -> bool:
+    return isinstance(found, Run) and found.state.is_terminal
 
 
 _queues: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, KillQueue]] = WeakKeyDictionary()

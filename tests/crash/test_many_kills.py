@@ -123,10 +123,17 @@ def stack(
 class Kills:
     """The deferred tasks of one DAG run, and their runs."""
 
-    def __init__(self, stack: AirflowStack, simulator: SimulatorProcess, way: str, number: int) -> None:
+    def __init__(
+        self,
+        stack: AirflowStack,
+        simulator: SimulatorProcess,
+        way: str,
+        number: int,
+        dag_run: str | None = None,
+    ) -> None:
         self.stack, self.simulator, self.way = stack, simulator, way
         self.number = number * len(SYSTEMS)
-        self.dag_run = stack.trigger_dag(way)
+        self.dag_run = dag_run or stack.trigger_dag(way)
         stack.wait_for(self._all_wait, scaled(120 + 3 * number), f"{self.number} triggers to wait")
         self.began = time.monotonic()
         self.wanted: set[tuple[str, str]] = set()
@@ -173,6 +180,12 @@ class Kills:
         return {key: run for key, run in self.simulator.runs().items() if key in self.wanted}
 
 
+@pytest.fixture(scope="module")
+def timed(stack: AirflowStack) -> str:
+    """The DAG run whose time is over while other tests run."""
+    return stack.trigger_dag("dagrun_timeout")
+
+
 @pytest.mark.xdist_group("many kills")
 @pytest.mark.parametrize("way", ["first_action", "marked_failed", "dagrun_timeout"])
 def test_every_run_is_cancelled_once_however_all_tasks_are_ended(
@@ -180,10 +193,11 @@ def test_every_run_is_cancelled_once_however_all_tasks_are_ended(
     simulator: SimulatorProcess,
     runs: dict[str, dict[str, list[str]]],
     number: int,
+    timed: str,
     way: str,
 ) -> None:
     simulator.limit_strait(STRAIT_LIMIT)
-    kills = Kills(stack, simulator, way, number)
+    kills = Kills(stack, simulator, way, number, timed if way == "dagrun_timeout" else None)
     kills.wanted = {(system, run_id) for system, ids in runs[way].items() for run_id in ids}
     kills.end()
     # A hundred ids a request, and as many polls; the waits themselves poll, too.
