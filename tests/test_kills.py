@@ -123,7 +123,7 @@ async def test_three_hundred_runs_are_cancelled_within_the_limit_of_a_strait(tas
 async def test_kills_that_come_one_after_the_other_are_gathered_while_others_are_under_way(
     tasks: Tasks,
 ) -> None:
-    """As Airflow tells a triggerer of one task after the other, at the rate that other triggerers leave it."""
+    """As Airflow tells a triggerer of one task after the other, at the rate that others leave it."""
     await tasks.defer(300)
     tasks.connect(max_requests_per_minute=45)
 

@@ -31,6 +31,10 @@ again by then, the scheduler takes that late notice for the end of a task that n
 """
 
 
+LEAVES_RUNS = "failed"
+"""The state of a task that may have left its run going: if it ended otherwise by itself, the run has ended."""
+
+
 class RunTrigger(BaseTrigger):
     """
     Wait for a run, or a list of runs, and fire one event that says how it ended.
@@ -176,7 +180,7 @@ class RunTrigger(BaseTrigger):
                     state,
                     self.run_id,
                 )
-            elif await self._was_left_going():
+            elif state == LEAVES_RUNS and await self._was_left_going():
                 self.log.info("Run %s is left alone: the task has ended by itself", self.run_id)
             else:
                 self.log.info("The task was ended (%s)", state or "cleared")
