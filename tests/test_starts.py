@@ -6,10 +6,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout, TaskDeferred
 
 from airflow_provider_runs.base.exceptions import Interrupted
 from airflow_provider_runs.core import clock
+from airflow_provider_runs.core.errors import RunsError
 from airflow_provider_runs.simulator import Simulator
 from airflow_provider_runs.strait.operators import StraitReplayRunOperator
 from tests.base.conftest import told  # noqa: F401
@@ -28,14 +29,23 @@ def deferred(task: Any, context: dict[str, Any]) -> TaskDeferred:  # noqa: F811
     return caught.value
 
 
+def put_off(task: Any, context: dict[str, Any]) -> None:  # noqa: F811
+    """Run a try whose start is put off again and again, until it ends."""
+    while True:
+        deferred(task, context)
+        clock.sleep(80.0)
+
+
 @each_system
+@pytest.mark.parametrize("operation", ["trigger", "*"])
 def test_a_deferrable_start_waits_in_the_triggerer_where_the_service_asks_to_wait(
     sim: Simulator,  # noqa: F811
     context: dict[str, Any],  # noqa: F811
     system: str,
-    virtual: VirtualClock,
+    operation: str,
 ) -> None:
-    sim.fault("status", system=system, operation="trigger", status=429, retry_after="40", times=1)
+    """Also where what is asked before the start is put off."""
+    sim.fault("status", system=system, operation=operation, status=429, retry_after="40", times=1)
     began = clock.monotonic()
     pause = deferred(a_task(system, deferrable=True), context)
     assert (pause.method_name, clock.monotonic() - began) == ("execute_delayed", pytest.approx(0.0, abs=5.0))
@@ -49,6 +59,49 @@ def test_a_deferrable_start_waits_in_the_triggerer_where_the_service_asks_to_wai
 
 
 @each_system
+def test_a_start_is_put_off_no_longer_than_an_outage_may_last(
+    sim: Simulator,  # noqa: F811
+    context: dict[str, Any],  # noqa: F811
+    system: str,
+) -> None:
+    sim.fault("status", system=system, operation="trigger", status=429, retry_after="40")
+    began = clock.monotonic()
+    with pytest.raises(RunsError):
+        put_off(a_task(system, deferrable=True, unreachable_timeout=300), context)
+    assert 240 <= clock.monotonic() - began < 2400 and sim.runs(system) == []
+
+
+@each_system
+def test_a_start_is_not_put_off_past_execution_timeout(
+    sim: Simulator,  # noqa: F811
+    context: dict[str, Any],  # noqa: F811
+    system: str,
+) -> None:
+    """Airflow's own alarm begins anew each time that a deferred task is resumed."""
+    sim.fault("status", system=system, operation="trigger", status=429, retry_after="40")
+    began = clock.monotonic()
+    with pytest.raises(AirflowTaskTimeout):
+        put_off(a_task(system, deferrable=True, execution_timeout=timedelta(seconds=200)), context)
+    assert clock.monotonic() - began < 300 and sim.runs(system) == []
+
+
+@KEYED
+def test_a_start_that_may_have_begun_a_run_is_not_put_off(
+    sim: Simulator,  # noqa: F811
+    context: dict[str, Any],  # noqa: F811
+    system: str,
+) -> None:
+    """Nobody would cancel the run of a task that is ended while it waits for a timer."""
+    sim.plan(system=system, duration=60_000)
+    sim.fault("status", system=system, operation="trigger", status=429, retry_after="40", times=1)
+    sim.fault("reset_after", system=system, operation="trigger", times=1)
+    sim.fault("status", system=system, operation="get", status=429, retry_after="40", times=1)
+    pause = deferred(a_task(system, deferrable=True), context)
+    (one,) = sim.runs(system)
+    assert (pause.method_name, pause.trigger.run_id) == ("execute_complete", str(one["id"]))
+
+
+@each_system
 def test_a_start_on_a_worker_says_for_how_long_the_service_has_it_wait(
     sim: Simulator,  # noqa: F811
     context: dict[str, Any],  # noqa: F811
@@ -58,7 +111,7 @@ def test_a_start_on_a_worker_says_for_how_long_the_service_has_it_wait(
     sim.fault("status", system=system, operation="trigger", status=429, retry_after="40", times=1)
     run_id = run(a_task(system, deferrable=False), context)
     assert [str(one["id"]) for one in sim.runs(system)] == [run_id]
-    assert f"{a_hook(system).api_class.service} has had too many requests: waiting 40 s" in told()
+    assert f"{a_hook(system).api_class.service} has the start wait for 40 s" in told()
 
 
 @KEYED

@@ -62,6 +62,11 @@ sent_again       send_again      not_sent, limited
 sent_again       fail            busy
 sent_again       fail_uncertain  locked_out
 sent_again       fail_for_good   bad_input, refused, gone
+repeated         wait            active, succeeded, failed
+repeated         ask             unreachable
+repeated         send_again      not_sent, limited
+repeated         fail            busy
+repeated         fail_uncertain  bad_input, locked_out, refused, gone
 sent_retry       wait            active, succeeded, failed
 sent_retry       ask             bad_input, locked_out, refused, gone, limited, unreachable
 sent_retry       fail            busy, not_sent
@@ -71,6 +76,9 @@ unanswered       fail_uncertain  busy, limited, not_sent, unreachable
 unanswered_keyed wait            active, succeeded, failed
 unanswered_keyed send_again      no_run, busy, limited, not_sent, unreachable
 unanswered_keyed fail_uncertain  unsure, gone, bad_input, locked_out, refused
+unanswered_again take_down       active, succeeded, failed
+unanswered_again send_again      no_run, busy, limited, not_sent, unreachable
+unanswered_again fail_uncertain  unsure, gone, bad_input, locked_out, refused
 refused_retry    wait            active, succeeded, failed
 refused_retry    start           no_run, gone, unsure
 refused_retry    fail            bad_input, locked_out, refused, busy, limited, not_sent, unreachable
@@ -123,7 +131,7 @@ class Rules:
     :param on_unknown_start: see :data:`ON_UNKNOWN_START`.
     :param cancel_superseded: whether a run of an older generation is cancelled.
     :param unreachable_timeout: seconds for which a start with a key is sent again while the service is
-        unreachable or takes none; None: for ever.
+        unreachable, and for which any start is put off; None: for ever.
     :param is_final: whether the bad end of the recorded run of an earlier try is the task's verdict, so that
         no other run is started; told the run, the record, and whether the task may have been cleared since.
     """
@@ -169,6 +177,14 @@ class Attempt:
             return True
         return not self.is_retry and None not in (record.clears, self.clears) and record.clears != self.clears
 
+    def is_other(self, record: StartRecord) -> bool:
+        """
+        Tell whether a record is of another generation: the task was cleared, or asks for something else now.
+
+        :param record: what was begun.
+        """
+        return self.is_cleared(record) or record.fingerprint != self.fingerprint
+
     def clears_changed(self, record: StartRecord) -> bool:
         """
         Tell whether something in the DAG run may have been cleared since: maybe this task, while it ran.
@@ -212,7 +228,9 @@ class Stage(Enum):
     BEFORE = "it was begun by an earlier try"
     SENT = "this try has sent it"
     SENT_AGAIN = "this try has sent again what an earlier one had begun, with the same key"
+    REPEATED = "this try has sent it again, after an answer that told nothing"
     UNANSWERED = "this try got no answer that says whether a run was started"
+    UNANSWERED_AGAIN = "as UNANSWERED, of what an earlier try had begun"
     REFUSED = "the service refuses to go on with the ended run"
 
 
@@ -232,9 +250,11 @@ class Recorded(Enum):
     SENT = "just sent"
     SENT_KEYED = "just sent, with a key"
     SENT_AGAIN = "just sent again, with the key of an earlier try"
+    REPEATED = "just sent once more with its key, after an answer that told nothing"
     SENT_RETRY = "just sent, to go on with an ended run"
     UNANSWERED = "just sent, without a usable answer"
     UNANSWERED_KEYED = "just sent with a key, without a usable answer"
+    UNANSWERED_AGAIN = "just sent again, with the key of an earlier try, without a usable answer"
     REFUSED_RETRY = "to go on with the failed run of the try before, which is refused"
     REFUSED_RESUME = "to go on with the run that the user named, which is refused"
 
@@ -316,6 +336,10 @@ _OF_UNANSWERED = {
     **dict.fromkeys(_RUNS, Step.WAIT),
     **dict.fromkeys((Seen.NO_RUN, Seen.UNSURE, *_PERMANENT, *_FOR_NOW), Step.FAIL_UNCERTAIN),
 }
+_OF_UNANSWERED_KEYED = {
+    **_OF_UNANSWERED,
+    **dict.fromkeys((Seen.NO_RUN, *_FOR_NOW), Step.SEND_AGAIN),
+}
 _OF_REFUSED = {
     **dict.fromkeys(_RUNS, Step.WAIT),
     **dict.fromkeys((*_PERMANENT, *_FOR_NOW), Step.FAIL),
@@ -345,12 +369,11 @@ TABLE: Mapping[Recorded, Mapping[Seen, Step]] = {
         **dict.fromkeys(_RUNS, Step.TAKE_DOWN),
         Seen.LOCKED_OUT: Step.FAIL_UNCERTAIN,
     },
+    Recorded.REPEATED: {**_OF_SENT, **_AGAIN, **dict.fromkeys(_PERMANENT, Step.FAIL_UNCERTAIN)},
     Recorded.SENT_RETRY: {**_OF_SENT, **dict.fromkeys(_PERMANENT, Step.ASK)},
     Recorded.UNANSWERED: _OF_UNANSWERED,
-    Recorded.UNANSWERED_KEYED: {
-        **_OF_UNANSWERED,
-        **dict.fromkeys((Seen.NO_RUN, *_FOR_NOW), Step.SEND_AGAIN),
-    },
+    Recorded.UNANSWERED_KEYED: _OF_UNANSWERED_KEYED,
+    Recorded.UNANSWERED_AGAIN: {**_OF_UNANSWERED_KEYED, **dict.fromkeys(_RUNS, Step.TAKE_DOWN)},
     Recorded.REFUSED_RETRY: {
         **_OF_REFUSED,
         **dict.fromkeys((Seen.NO_RUN, Seen.GONE, Seen.UNSURE), Step.START),
@@ -418,13 +441,13 @@ def _recorded(record: StartRecord | None, attempt: Attempt, stage: Stage) -> Rec
             return Recorded.SENT_RETRY
         case Stage.SENT:
             return Recorded.SENT_KEYED if has_key else Recorded.SENT
-        case Stage.SENT_AGAIN:
-            return Recorded.SENT_AGAIN
+        case Stage.SENT_AGAIN | Stage.REPEATED | Stage.UNANSWERED_AGAIN:
+            return Recorded[stage.name]
         case Stage.UNANSWERED:
             return Recorded.UNANSWERED_KEYED if has_key else Recorded.UNANSWERED
         case Stage.REFUSED:
             return Recorded.REFUSED_RETRY if attempt.resumes is None else Recorded.REFUSED_RESUME
-    if attempt.is_cleared(record) or record.fingerprint != attempt.fingerprint:
+    if attempt.is_other(record):
         return _of_older(record, attempt)
     if record.run_id is not None:
         return Recorded.KNOWN

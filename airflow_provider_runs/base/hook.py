@@ -265,11 +265,12 @@ class RunHook(BaseHook):
         given = without_none(arguments)
         return self.drive(lambda api: api.trigger(given, key, began), retry)
 
-    def newest_active(self, arguments: Mapping[str, Any]) -> Run | None:
+    def newest_active(self, arguments: Mapping[str, Any], retry: RetryPolicy = DEFAULT_RETRY) -> Run | None:
         """
         Return the newest active run of what would be started, whoever started it, or None.
 
         :param arguments: the service's own arguments of a start.
+        :param retry: how long each request is repeated.
         :raises BadInput: if the service cannot list its active runs.
         :raises RunsError: if it cannot be asked.
         """
@@ -278,30 +279,34 @@ class RunHook(BaseHook):
             lists = listing(api)
             return lists.list_runs(lists.active_filters(arguments), limit=FEW)
 
-        return next((run for run in self.drive(flow) if not run.state.is_terminal), None)
+        return next((run for run in self.drive(flow, retry) if not run.state.is_terminal), None)
 
-    def ready(self, arguments: Mapping[str, Any]) -> None:
+    def ready(self, arguments: Mapping[str, Any], retry: RetryPolicy = DEFAULT_RETRY) -> None:
         """
         Look up what a start needs, and refuse what would be refused.
 
         :param arguments: the service's own arguments.
+        :param retry: how long each request is repeated.
         :raises BadInput: if an argument is wrong.
         :raises RunsError: if the service refuses or does not answer; surely nothing was started.
         """
-        self.drive(lambda api: api.ready(arguments))
+        self.drive(lambda api: api.ready(arguments), retry)
 
-    def check_retry(self, run_id: str, arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def check_retry(
+        self, run_id: str, arguments: Mapping[str, Any], retry: RetryPolicy = DEFAULT_RETRY
+    ) -> Mapping[str, Any] | None:
         """
         Refuse a retry that would do nothing or harm.
 
         :param run_id: the service's id.
         :param arguments: the service's own arguments.
+        :param retry: how long each request is repeated.
         :return: what the run that the retry begins can be told by later (JSON values), or None.
         :raises BadInput: if an argument is wrong.
         :raises CannotRetry: if the service has no such call.
         :raises RunsError: if the run cannot be retried, or the service does not answer.
         """
-        return self.drive(lambda api: retrying(api).check_retry(run_id, arguments))
+        return self.drive(lambda api: retrying(api).check_retry(run_id, arguments), retry)
 
     def retry(self, run_id: str, arguments: Mapping[str, Any], retry: RetryPolicy = DEFAULT_RETRY) -> Run:
         """
@@ -362,15 +367,18 @@ class RunHook(BaseHook):
             retry,
         )
 
-    def snapshot(self, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+    def snapshot(
+        self, arguments: Mapping[str, Any], retry: RetryPolicy = DEFAULT_RETRY
+    ) -> dict[str, Any] | None:
         """
         Return what a run that is about to be started can be told by later; None where that is not needed.
 
         :param arguments: the service's own arguments.
+        :param retry: how long each request is repeated.
         :raises RunsError: if the service cannot be asked; surely nothing was started.
         """
         return self.drive(
-            lambda api: api.snapshot(arguments) if isinstance(api, CanFindUnmarked) else _nothing()
+            lambda api: api.snapshot(arguments) if isinstance(api, CanFindUnmarked) else _nothing(), retry
         )
 
     def find_unmarked(

@@ -72,6 +72,7 @@ class KillQueue:
         self._news = asyncio.Event()
         self._turns = asyncio.Semaphore(WORKERS)
         self._worker: asyncio.Task[None] | None = None
+        self._is_connected = False
 
     async def cancel(self, run_id: str) -> Run:
         """
@@ -95,7 +96,7 @@ class KillQueue:
         try:
             while self._kills:
                 if self._news.is_set():
-                    await asyncio.sleep(BATCH_WINDOW)
+                    await asyncio.gather(asyncio.sleep(BATCH_WINDOW), self._connect())
                     self._news.clear()
                     intervals = iter(CONFIRM_INTERVALS)
                     await self._send(self._unsent())
@@ -113,6 +114,13 @@ class KillQueue:
                 kill.ended.cancel()
             self._on_idle()
             await self._hook.aclose()
+
+    async def _connect(self) -> None:
+        """Read the connection while that can be done: a process that is told to stop reads nothing more."""
+        with suppress(RunsError, TimeoutError):
+            async with asyncio.timeout(CANCEL_SECONDS):
+                await self._hook.async_driver()
+                self._is_connected = True
 
     def _unsent(self) -> list[str]:
         return [run_id for run_id, kill in self._kills.items() if kill.sent_at is None]
@@ -147,7 +155,7 @@ class KillQueue:
     async def _send_at_once(self) -> None:
         """Send what is wanted in the little time that a process has which is told to stop."""
         run_ids = self._unsent()
-        if run_ids and self._can_cancel:
+        if run_ids and self._can_cancel and self._is_connected:
             with suppress(RunsError, TimeoutError):
                 async with asyncio.timeout(LAST_SECONDS):
                     await self._hook.adrive(lambda api: cancel_runs(api, run_ids), NO_RETRY, Turn.URGENT)

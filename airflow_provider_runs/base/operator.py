@@ -163,7 +163,7 @@ class TriggerRunOperator(RunTask):
                 context, outcome, own=lambda: not (start.attached or self._is_superseded(start))
             )
         except StartDelayed as delay:
-            self._delay(delay.seconds)
+            self._delay(context, delay.seconds)
         except Killed:
             self._killed(context, attended, start)
         except AirflowTaskTimeout:
@@ -179,11 +179,15 @@ class TriggerRunOperator(RunTask):
                 self._killed(context, attended, start)
             raise
 
-    def _delay(self, seconds: float) -> NoReturn:
+    def _delay(self, context: Any, seconds: float) -> NoReturn:
         """Wait in the triggerer until the service takes a start, so that no worker slot is held meanwhile."""
         from airflow.providers.common.compat.standard.triggers import TimeDeltaTrigger
 
-        self.log.info("%s has had too many requests: starting the run in %.0f s", self.service, seconds)
+        deadline = self._execution_deadline(context)
+        if deadline is not None and clock.time() + seconds >= deadline:
+            # Airflow's own alarm begins anew when the task is resumed.
+            raise AirflowTaskTimeout(f"execution_timeout is over before {self.service} takes a start")
+        self.log.info("%s has the start wait: sending it in %.0f s", self.service, seconds)
         self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=seconds)), method_name="execute_delayed")
         raise AssertionError("defer always raises")
 
@@ -275,7 +279,7 @@ class TriggerRunOperator(RunTask):
             if_running=self.if_running,
             on_unknown_start=self.on_unknown_start,
             cancel_superseded=self.cancel_on_kill,
-            unreachable_timeout=limits.unreachable_timeout,
+            unreachable_timeout=limits.outage_timeout,
             is_final=self._is_final,
         )
         attempt = Attempt(

@@ -56,7 +56,9 @@ class StartRecord:
     :param left: whether the last try has ended and left the run going: a cancel after that was not its own.
     :param cancelled: whether the task has cancelled the run, or may have: nobody else is to blame then.
     :param clears: how often anything in the DAG run had been cleared when it was begun, or None.
-    :param snapshot: what a run without a key can be told by later (JSON values), or None.
+    :param snapshot: what a run without a key, or a retry, can be told by later (JSON values), or None.
+    :param delayed_since: since when the service has put the request off, UTC epoch seconds, or None: it was
+        surely refused, and is to be sent again.
     """
 
     max_tries: int
@@ -73,6 +75,7 @@ class StartRecord:
     cancelled: bool = False
     clears: int | None = None
     snapshot: Mapping[str, Any] | None = None
+    delayed_since: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as it is stored."""
@@ -99,8 +102,9 @@ class StartRecord:
             "resumes": (str, type(None)),
             "repeated_at": (int, float, type(None)),
             "snapshot": (Mapping, type(None)),
+            "delayed_since": (int, float, type(None)),
         }
-        later = dict.fromkeys(("resumes", "repeated_at", "snapshot"))
+        later = dict.fromkeys(("resumes", "repeated_at", "snapshot", "delayed_since"))
         given = {**later, **value} if isinstance(value, Mapping) else {}
         if (
             given.get("v") == RECORD_VERSION

@@ -60,7 +60,7 @@ _OF_THIS_GENERATION = (Recorded.KNOWN, Recorded.KEYED, Recorded.FINDABLE, Record
 
 class StartDelayed(Exception):
     """
-    The service takes no start yet; nothing is lost if the task sends it again later.
+    The service takes no start yet: it has surely begun none, and the task is to come again later.
 
     :param seconds: when to come again.
     """
@@ -103,7 +103,19 @@ class DurableStart:
         self._may_delay = may_delay and store is not None
         self._keeper = RecordKeeper(store)
         self._finder = RunFinder(hook, arguments, attempt, lambda: self.stopped, log)
-        self._retry = RetryPolicy(stopped=lambda: self.stopped, before_pause=self._before_pause)
+        self._is_first = True
+        """Whether no request for the run that is being started has left before."""
+        self._delayed_since: float | None = None
+        """Since when the service has put the start off, UTC epoch seconds."""
+        self._reading = RetryPolicy(
+            stopped=lambda: self.stopped, before_pause=lambda seconds, _: self._before_pause(seconds, True)
+        )
+        self._starting = RetryPolicy(
+            stopped=lambda: self.stopped,
+            before_pause=lambda seconds, unaffected: self._before_pause(
+                seconds, unaffected and self._is_first
+            ),
+        )
 
     @property
     def record(self) -> StartRecord | None:
@@ -216,12 +228,17 @@ class DurableStart:
     def _take_down(self, record: StartRecord, run: Run) -> Run:
         """Record the id of a run that an earlier try began, and decide about it."""
         self._complete(record, run)
+        if not run.id:
+            return run
         return self._settle(replace(record, run_id=run.id), run)
 
     def _start_another(self, decision: Decision, record: StartRecord, seen: Run | RunsError | Absent) -> Run:
         """Begin another run after the recorded one, and say why."""
         attempt = self.attempt
         match decision.recorded, seen:
+            case Recorded.NOTHING, _ if record.delayed_since is not None and not attempt.is_other(record):
+                self._delayed_since = record.delayed_since
+                return self._begin(record.attempt, attempt.resumes or record.resumes)
             case Recorded.ELSEWHERE, _:
                 self.log.warning(
                     "Run %s was started through another connection or scope and is left alone",
@@ -348,19 +365,22 @@ class DurableStart:
 
     def _begin(self, number: int, resumes: str | None) -> Run:
         # What will be refused is refused before anything is recorded as begun.
-        if resumes is None:
-            other = self._run_of_others()
-            if other is not None:
-                self._attach_to_other(number, other)
-                return other
-            snapshot = self._ready()
-        else:
-            try:
-                snapshot = self.hook.check_retry(resumes, self._finder.retry_arguments)
-            except (ApiError, BadInput) as error:
-                if self.attempt.resumes is not None or not is_permanent(error):
-                    raise
-                return self._after_refusal(self._record(number, resumes), error)
+        try:
+            if resumes is None:
+                other = self._run_of_others()
+                if other is not None:
+                    self._attach_to_other(number, other)
+                    return other
+                snapshot = self._ready()
+            else:
+                snapshot = self.hook.check_retry(resumes, self._finder.retry_arguments, self._reading)
+        except StartDelayed:
+            self._put_off(self._record(number, resumes))
+            raise
+        except (ApiError, BadInput) as error:
+            if resumes is None or self.attempt.resumes is not None or not is_permanent(error):
+                raise
+            return self._after_refusal(self._record(number, resumes), error)
         record = replace(self._record(number, resumes), snapshot=snapshot)
         self._keep(record)
         return self._send(record)
@@ -370,8 +390,8 @@ class DurableStart:
         pauses = self._pauses(clock.time())
         while True:
             try:
-                self.hook.ready(self.arguments)
-                return self.hook.snapshot(self.arguments)
+                self.hook.ready(self.arguments, self._reading)
+                return self.hook.snapshot(self.arguments, self._reading)
             except RunsError as error:
                 may_wait = self.attempt.api_class.takes_key and not is_permanent(error) and not self.stopped
                 pause = next(pauses, None) if may_wait else None
@@ -384,7 +404,7 @@ class DurableStart:
         rule = self.attempt.rules.if_running
         if rule == "start":
             return None
-        run = self.hook.newest_active(self.arguments)
+        run = self.hook.newest_active(self.arguments, self._reading)
         if run is None or rule == "attach":
             return run
         text = f"{self.hook.api.service} run {run.id} goes already ({run.status})"
@@ -415,9 +435,11 @@ class DurableStart:
         :param first: whether it was never sent before, so that a refusal means that nothing was begun.
         """
         pauses = self._pauses(record.started_at)
+        unanswered = Stage.UNANSWERED_AGAIN if stage is Stage.SENT_AGAIN else Stage.UNANSWERED
         while True:
             if self.stopped:
                 raise StartUncertain("the task was told to stop before it started a run")
+            self._is_first = first
             answer = self._answer(record)
             found: Run | RunsError | Absent = answer
             decision = decide(record, self.attempt, answer, stage)
@@ -425,7 +447,9 @@ class DurableStart:
                 if isinstance(answer, RunsError) and is_permanent(answer):
                     return self._after_refusal(record, answer)
                 found = self._look(record)
-                decision = decide(record, self.attempt, found, Stage.UNANSWERED)
+                decision = decide(record, self.attempt, found, unanswered)
+                if stage is Stage.SENT:
+                    stage = Stage.REPEATED  # of no effect where the request is not sent again
             if decision.step is Step.SEND_AGAIN and isinstance(answer, RunsError):
                 pause = next(pauses, None)
                 if pause is not None:
@@ -454,7 +478,7 @@ class DurableStart:
         assert isinstance(answer, RunsError)
         if decision.seen is Seen.NOT_SENT and found is answer:
             raise answer
-        if decision.step is Step.FAIL_UNCERTAIN and found is answer:
+        if decision.recorded is Recorded.SENT_AGAIN and decision.step is Step.FAIL_UNCERTAIN:
             raise self._failure(decision, record, found)
         if decision.step in (Step.FAIL, Step.FAIL_FOR_GOOD):
             # A refused repetition says nothing about the request before it, whose answer was lost.
@@ -471,15 +495,13 @@ class DurableStart:
             if record.resumes is None:
                 longest = self.hook.api.trigger_timeout
                 self.log.info("Starting a %s run; the answer may take up to %.0f s", service, longest)
-                return self.hook.start(self.arguments, record.key, record.started_at, self._retry)
+                return self.hook.start(self.arguments, record.key, record.started_at, self._starting)
             self.log.info("Retrying %s run %s", service, record.resumes)
-            return self.hook.retry(record.resumes, self._finder.retry_arguments, self._retry)
+            return self.hook.retry(record.resumes, self._finder.retry_arguments, self._starting)
         except (ConnectionFailed, ApiError, BadInput) as error:
             return error
         except StartDelayed:
-            if record.resumes is None and not self.attempt.has_key(record):
-                # Such a request is not repeated unless it was surely refused.
-                self._keep(replace(record, refused=True))
+            self._put_off(record)
             raise
 
     def _look(self, record: StartRecord) -> Run | RunsError | Absent:
@@ -545,14 +567,26 @@ class DurableStart:
         while not self.stopped and (left := until - clock.monotonic()) > 0:
             clock.sleep(min(left, 1.0))
 
-    def _before_pause(self, seconds: float) -> None:
-        """Tell of a pause before a request, or spend it in the triggerer: it holds a worker slot."""
+    def _before_pause(self, seconds: float, unaffected: bool) -> None:
+        """
+        Tell of a pause before a request, or spend it in the triggerer: it holds a worker slot.
+
+        :param unaffected: whether surely no run has been begun.
+        """
         if seconds < LONG_PAUSE:
             return
-        if self._may_delay:
-            # The service names the same second to all who wait.
-            raise StartDelayed(seconds * random.uniform(1.0, 2.0))
-        self.log.info("%s has had too many requests: waiting %.0f s", self.hook.api.service, seconds)
+        # The service names the same second to all who wait.
+        delay = seconds * random.uniform(1.0, 2.0)
+        limit = self.attempt.rules.unreachable_timeout
+        delayed = clock.time() - (self._delayed_since or clock.time())
+        if self._may_delay and unaffected and (limit is None or delayed + delay <= limit):
+            raise StartDelayed(delay)
+        self.log.info("%s has the start wait for %.0f s", self.hook.api.service, seconds)
+
+    def _put_off(self, record: StartRecord) -> None:
+        """Record that nothing was begun, and since when the service has put it off."""
+        since = self._delayed_since or clock.time()
+        self._keep(replace(record, refused=True, delayed_since=since))
 
     # The record
 

@@ -43,6 +43,11 @@ class Limits(NamedTuple):
     unreachable_timeout: float | None
     no_progress_timeout: float | None
 
+    @property
+    def outage_timeout(self) -> float | None:
+        """How long an outage may last where there is no other limit."""
+        return self.timeout if self.unreachable_timeout is None else self.unreachable_timeout
+
 
 class ServiceTask(BaseOperator):
     """Base of every task that reaches a service through a connection. The constructor does no I/O."""
@@ -168,18 +173,13 @@ class RunTask(ServiceTask):
         On a worker Airflow's own alarm keeps ``execution_timeout``; two of them would disturb each other.
         """
         now = clock.time()
-        execution_deadline = None
-        if deferrable and self.execution_timeout is not None:
-            begun = context["ti"].start_date
-            since = begun.timestamp() if begun is not None else now
-            execution_deadline = since + self.execution_timeout.total_seconds()
         return self.trigger_class(
             conn_id=self.conn_id,
             run_id=run_id,
             scope=self.scope,
             poll_interval=limits.poll_interval,
             min_poll_interval=limits.min_poll_interval,
-            execution_deadline=execution_deadline,
+            execution_deadline=self._execution_deadline(context) if deferrable else None,
             wait_deadline=None if limits.timeout is None else now + limits.timeout,
             cancel_on_kill=cancel_on_kill,
             started_at=started_at,
@@ -188,6 +188,14 @@ class RunTask(ServiceTask):
             search=search,
             run_ids=run_ids,
         )
+
+    def _execution_deadline(self, context: Any) -> float | None:
+        """Return when this try's ``execution_timeout`` is over, UTC epoch seconds."""
+        if self.execution_timeout is None:
+            return None
+        begun = context["ti"].start_date
+        since = begun.timestamp() if begun is not None else clock.time()
+        return float(since + self.execution_timeout.total_seconds())
 
     def _wait_here(self, attended: Attended, trigger: RunTrigger) -> Outcome:
         """

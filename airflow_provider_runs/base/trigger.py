@@ -32,7 +32,7 @@ again by then, the scheduler takes that late notice for the end of a task that n
 
 
 LEAVES_RUNS = "failed"
-"""The state of a task that may have left its run going: if it ended otherwise by itself, the run has ended."""
+"""The state of a task that may have left its run going; where it ended otherwise, so has the run."""
 
 
 class RunTrigger(BaseTrigger):

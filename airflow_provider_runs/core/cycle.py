@@ -22,7 +22,7 @@ from airflow_provider_runs.core.errors import AnswerTooLong, ApiError, Connectio
 from airflow_provider_runs.core.http import LARGE_JSON, MAX_VALUES, Flow, Request, Response
 from airflow_provider_runs.core.limiter import ROUNDING
 from airflow_provider_runs.core.masking import mask
-from airflow_provider_runs.core.retry import RetryPolicy, may_repeat, retry_after
+from airflow_provider_runs.core.retry import RetryPolicy, had_no_effect, may_repeat, retry_after
 from airflow_provider_runs.core.text import one_line
 from airflow_provider_runs.core.turns import Turn, Turns, limiter_of
 
@@ -204,7 +204,7 @@ class RequestCycle:
         """
         send, token = Send(self.api, request, is_stream=is_stream), _TokenUse(self.api, request)
         if request.delay:
-            yield from _pause(request.delay, retry)
+            yield from _pause(request.delay, retry, unaffected=False)
         while True:
             if token.needs_token():
                 failure = yield Alone(self._authenticate(token, retry, turns, self._failure))
@@ -229,12 +229,14 @@ class RequestCycle:
                 )
             outcome = yield from self._sent(send, turns)
             is_lost = isinstance(outcome, ConnectionFailed)
+            if send.request.method != "GET" and not had_no_effect(outcome, self.api.broken_words):
+                turns.unaffected = False
             may_have_arrived = may_have_arrived or not is_lost or outcome.sent
             if attempt >= retry.attempts or retry.stopped():
                 break
             if not may_repeat(send.request, outcome, self.api.broken_words):
                 break
-            yield from _pause(retry.wait(attempt, outcome), retry)
+            yield from _pause(retry.wait(attempt, outcome), retry, unaffected=turns.unaffected)
         if is_lost:
             # An earlier attempt may have arrived where the last one did not even leave.
             outcome.sent = may_have_arrived
@@ -261,11 +263,14 @@ class RequestCycle:
             return None
         if self._failure is not None and self._failure is not earlier:
             return self._failure.with_traceback(None)
+        unaffected = turns.unaffected
         try:
             yield from self.run(self.api.authenticate(), retry, turns)
         except RunsError as error:
             self._failure = _unsent(error)
             return self._failure
+        finally:
+            turns.unaffected = unaffected  # a token changes nothing
         token.is_renewed = True
         return None
 
@@ -274,14 +279,14 @@ def _wait_for_turn(turns: Turns, retry: RetryPolicy) -> Steps[None]:
     """Wait until the next request may leave or the call is stopped."""
     with closing(turns.pauses()) as pauses:
         for pause in pauses:
-            yield from _pause(pause, retry)
+            yield from _pause(pause, retry, unaffected=turns.unaffected)
             if retry.stopped():
                 return
 
 
-def _pause(seconds: float, retry: RetryPolicy) -> Steps[None]:
+def _pause(seconds: float, retry: RetryPolicy, *, unaffected: bool) -> Steps[None]:
     """Wait until the time is over or the call is stopped."""
-    retry.before_pause(seconds)
+    retry.before_pause(seconds, unaffected)
     until = clock.monotonic() + seconds
     # Less than what the limiter overlooks: or it would have the call wait again for what is no wait here.
     while (left := until - clock.monotonic()) > ROUNDING / 2 and not retry.stopped():

@@ -26,14 +26,15 @@ class RetryPolicy:
     :param base: seconds before the second attempt; doubled for each further one.
     :param cap: seconds between two attempts at most, unless the service asks for more.
     :param stopped: asked before each attempt; once it says so, nothing is sent any more.
-    :param before_pause: told before each pause how many seconds it lasts; it may raise.
+    :param before_pause: told before each pause how many seconds it lasts, and whether the request that waits
+        has surely had no effect so far, nor one before it in the same call; it may raise.
     """
 
     attempts: int = 5
     base: float = 1.0
     cap: float = 30.0
     stopped: Callable[[], bool] = lambda: False
-    before_pause: Callable[[float], None] = lambda seconds: None
+    before_pause: Callable[[float, bool], None] = lambda seconds, unaffected: None
 
     def wait(self, attempt: int, outcome: Response | ConnectionFailed) -> float:
         """
@@ -77,13 +78,25 @@ def may_repeat(
     """
     if isinstance(outcome, AnswerTooLong):
         return False
+    if had_no_effect(outcome, broken_words):
+        return True
     if isinstance(outcome, ConnectionFailed):
-        return request.safe_to_repeat or not outcome.sent
-    if outcome.status == 429:
-        if broken_words is None or request.safe_to_repeat:
-            return True
-        return outcome.is_whole and broken_words.encode() not in outcome.body
+        return request.safe_to_repeat
     return request.safe_to_repeat and (outcome.status in TEMPORARY or _is_foreign(request, outcome))
+
+
+def had_no_effect(outcome: Response | ConnectionFailed, broken_words: str | None = None) -> bool:
+    """
+    Tell whether a request that ended so has surely done nothing, and may do it another time.
+
+    :param outcome: its answer, or the reason why there is none.
+    :param broken_words: what the service says with status 429 where it may have done what was asked.
+    """
+    if isinstance(outcome, ConnectionFailed):
+        return not outcome.sent
+    if outcome.status != 429:
+        return False
+    return broken_words is None or (outcome.is_whole and broken_words.encode() not in outcome.body)
 
 
 def _is_foreign(request: Request, response: Response) -> bool:

@@ -55,12 +55,14 @@ class Turns:
     :param seconds: after the first request no further one leaves when so many are over.
     """
 
-    __slots__ = ("_began", "_has_slot", "_held", "_limiter", "_turn", "seconds")
+    __slots__ = ("_began", "_has_slot", "_held", "_limiter", "_turn", "seconds", "unaffected")
 
     def __init__(
         self, limiter: RateLimiter, turn: Turn, *, has_slot: bool = False, seconds: float = inf
     ) -> None:
         self.seconds = seconds
+        self.unaffected = True
+        """Whether no request of the call can have changed anything."""
         self._limiter = limiter
         self._turn = turn
         self._has_slot = has_slot

@@ -35,7 +35,7 @@ class MageLists(MageReasons, CanFindStarted, CanGetMany, CanListActive):
         def take(rows: list[Row]) -> bool:
             ours = (row for row in rows if row.get("pipeline_schedule_id") == schedule and _has(row, key))
             found.extend(self._run(row) for row in ours)
-            return not _is_before(rows[-1], since - clock.WORKER_SLACK)
+            return not _is_before(rows[-1], since - (CLOCK_SLACK if found else clock.WORKER_SLACK))
 
         path, params, what = _list_of(schedule, None)
         yield from self._walk(path, params, "pipeline_runs", what, take)

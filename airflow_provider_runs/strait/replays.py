@@ -14,6 +14,8 @@ from airflow_provider_runs.core.run import Run
 from airflow_provider_runs.strait.answers import DEAD_LETTER, REPLAYABLE, Row
 from airflow_provider_runs.strait.lists import RUN_KEY_TAG, StraitLists, run_path, segment
 
+# The clocks of Strait and of a worker may differ.
+CLOCK_SLACK = 300.0
 MOST_REPLAYS = 100
 MOST_DLQ_REPLAYS = 500
 
@@ -161,8 +163,10 @@ class StraitReplays(StraitLists, CanRetry):
             late = ended is not None and ended >= since
         if run.status == DEAD_LETTER:
             return run if late else None
-        # Nothing replays a run before it has ended.
-        after = min(since - clock.WORKER_SLACK, ended or since)
+        # By Strait's own clock nothing replays a run before it has ended. Where nobody knows which replays
+        # there were before, the worker's clock tells.
+        is_told = bool(known) and RUN_KEY_TAG in _tags_of(row)
+        after = max(since - (clock.WORKER_SLACK if is_told else CLOCK_SLACK), ended or 0.0)
         found = yield from self._replays(row, after, whole=arguments.get("from_checkpoint") is None)
         found = [one for one in found if one.id not in (known or {}).get("replays", ())]
         if not found:

@@ -76,9 +76,11 @@ RECORDED: dict[Recorded, tuple[StartRecord | None, Attempt, Stage]] = {
     Recorded.SENT: (RECORD, attempt(), Stage.SENT),
     Recorded.SENT_KEYED: (RECORD, attempt(KeyApi), Stage.SENT),
     Recorded.SENT_AGAIN: (RECORD, attempt(KeyApi), Stage.SENT_AGAIN),
+    Recorded.REPEATED: (RECORD, attempt(KeyApi), Stage.REPEATED),
     Recorded.SENT_RETRY: (RETRY, attempt(KeyApi), Stage.SENT),
     Recorded.UNANSWERED: (RECORD, attempt(), Stage.UNANSWERED),
     Recorded.UNANSWERED_KEYED: (RECORD, attempt(KeyApi), Stage.UNANSWERED),
+    Recorded.UNANSWERED_AGAIN: (RECORD, attempt(KeyApi), Stage.UNANSWERED_AGAIN),
     Recorded.REFUSED_RETRY: (RETRY, attempt(), Stage.REFUSED),
     Recorded.REFUSED_RESUME: (RETRY, attempt(resumes="r0"), Stage.REFUSED),
 }

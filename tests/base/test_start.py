@@ -1343,3 +1343,54 @@ def test_a_replay_is_told_by_what_was_known_before_it_was_sent(service: Service,
     store = Store()
     begin(store, resumes="r0").ensure()
     assert asked.call_args.args[4] == {"seen": ["r0"]} == store["run"]["snapshot"]
+
+
+class KeyAndMarkerApi(FullApi):
+    takes_key = True
+
+
+class KeyAndMarkerHook(FakeHook):
+    api_class = KeyAndMarkerApi
+
+
+def test_a_refusal_after_a_lost_answer_does_not_say_that_nothing_was_begun(service: Service) -> None:
+    store = Store()
+    service.loses_answers = 1
+    start = begin(store, KeyHook())
+    service.before_answer = lambda: service.trigger_errors.append(Unauthorized("renewed", status=401))
+    with pytest.raises(StartUncertain, match="may have been started"):
+        start.ensure()
+    assert store["run"]["refused"] is False
+    service.before_answer = lambda: None
+    assert begin(store, KeyHook()).ensure().id == "r1"
+
+
+@pytest.mark.parametrize("status", ["broken", "stopped"])
+def test_the_ended_run_of_an_earlier_try_that_a_look_finds_is_not_this_trys_failure(
+    service: Service, status: str
+) -> None:
+    store = Store()
+    service.start("key", same=True)
+    service.runs["r1"] = status
+    store["run"] = StartRecord(2, 1, "key", FINGERPRINT, None, 1000.0).to_json()
+    service.trigger_errors = [ConnectionFailed("lost", sent=True)]
+    run = begin(store, KeyAndMarkerHook()).ensure()
+    assert run.id == "r2" and store["run"]["attempt"] == 2
+
+
+def test_a_start_that_was_put_off_is_sent_another_time_as_it_was(service: Service) -> None:
+    store = Store()
+    record = StartRecord(2, 3, "old", FINGERPRINT, None, 1000.0, "r0", refused=True, delayed_since=900.0)
+    store["run"] = record.to_json()
+    service.runs["r0"] = "broken"
+    begin(store, retry_from_failure=True).ensure()
+    assert service.called("retry") == [("r0", {})]
+    assert store["run"]["attempt"] == 3
+
+
+def test_a_cleared_task_forgets_that_its_start_was_put_off(service: Service) -> None:
+    store = Store()
+    record = StartRecord(1, 3, "old", FINGERPRINT, None, 1000.0, "r0", refused=True, delayed_since=900.0)
+    store["run"] = record.to_json()
+    assert begin(store, retry_from_failure=True).ensure().id == "r1"
+    assert (store["run"]["attempt"], service.called("retry")) == (1, [])

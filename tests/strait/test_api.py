@@ -687,6 +687,31 @@ class TestFindReplay:
             play(api.find_retried("r1", {}, SINCE), answer(self.OLD), listed)
         assert [run.id for run in caught.value.runs] == ["r2"]
 
+    KNOWN: ClassVar[dict[str, Any]] = {"finished_at": 1800000000.0, "replays": ["r2"]}
+
+    @pytest.mark.parametrize("ahead", [0.0, 400.0, 4000.0])
+    def test_by_what_there_was_before_whatever_the_workers_clock_said(
+        self, api: StraitRunApi, ahead: float
+    ) -> None:
+        listed = page(self.replayed("r3", 9), self.replayed("r2", 5))
+        asked = api.find_retried("r1", {}, SINCE + ahead, self.KNOWN)
+        _, run = play(asked, answer(self.OLD), answer(listed))
+        assert run is not None and run.id == "r3"
+
+    def test_a_run_from_before_its_end_is_no_replay_of_it(self, api: StraitRunApi) -> None:
+        """One that was itself replayed has an older sibling with the same tags."""
+        sibling = {**self.replayed("r0", 0), "created_at": "2027-01-15T06:59:00Z", "status": "completed"}
+        known = {"finished_at": 1800000000.0, "replays": []}
+        ended = {**self.OLD, "finished_at": "2027-01-15T08:00:00Z"}
+        asked = api.find_retried("r1", {}, SINCE, known)
+        _, run = play(asked, answer(ended), answer(page(sibling)))
+        assert run is None
+
+    def test_what_a_replay_can_be_told_by_is_read_before_it_is_sent(self, api: StraitRunApi) -> None:
+        listed = page(self.replayed("r2", 5))
+        (_, look), known = play(api.check_retry("r1", {}), answer(self.OLD), answer(listed))
+        assert look.params["tag_value"] == "k" and known["replays"] == ["r2"]
+
     def test_a_run_that_somebody_else_started(self, api: StraitRunApi) -> None:
         found = self.replayed("r2", 5, tags={"team": "a"})
         strangers = [
