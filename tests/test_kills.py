@@ -263,6 +263,26 @@ async def test_a_process_that_is_told_to_stop_sends_the_cancels_that_are_wanted_
         await ending
 
 
+@pytest.mark.parametrize("system", ["strait"])
+async def test_a_process_that_is_told_to_stop_does_not_read_a_connection_first(
+    tasks: Tasks, mocker: Any
+) -> None:
+    """Its reader is closed then: it would hang."""
+    await tasks.defer(3)
+    mocker.patch.object(RunHook, "aread_api", side_effect=asyncio.Event().wait)
+    before = asyncio.all_tasks()
+    ending = asyncio.create_task(tasks.end())
+    await asyncio.sleep(5.0)
+    left = [task for task in asyncio.all_tasks() - before if task is not ending]
+    began = clock.monotonic()
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    assert clock.monotonic() - began < 1.0
+    with suppress(asyncio.CancelledError):
+        await ending
+
+
 # What Airflow is asked
 
 

@@ -14,8 +14,9 @@ from airflow_provider_runs.base.decisions import IF_RUNNING, ON_UNKNOWN_START, A
 from airflow_provider_runs.base.exceptions import Interrupted, RequestRefused, RunFailed, RunTimedOut
 from airflow_provider_runs.base.link import RUN_URL
 from airflow_provider_runs.base.own_state import LEFT_GOING, Stop, own_state, stop_of
+from airflow_provider_runs.base.patience import StartDelayed
 from airflow_provider_runs.base.record import RECORD_KEY, StartRecord, fingerprint_of
-from airflow_provider_runs.base.start import DurableStart, StartDelayed
+from airflow_provider_runs.base.start import DurableStart
 from airflow_provider_runs.base.task import Limits, RunTask, ServiceTask
 from airflow_provider_runs.base.worker import Attended, Killed
 from airflow_provider_runs.core import clock

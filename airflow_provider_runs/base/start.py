@@ -7,13 +7,10 @@ does about it, :mod:`~airflow_provider_runs.base.decisions` says; here it is don
 
 from __future__ import annotations
 
-import itertools
-import random
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from math import inf
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException
@@ -32,9 +29,11 @@ from airflow_provider_runs.base.decisions import (
 from airflow_provider_runs.base.exceptions import RequestRefused, RunInProgress, StartUncertain
 from airflow_provider_runs.base.finder import RunFinder
 from airflow_provider_runs.base.hook import RunHook
+from airflow_provider_runs.base.patience import Patience, StartDelayed
 from airflow_provider_runs.base.record import RECORD_KEY, RecordKeeper, StartRecord, Store
+from airflow_provider_runs.base.start_words import changed, failure, left_alone, uncertain
 from airflow_provider_runs.core import clock
-from airflow_provider_runs.core.api import CanCancel, Unsure
+from airflow_provider_runs.core.api import Unsure
 from airflow_provider_runs.core.errors import (
     ApiError,
     BadInput,
@@ -43,31 +42,11 @@ from airflow_provider_runs.core.errors import (
     RunsError,
     is_permanent,
 )
-from airflow_provider_runs.core.retry import RetryPolicy, backoff_seconds
 from airflow_provider_runs.core.run import Run, RunState
 
 WRITE_PAUSES = (1.0, 4.0, 15.0)
 """Seconds after which the id of a run that was started is written once more, where that fails."""
-LONG_PAUSE = 10.0
-"""
-Seconds from which on a pause before a request is told, or spent in the triggerer. A trigger that fires within
-some seconds may fail its task: see ``SETTLE_SECONDS`` of :mod:`~airflow_provider_runs.base.trigger`.
-"""
-FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0
-"""Seconds after which a start with a key is sent again while the service is unreachable."""
 _OF_THIS_GENERATION = (Recorded.KNOWN, Recorded.KEYED, Recorded.FINDABLE, Recorded.RETRIED, Recorded.LOST)
-
-
-class StartDelayed(Exception):
-    """
-    The service takes no start yet: it has surely begun none, and the task is to come again later.
-
-    :param seconds: when to come again.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"the service takes no start for {seconds:.0f} s")
-        self.seconds = seconds
 
 
 class DurableStart:
@@ -100,22 +79,13 @@ class DurableStart:
         self.stopped = False
         """Set from outside: nothing may be started any more."""
         self.run: Run | None = None
-        self._may_delay = may_delay and store is not None
         self._keeper = RecordKeeper(store)
-        self._finder = RunFinder(hook, arguments, attempt, lambda: self.stopped, log)
-        self._is_first = True
-        """Whether no request for the run that is being started has left before."""
-        self._delayed_since: float | None = None
-        """Since when the service has put the start off, UTC epoch seconds."""
-        self._reading = RetryPolicy(
-            stopped=lambda: self.stopped, before_pause=lambda seconds, _: self._before_pause(seconds, True)
-        )
-        self._starting = RetryPolicy(
-            stopped=lambda: self.stopped,
-            before_pause=lambda seconds, unaffected: self._before_pause(
-                seconds, unaffected and self._is_first
-            ),
-        )
+        self._finder = RunFinder(hook, arguments, attempt, self._is_stopped, log)
+        service, limit = attempt.api_class.service, attempt.rules.unreachable_timeout
+        self._patience = Patience(service, limit, may_delay and store is not None, self._is_stopped, log)
+
+    def _is_stopped(self) -> bool:
+        return self.stopped
 
     @property
     def record(self) -> StartRecord | None:
@@ -203,7 +173,7 @@ class DurableStart:
                 self.log.info(
                     "Cancelling run %s, which was started before the task was %s",
                     seen.id,
-                    self._changed(record),
+                    changed(record, self.attempt),
                 )
                 with suppress(NotFound):
                     self.hook.cancel_run(seen.id)
@@ -223,7 +193,7 @@ class DurableStart:
                 return seen
             case Step.WAIT, _:
                 return self._attach(record, seen)
-        raise self._failure(decision, record, seen)
+        raise failure(decision, record, self.attempt, seen)
 
     def _take_down(self, record: StartRecord, run: Run) -> Run:
         """Record the id of a run that an earlier try began, and decide about it."""
@@ -237,7 +207,7 @@ class DurableStart:
         attempt = self.attempt
         match decision.recorded, seen:
             case Recorded.NOTHING, _ if record.delayed_since is not None and not attempt.is_other(record):
-                self._delayed_since = record.delayed_since
+                self._patience.delayed_since = record.delayed_since
                 return self._begin(record.attempt, attempt.resumes or record.resumes)
             case Recorded.ELSEWHERE, _:
                 self.log.warning(
@@ -256,36 +226,9 @@ class DurableStart:
                 self.log.warning("Run %s is gone, starting another: %s", record.resumes, seen)
                 return self._begin(record.attempt, None)
             case ((Recorded.DOOMED | Recorded.SPARED), _):
-                self._name_left(record, seen)
+                if said := left_alone(record, attempt, seen):
+                    self.log.warning("%s", said)
         return self._begin(1, attempt.resumes)
-
-    def _name_left(self, record: StartRecord, seen: Run | RunsError | Absent) -> None:
-        """Name in the log a run of an older generation that is left alone."""
-        service, changed = self.hook.api.service, self._changed(record)
-        # The arguments of now do not find what other arguments started.
-        is_elsewhere = record.resumes is None and record.fingerprint != self.attempt.fingerprint
-        is_lost = record.run_id is None and not record.refused
-        if isinstance(seen, Unsure):
-            self.log.warning("%s. It is left alone", seen)
-        elif isinstance(seen, Run) and not seen.state.is_terminal:
-            can_cancel = issubclass(self.attempt.api_class, CanCancel)
-            self.log.warning(
-                "Run %s, started before the task was %s, goes on beside the new one (%s): %s",
-                seen.id,
-                changed,
-                "cancel_on_kill is off" if can_cancel else f"{service} cannot cancel",
-                seen.url,
-            )
-        elif seen is Absent.NO_RUN and is_lost and (is_elsewhere or not self.attempt.can_find(record)):
-            self.log.warning(
-                "A %s run may have been started before the task was %s. Its answer never came, so its "
-                "id is not known and it is left alone",
-                service,
-                changed,
-            )
-
-    def _changed(self, record: StartRecord) -> str:
-        return "cleared" if self.attempt.is_cleared(record) else "changed"
 
     def _attach(self, record: StartRecord, seen: Run | RunsError | Absent) -> Run:
         """Go on with the recorded run of this generation."""
@@ -326,41 +269,6 @@ class DurableStart:
         self._keep(repeated)
         return self._send(repeated, first=False)
 
-    def _failure(self, decision: Decision, record: StartRecord, seen: Run | RunsError | Absent) -> RunsError:
-        """Return what the task fails with where nothing more can be found out about a record."""
-        service = self.hook.api.service
-        begun = f"an earlier try may have started a {service} run"
-        if decision.recorded in (Recorded.DOOMED, Recorded.SPARED):
-            return StartUncertain(
-                f"run {record.run_id or '(id unknown)'} of this task before it was {self._changed(record)} "
-                f"may still go on, and cannot be asked about: {seen}"
-            )
-        match decision.seen:
-            case Seen.NOT_ASKED:
-                return RequestRefused(
-                    f"{begun} that cannot be found again. Look for it in {service}; clear the task to start "
-                    "another run"
-                )
-            case Seen.UNSURE:
-                return RequestRefused(
-                    f"{seen}. Look which of them is this task's; clear the task to start another run "
-                    f"(on_unknown_start is {self.attempt.rules.on_unknown_start})"
-                )
-            case Seen.LOCKED_OUT:
-                # New credentials may tell: a later try is worth it, as nothing else can find this run.
-                return StartUncertain(
-                    f"{begun}, and it may not be asked for: {seen}. A retry of the task asks again"
-                )
-            case Seen.BAD_INPUT:
-                return StartUncertain(f"{begun}, which cannot be looked for: {seen}")
-            case Seen.REFUSED | Seen.GONE:
-                return RequestRefused(
-                    f"{begun}, which cannot be looked for: {seen}. Look for it in {service}; clear the task "
-                    "to start another run"
-                )
-        assert isinstance(seen, RunsError)
-        return seen
-
     # A new run
 
     def _begin(self, number: int, resumes: str | None) -> Run:
@@ -373,7 +281,9 @@ class DurableStart:
                     return other
                 snapshot = self._ready()
             else:
-                snapshot = self.hook.check_retry(resumes, self._finder.retry_arguments, self._reading)
+                snapshot = self.hook.check_retry(
+                    resumes, self._finder.retry_arguments, self._patience.reading
+                )
         except StartDelayed:
             self._put_off(self._record(number, resumes))
             raise
@@ -387,24 +297,24 @@ class DurableStart:
 
     def _ready(self) -> Mapping[str, Any] | None:
         """Look up what a start needs; a service whose starts carry a key is waited for as with the start."""
-        pauses = self._pauses(clock.time())
+        pauses = self._patience.pauses(clock.time())
         while True:
             try:
-                self.hook.ready(self.arguments, self._reading)
-                return self.hook.snapshot(self.arguments, self._reading)
+                self.hook.ready(self.arguments, self._patience.reading)
+                return self.hook.snapshot(self.arguments, self._patience.reading)
             except RunsError as error:
                 may_wait = self.attempt.api_class.takes_key and not is_permanent(error) and not self.stopped
                 pause = next(pauses, None) if may_wait else None
                 if pause is None:
                     raise
-                self._wait(max(pause, error.retry_after or 0.0), error)
+                self._patience.wait(pause, error)
 
     def _run_of_others(self) -> Run | None:
         """Return a run that somebody else started and that is to be waited for instead of a new one."""
         rule = self.attempt.rules.if_running
         if rule == "start":
             return None
-        run = self.hook.newest_active(self.arguments, self._reading)
+        run = self.hook.newest_active(self.arguments, self._patience.reading)
         if run is None or rule == "attach":
             return run
         text = f"{self.hook.api.service} run {run.id} goes already ({run.status})"
@@ -434,12 +344,12 @@ class DurableStart:
 
         :param first: whether it was never sent before, so that a refusal means that nothing was begun.
         """
-        pauses = self._pauses(record.started_at)
+        pauses = self._patience.pauses(record.started_at)
         unanswered = Stage.UNANSWERED_AGAIN if stage is Stage.SENT_AGAIN else Stage.UNANSWERED
         while True:
             if self.stopped:
                 raise StartUncertain("the task was told to stop before it started a run")
-            self._is_first = first
+            self._patience.is_first = first
             answer = self._answer(record)
             found: Run | RunsError | Absent = answer
             decision = decide(record, self.attempt, answer, stage)
@@ -453,7 +363,7 @@ class DurableStart:
             if decision.step is Step.SEND_AGAIN and isinstance(answer, RunsError):
                 pause = next(pauses, None)
                 if pause is not None:
-                    self._wait(max(pause, answer.retry_after or 0.0), answer)
+                    self._patience.wait(pause, answer)
                     first = False
                     continue
             return self._after_sending(record, decision, answer, found, first=first)
@@ -476,17 +386,17 @@ class DurableStart:
             self._complete(record, found)
             return found
         assert isinstance(answer, RunsError)
-        if decision.seen is Seen.NOT_SENT and found is answer:
+        if decision.seen is Seen.NOT_SENT and found is answer and decision.recorded is not Recorded.REPEATED:
             raise answer
         if decision.recorded is Recorded.SENT_AGAIN and decision.step is Step.FAIL_UNCERTAIN:
-            raise self._failure(decision, record, found)
+            raise failure(decision, record, self.attempt, found)
         if decision.step in (Step.FAIL, Step.FAIL_FOR_GOOD):
             # A refused repetition says nothing about the request before it, whose answer was lost.
             self._keep(replace(record, refused=first))
             if decision.seen is Seen.BUSY:
                 raise RunInProgress(f"{answer}; if_running says what becomes of the task then") from None
             raise answer
-        raise self._uncertain(answer, found) from None
+        raise uncertain(answer, found, is_recorded=self.store is not None) from None
 
     def _answer(self, record: StartRecord) -> Run | RunsError:
         """Send the recorded request, and return the run or why there is none."""
@@ -495,9 +405,9 @@ class DurableStart:
             if record.resumes is None:
                 longest = self.hook.api.trigger_timeout
                 self.log.info("Starting a %s run; the answer may take up to %.0f s", service, longest)
-                return self.hook.start(self.arguments, record.key, record.started_at, self._starting)
+                return self.hook.start(self.arguments, record.key, record.started_at, self._patience.starting)
             self.log.info("Retrying %s run %s", service, record.resumes)
-            return self.hook.retry(record.resumes, self._finder.retry_arguments, self._starting)
+            return self.hook.retry(record.resumes, self._finder.retry_arguments, self._patience.starting)
         except (ConnectionFailed, ApiError, BadInput) as error:
             return error
         except StartDelayed:
@@ -512,16 +422,6 @@ class DurableStart:
             return self._finder.patiently(record) or Absent.NO_RUN
         except RunsError as error:
             return error
-
-    def _uncertain(self, answer: RunsError, found: RunsError | Absent) -> StartUncertain:
-        reason = f"{answer}. The run may have been started"
-        if isinstance(found, Unsure):
-            reason = f"{reason}; {found}"
-        elif isinstance(found, RunsError) and found is not answer:
-            return StartUncertain(f"{reason}; looking for it failed too: {found}")
-        if self.store is None:
-            return StartUncertain(f"{reason}; nothing keeps a retry from starting another: look for it first")
-        return StartUncertain(f"{reason}; a retry of the task finds out before it starts another")
 
     def _after_refusal(self, record: StartRecord, error: RunsError) -> Run:
         """Return the run to wait for where an ended run is refused to be gone on with."""
@@ -545,50 +445,12 @@ class DurableStart:
         assert isinstance(found, RunsError)
         raise found
 
-    # Pauses
-
-    def _pauses(self, began: float) -> Iterator[float]:
-        """
-        Yield the seconds after which something is tried again, for as long as an outage may last.
-
-        :param began: since when, UTC epoch seconds.
-        """
-        limit = self.attempt.rules.unreachable_timeout
-        passed = max(0.0, clock.time() - began)
-        until = inf if limit is None else clock.monotonic() + limit - passed
-        for attempt in itertools.count(1):
-            if clock.monotonic() >= until:
-                return
-            yield min(backoff_seconds(attempt, FIRST_PAUSE, LONGEST_PAUSE), until - clock.monotonic())
-
-    def _wait(self, seconds: float, error: RunsError) -> None:
-        self.log.warning("%s. Trying again in %.0f s", error, seconds)
-        until = clock.monotonic() + seconds
-        while not self.stopped and (left := until - clock.monotonic()) > 0:
-            clock.sleep(min(left, 1.0))
-
-    def _before_pause(self, seconds: float, unaffected: bool) -> None:
-        """
-        Tell of a pause before a request, or spend it in the triggerer: it holds a worker slot.
-
-        :param unaffected: whether surely no run has been begun.
-        """
-        if seconds < LONG_PAUSE:
-            return
-        # The service names the same second to all who wait.
-        delay = seconds * random.uniform(1.0, 2.0)
-        limit = self.attempt.rules.unreachable_timeout
-        delayed = clock.time() - (self._delayed_since or clock.time())
-        if self._may_delay and unaffected and (limit is None or delayed + delay <= limit):
-            raise StartDelayed(delay)
-        self.log.info("%s has the start wait for %.0f s", self.hook.api.service, seconds)
+    # The record
 
     def _put_off(self, record: StartRecord) -> None:
         """Record that nothing was begun, and since when the service has put it off."""
-        since = self._delayed_since or clock.time()
+        since = self._patience.delayed_since or clock.time()
         self._keep(replace(record, refused=True, delayed_since=since))
-
-    # The record
 
     def _complete(self, record: StartRecord, run: Run) -> None:
         self.run = run
