@@ -314,9 +314,10 @@ def test_a_replay_that_somebody_else_was_quicker_with_is_waited_for(sim: Simulat
     hook = waiting.hook
     check = hook.check_retry
 
-    def other_is_quicker(run_id: str, arguments: Any) -> None:
-        check(run_id, arguments)
+    def other_is_quicker(*given: Any) -> Any:
+        known = check(*given)
         StraitHook().dlq_replay_run(dead)
+        return known
 
     hook.check_retry = other_is_quicker  # type: ignore[method-assign]
     assert run(waiting, context) == dead

@@ -52,7 +52,7 @@ def ids(sim: Simulator) -> list[str]:
 def test_a_run_is_waited_for(sim: Simulator, context: dict[str, Any], deferrable: bool) -> None:
     run_id = run(task(deferrable=deferrable), context)
     assert ids(sim) == [run_id]
-    assert context["ti"].pushed == {
+    assert {name: value for name, value in context["ti"].pushed.items() if value is not None} == {
         "run_url": f"https://app.example.com/app/runs/{run_id}",
         "return_value": run_id,
     }
