@@ -25,6 +25,8 @@ PACE = {"poll_interval": 1, "min_poll_interval": 0.5}
 AGAIN = {"retries": 2, "retry_delay": timedelta(seconds=1)}
 # For tasks that must succeed in the end, whatever chance and a busy machine do to their first tries.
 SURE = {**AGAIN, "retries": 6}
+# A start with a key otherwise waits for a service that is down.
+GIVES_UP = {"unreachable_timeout": 5}
 
 
 def chalk(task_id: str, resolver: str = "shop.load", **arguments: Any) -> ChalkTriggerRunOperator:
@@ -65,7 +67,7 @@ with DAG(
     chalk("chalk_worker", "shop.broken")
     chalk("chalk_bearer", deferrable=True, chalk_conn_id="chalk_bearer", **SURE)
     chalk("chalk_wrong", chalk_conn_id="chalk_wrong")
-    chalk("chalk_down", chalk_conn_id="chalk_down")
+    chalk("chalk_down", chalk_conn_id="chalk_down", **GIVES_UP)
     mage_deferred = mage("mage_deferred", deferrable=True, **SURE)
     mage("mage_worker", 2)
     mage("mage_reads_token", 3, mage_conn_id="mage_reads", deferrable=True, **SURE)
@@ -102,8 +104,8 @@ with DAG(
     strait("strait_dead_letter", "broken", deferrable=True, retries=0)
     strait_worker = strait("strait_worker", "mended", stream_logs=True, deferrable=False, retries=1)
     strait("strait_wrong", strait_conn_id="strait_wrong")
-    strait("strait_down", strait_conn_id="strait_down")
-    strait("strait_proxy", strait_conn_id="strait_proxy")
+    strait("strait_down", strait_conn_id="strait_down", **GIVES_UP)
+    strait("strait_proxy", strait_conn_id="strait_proxy", **GIVES_UP)
     strait_deferred >> StraitRunSensor(
         task_id="strait_sensor", run_id=strait_deferred.output, poke_interval=2, deferrable=True, **SURE
     )
