@@ -361,3 +361,14 @@ async def test_a_question_that_is_not_answered_in_time_holds_up_nobody_else(supe
     assert [type(answer) for answer in await late] == [TimeoutError] * 2
     supervisor.seconds = 1.0
     assert await states_of(Instance("t")) == ["failed"]
+
+
+async def test_a_first_state_is_read_before_it_is_needed_but_not_while_triggers_begin(mocker: Any) -> None:
+    read = mocker.patch.object(own_state, "own_state", return_value="deferred")
+    reader = own_state.TaskStateReader()
+    for index in range(3):
+        reader.warm_up(Instance("task", index))
+    await asyncio.sleep(own_state.WARM_UP_AFTER - 1)
+    assert read.call_count == 0
+    await asyncio.sleep(10.0)
+    assert read.call_count == 1

@@ -47,6 +47,8 @@ READ_SECONDS = 60.0
 Longest time in seconds to read from Airflow. The first read of a triggerer builds Airflow's own client: more
 than 20 s on a starved machine.
 """
+WARM_UP_AFTER = 60.0
+"""Seconds from a triggerer's first trigger to the read that nobody waits for."""
 ATTEMPTS = 3
 RETRY_INTERVAL = 2.0
 """Seconds after which what could not be read is read again."""
@@ -156,7 +158,8 @@ class TaskStateReader:
         """
         Read once, in the background, before it is needed: the first read builds Airflow's own client.
 
-        On a starved machine that takes longer than Airflow gives a trigger for its kill.
+        On a starved machine that takes tens of seconds, in which the triggerer reads nothing else: so not
+        when it has just begun.
 
         :param task_instance: the task instance of any trigger.
         """
@@ -164,6 +167,7 @@ class TaskStateReader:
             self._first = asyncio.create_task(self._read_first(task_instance))
 
     async def _read_first(self, task_instance: Any) -> None:
+        await asyncio.sleep(WARM_UP_AFTER)
         with suppress(TimeoutError):
             await self._state(task_instance)
 
