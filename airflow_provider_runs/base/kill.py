@@ -28,8 +28,6 @@ SINGLES = 10
 """Runs that are cancelled one after the other, where one request cancels one."""
 WORKERS = 6
 """Batches of one connection whose cancels are sent at the same time."""
-FEW = 3
-"""Up to so many runs are polled before they are cancelled."""
 CONFIRM_SECONDS = 60.0
 """How long runs are polled until they have ended, once the service has taken their cancel."""
 CONFIRM_INTERVALS = (0.5, 1.0, 2.0)
@@ -127,12 +125,10 @@ class KillQueue:
 
     async def _send(self, run_ids: list[str]) -> None:
         """Have the service cancel runs whose cancel was not sent yet."""
-        if len(run_ids) <= FEW or not self._can_cancel:
-            # A trigger that was moved, and whose task and run have ended since, comes alone as a rule.
-            answers = await self._polled(run_ids, NO_RETRY)
-            self._deliver({run_id: run for run_id, run in answers.items() if _has_ended(run)})
-            run_ids = [run_id for run_id in run_ids if run_id in self._kills]
-        await self._send_batches(run_ids)
+        # Where a trigger was moved, its new process cancels, too; or its task and run have ended since.
+        answers = await self._polled(run_ids, NO_RETRY)
+        self._deliver({run_id: run for run_id, run in answers.items() if _has_ended(run)})
+        await self._send_batches([run_id for run_id in run_ids if run_id in self._kills])
 
     async def _send_batches(self, run_ids: list[str]) -> None:
         batches = [run_ids[first : first + self._size] for first in range(0, len(run_ids), self._size)]
