@@ -273,7 +273,7 @@ class Seen(Enum):
     UNSURE = "nothing tells which run it is"
     ADOPTABLE = "nothing tells, one run could be it, and on_unknown_start is adopt"
     IGNORABLE = "nothing tells, and on_unknown_start is start"
-    BAD_INPUT = "it cannot be asked for so"
+    BAD_INPUT = "the request for it would be wrong"
     LOCKED_OUT = "the credentials are refused"
     REFUSED = "the request is refused for good"
     BUSY = "the service starts none while another one goes"
@@ -435,27 +435,27 @@ def decide(
 def _recorded(record: StartRecord | None, attempt: Attempt, stage: Stage) -> Recorded:
     if record is None or (record.refused and stage is Stage.BEFORE):
         return Recorded.NOTHING
-    has_key = attempt.has_key(record)
-    match stage:
-        case Stage.SENT if record.resumes is not None:
-            return Recorded.SENT_RETRY
-        case Stage.SENT:
-            return Recorded.SENT_KEYED if has_key else Recorded.SENT
-        case Stage.SENT_AGAIN | Stage.REPEATED | Stage.UNANSWERED_AGAIN:
-            return Recorded[stage.name]
-        case Stage.UNANSWERED:
-            return Recorded.UNANSWERED_KEYED if has_key else Recorded.UNANSWERED
-        case Stage.REFUSED:
-            return Recorded.REFUSED_RETRY if attempt.resumes is None else Recorded.REFUSED_RESUME
+    if stage is not Stage.BEFORE:
+        return _of_this_try(record, attempt, stage)
     if attempt.is_other(record):
         return _of_older(record, attempt)
     if record.run_id is not None:
         return Recorded.KNOWN
-    if has_key:
+    if attempt.has_key(record):
         return Recorded.KEYED
     if not attempt.can_find(record):
         return Recorded.LOST
     return Recorded.RETRIED if record.resumes is not None and attempt.resumes is None else Recorded.FINDABLE
+
+
+def _of_this_try(record: StartRecord, attempt: Attempt, stage: Stage) -> Recorded:
+    if stage is Stage.SENT and record.resumes is not None:
+        return Recorded.SENT_RETRY
+    if stage is Stage.REFUSED:
+        return Recorded.REFUSED_RETRY if attempt.resumes is None else Recorded.REFUSED_RESUME
+    if stage in (Stage.SENT, Stage.UNANSWERED) and attempt.has_key(record):
+        return Recorded[f"{stage.name}_KEYED"]
+    return Recorded[stage.name]
 
 
 def _of_older(record: StartRecord, attempt: Attempt) -> Recorded:

@@ -17,7 +17,7 @@ from airflow_provider_runs.core.run import Run
 
 LOOK_SECONDS = 300.0
 """
-How long a start whose answer was lost is looked for while the service cannot be asked, or where what tells a
+How long a start whose answer was lost is looked for while the service is unreachable, or where what tells a
 run from others comes later.
 """
 LOOK_INTERVAL = 5.0
@@ -64,7 +64,7 @@ class RunFinder:
         :param record: what was begun.
         :return: the run; None if none was started.
         :raises Unsure: if nothing tells which run it is.
-        :raises RunsError: if the service cannot be asked.
+        :raises RunsError: if the service refuses or is unreachable.
         """
         since = record.started_at
         if record.resumes is not None:

@@ -244,7 +244,7 @@ class DurableStart:
             self.log.info("Attaching to run %s of an earlier try, which is %s", seen.id, seen.status)
         else:
             self.log.warning(
-                "An earlier try started run %s. It cannot be asked about now, waiting for it: %s",
+                "An earlier try started run %s. It cannot be polled now, waiting for it: %s",
                 run_id,
                 seen,
             )

@@ -36,7 +36,7 @@ def failure(
     if decision.recorded in (Recorded.DOOMED, Recorded.SPARED):
         return StartUncertain(
             f"run {record.run_id or '(id unknown)'} of this task before it was {changed(record, attempt)} "
-            f"may still go on, and cannot be asked about: {seen}"
+            f"may still go on, and it is unknown whether it does: {seen}"
         )
     match decision.seen:
         case Seen.NOT_ASKED:

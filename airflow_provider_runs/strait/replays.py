@@ -154,30 +154,36 @@ class StraitReplays(StraitLists, CanRetry):
         if run.status not in (*REPLAYABLE, DEAD_LETTER):
             # It was a dead letter, and goes again or has gone.
             return run
-        ended = _end_of(run)
-        if known:
-            # Strait's own clock told when it had ended before.
-            late = ended is not None and ended != known.get("finished_at")
-        else:
-            # It ended since, or before by a clock that is ahead of ours: a run that follows it tells more.
-            late = ended is not None and ended >= since
+        late = _has_ended_again(run, since, known)
         if run.status == DEAD_LETTER:
             return run if late else None
+        found = yield from self._replay_of(row, run, arguments, since, known)
+        return found or (run if late else None)
+
+    def _replay_of(
+        self,
+        row: Row,
+        run: Run,
+        arguments: Mapping[str, Any],
+        since: float,
+        known: Mapping[str, Any] | None,
+    ) -> Flow[Run | None]:
+        """Return the replay of a run whose answer was lost; the arguments are those of the search."""
         # By Strait's own clock nothing replays a run before it has ended. Where nobody knows which replays
         # there were before, the worker's clock tells.
         is_told = bool(known) and RUN_KEY_TAG in _tags_of(row)
-        after = max(since - (clock.WORKER_SLACK if is_told else CLOCK_SLACK), ended or 0.0)
+        after = max(since - (clock.WORKER_SLACK if is_told else CLOCK_SLACK), _end_of(run) or 0.0)
         found = yield from self._replays(row, after, whole=arguments.get("from_checkpoint") is None)
         found = [one for one in found if one.id not in (known or {}).get("replays", ())]
         if not found:
-            return run if late else None
+            return None
         named = ", ".join(f"{one.id} ({one.status})" for one in found)
         created = found[0].created_at
         may_be_older = not known and created is not None and created.timestamp() < since
         # Without the key it may be anybody's run of the same job.
         if may_be_older or RUN_KEY_TAG not in _tags_of(row):
             raise Unsure(
-                f"Strait run {run_id} may have been replayed, and nothing tells whether by one of the runs "
+                f"Strait run {run.id} may have been replayed, and nothing tells whether by one of the runs "
                 f"that were started since: {named}",
                 found,
             )
@@ -216,6 +222,16 @@ class StraitReplays(StraitLists, CanRetry):
 
         yield from self._walk("/v1/runs", params, what, take)
         return found
+
+
+def _has_ended_again(run: Run, since: float, known: Mapping[str, Any] | None) -> bool:
+    """Tell whether a run has ended since a replay of it was sent, or may have."""
+    ended = _end_of(run)
+    if ended is None:
+        return False
+    # By Strait's own clock, where it was read before. Else a clock that is ahead of ours may have told: a run
+    # that follows it tells more.
+    return ended != known.get("finished_at") if known else ended >= since
 
 
 def _end_of(run: Run) -> float | None:
