@@ -125,11 +125,23 @@ class RunFinder:
         :param record: what was begun.
         """
         is_lost = record.run_id is None and not record.refused and self._attempt.can_find(record)
-        try:
-            found = self.settled(record) if is_lost else self.of(record)
-        except RunsError as error:
-            return error
-        return found or Absent.NO_RUN
+        return _said(lambda: self.settled(record) if is_lost else self.of(record))
+
+    def lost(self, record: StartRecord) -> Run | RunsError | Absent:
+        """
+        Return what the service says about a request that it has not answered as it should.
+
+        :param record: what was begun.
+        """
+        return _said(lambda: self.patiently(record) if self._attempt.can_find(record) else None)
+
+    def retried(self, record: StartRecord) -> Run | RunsError | Absent:
+        """
+        Return what the service says about an ended run that it refuses to go on with.
+
+        :param record: what was to be begun.
+        """
+        return _said(lambda: self.once(record))
 
     def of(self, record: StartRecord) -> Run | None:
         """
@@ -151,3 +163,11 @@ class RunFinder:
             run = self._hook.start(self._arguments, record.key, record.started_at)
             return run if run.id else None
         return None
+
+
+def _said(look: Callable[[], Run | None]) -> Run | RunsError | Absent:
+    """Return what a look for a run has brought, as the table takes it."""
+    try:
+        return look() or Absent.NO_RUN
+    except RunsError as error:
+        return error

@@ -9,14 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from airflow_provider_runs.base.exceptions import StartUncertain
+from airflow_provider_runs.core import clock
+from airflow_provider_runs.core.run import Run
 
 RECORD_KEY = "run"
 RECORD_VERSION = 1
+WRITE_PAUSES = (1.0, 4.0, 15.0)
+"""Seconds after which the id of a run that was started is written once more, where that fails."""
 
 
 class Store(Protocol):
@@ -130,12 +134,18 @@ class RecordKeeper:
     Keep the record of what a try has begun. Its methods may be called from several threads.
 
     :param store: the task state store; None where Airflow has none: then nothing is stored.
+    :param is_stopped: whether the task was told to stop, and has no time to write again.
+    :param log: the task's logger.
     """
 
-    def __init__(self, store: Store | None) -> None:
+    def __init__(self, store: Store | None, is_stopped: Callable[[], bool], log: Any) -> None:
+        self.run: Run | None = None
+        """The run that the record is of, once it is known."""
         self.record: StartRecord | None = None
         """What this try has begun or gone on with."""
         self._store = store
+        self._is_stopped = is_stopped
+        self._log = log
         self._is_left = False
         self._storing = threading.Lock()
 
@@ -156,7 +166,42 @@ class RecordKeeper:
         """
         with self._storing:
             self.record = record
+            if record.run_id is None:
+                self.run = None
             self._write(record)
+
+    def complete(self, record: StartRecord, run: Run) -> None:
+        """
+        Store the id of a run, again where that fails: nothing else may ever find the run.
+
+        :param record: what was begun.
+        :param run: the run. A service may take a start and tell no id yet.
+        """
+        completed, pauses = replace(record, run_id=run.id or None), iter(WRITE_PAUSES)
+        while True:
+            self.run = run
+            try:
+                self.keep(completed)
+                self.run = run
+                return
+            except Exception as error:
+                told = f"Airflow did not take down run {run.id}: {type(error).__name__}: {error}"
+            pause = next(pauses, None)
+            if pause is None or self._is_stopped():
+                # The run goes, whether it stands in the record or not: rather this try waits for it.
+                self._log.error("%s. A retry of the task may not find the run", told)
+                return
+            self._log.warning("%s. Trying again in %.0f s", told, pause)
+            clock.sleep(pause)
+
+    def put_off(self, record: StartRecord, since: float | None) -> None:
+        """
+        Store that nothing was begun, as the service has put it off.
+
+        :param record: what was to be begun.
+        :param since: since when it does so, UTC epoch seconds; None: since now.
+        """
+        self.keep(replace(record, refused=True, delayed_since=since or clock.time()))
 
     def leave(self) -> None:
         """Store that this try leaves its run going."""

@@ -44,8 +44,6 @@ from airflow_provider_runs.core.errors import (
 )
 from airflow_provider_runs.core.run import Run, RunState
 
-WRITE_PAUSES = (1.0, 4.0, 15.0)
-"""Seconds after which the id of a run that was started is written once more, where that fails."""
 _OF_THIS_GENERATION = (Recorded.KNOWN, Recorded.KEYED, Recorded.FINDABLE, Recorded.RETRIED, Recorded.LOST)
 
 
@@ -78,19 +76,20 @@ class DurableStart:
         self.log = log
         self.stopped = False
         """Set from outside: nothing may be started any more."""
-        self.run: Run | None = None
-        self._keeper = RecordKeeper(store)
-        self._finder = RunFinder(hook, arguments, attempt, self._is_stopped, log)
+        self._keeper = RecordKeeper(store, lambda: self.stopped, log)
+        self._finder = RunFinder(hook, arguments, attempt, lambda: self.stopped, log)
         service, limit = attempt.api_class.service, attempt.rules.unreachable_timeout
-        self._patience = Patience(service, limit, may_delay and store is not None, self._is_stopped, log)
-
-    def _is_stopped(self) -> bool:
-        return self.stopped
+        self._patience = Patience(service, limit, may_delay and store is not None, lambda: self.stopped, log)
 
     @property
     def record(self) -> StartRecord | None:
         """What this try has begun or gone on with."""
         return self._keeper.record
+
+    @property
+    def run(self) -> Run | None:
+        """The run, once it is known."""
+        return self._keeper.run
 
     @property
     def attached(self) -> bool:
@@ -111,14 +110,18 @@ class DurableStart:
                 self.hook.api.prepare(self.arguments)
             else:
                 retrying(self.hook.api).prepare_retry(self.attempt.resumes, self.arguments)
-            self.run = self._ensure()
+            if self.store is None:
+                run = self._without_record()
+            else:
+                run = self._settle(StartRecord.from_json(self.store.get(RECORD_KEY)))
         except BadInput as error:
             raise RequestRefused(str(error)) from None
         except ApiError as error:
             if error.permanent:
                 raise RequestRefused(str(error)) from None
             raise
-        return self.run
+        self._keeper.run = run
+        return run
 
     def find(self) -> Run | None:
         """Return the run of this try for somebody who must cancel it, also if its answer never came."""
@@ -129,11 +132,6 @@ class DurableStart:
     def leave(self) -> None:
         """Record that this try leaves its run going, also while :meth:`ensure` works in another thread."""
         self._keeper.leave()
-
-    def _ensure(self) -> Run:
-        if self.store is None:
-            return self._without_record()
-        return self._settle(StartRecord.from_json(self.store.get(RECORD_KEY)))
 
     def _without_record(self) -> Run:
         """Begin where Airflow keeps no record: only a run whose id the task was given can be gone on with."""
@@ -185,11 +183,11 @@ class DurableStart:
                 (run,) = seen.runs
                 self.log.warning("%s. Waiting for run %s, as on_unknown_start says", seen, run.id)
                 # It may be somebody else's: it is never cancelled.
-                self._complete(replace(record, attached=True), run)
+                self._keeper.complete(replace(record, attached=True), run)
                 return run
             case Step.WAIT, Run() if decision.recorded is Recorded.SPARED:
                 self.log.info("Attaching to run %s, which still goes", seen.id)
-                self._complete(self._record(1, self.attempt.resumes), seen)
+                self._keeper.complete(_new_record(self.attempt, 1, self.attempt.resumes), seen)
                 return seen
             case Step.WAIT, _:
                 return self._attach(record, seen)
@@ -197,7 +195,7 @@ class DurableStart:
 
     def _take_down(self, record: StartRecord, run: Run) -> Run:
         """Record the id of a run that an earlier try began, and decide about it."""
-        self._complete(record, run)
+        self._keeper.complete(record, run)
         if not run.id:
             return run
         return self._settle(replace(record, run_id=run.id), run)
@@ -249,7 +247,7 @@ class DurableStart:
                 seen,
             )
         if record.left or attaching != record:
-            self._keep(attaching)
+            self._keeper.keep(attaching)
         return seen if isinstance(seen, Run) else Run(run_id, RunState.UNKNOWN, "")
 
     def _repeat(self, record: StartRecord, seen: Run | RunsError | Absent) -> Run:
@@ -260,13 +258,11 @@ class DurableStart:
             self.log.info("The earlier try did not start a run")
         snapshot = record.snapshot
         if record.resumes is None:
-            other = self._run_of_others()
-            if other is not None:
-                self._attach_to_other(record.attempt, other)
+            if (other := self._attached_to(record.attempt)) is not None:
                 return other
             snapshot = self._ready()
         repeated = replace(record, repeated_at=clock.time(), snapshot=snapshot)
-        self._keep(repeated)
+        self._keeper.keep(repeated)
         return self._send(repeated, first=False)
 
     # A new run
@@ -275,9 +271,7 @@ class DurableStart:
         # What will be refused is refused before anything is recorded as begun.
         try:
             if resumes is None:
-                other = self._run_of_others()
-                if other is not None:
-                    self._attach_to_other(number, other)
+                if (other := self._attached_to(number)) is not None:
                     return other
                 snapshot = self._ready()
             else:
@@ -285,14 +279,14 @@ class DurableStart:
                     resumes, self._finder.retry_arguments, self._patience.reading
                 )
         except StartDelayed:
-            self._put_off(self._record(number, resumes))
+            self._keeper.put_off(_new_record(self.attempt, number, resumes), self._patience.delayed_since)
             raise
         except (ApiError, BadInput) as error:
             if resumes is None or self.attempt.resumes is not None or not is_permanent(error):
                 raise
-            return self._after_refusal(self._record(number, resumes), error)
-        record = replace(self._record(number, resumes), snapshot=snapshot)
-        self._keep(record)
+            return self._after_refusal(_new_record(self.attempt, number, resumes), error)
+        record = replace(_new_record(self.attempt, number, resumes), snapshot=snapshot)
+        self._keeper.keep(record)
         return self._send(record)
 
     def _ready(self) -> Mapping[str, Any] | None:
@@ -309,34 +303,24 @@ class DurableStart:
                     raise
                 self._patience.wait(pause, error)
 
-    def _run_of_others(self) -> Run | None:
-        """Return a run that somebody else started and that is to be waited for instead of a new one."""
+    def _attached_to(self, number: int) -> Run | None:
+        """Attach to a run that somebody else started, where that is to be waited for instead of a new one."""
         rule = self.attempt.rules.if_running
         if rule == "start":
             return None
         run = self.hook.newest_active(self.arguments, self._patience.reading)
-        if run is None or rule == "attach":
+        if run is None:
+            return None
+        if rule == "attach":
+            self.log.info(
+                "Attaching to run %s, which somebody else started and which is %s", run.id, run.status
+            )
+            self._keeper.complete(replace(_new_record(self.attempt, number, None), attached=True), run)
             return run
         text = f"{self.hook.api.service} run {run.id} goes already ({run.status})"
         if rule == "skip":
             raise AirflowSkipException(f"{text}, and if_running is skip")
         raise RunInProgress(f"{text}, and if_running is fail{f': {run.url}' if run.url else ''}")
-
-    def _attach_to_other(self, number: int, run: Run) -> None:
-        self.log.info("Attaching to run %s, which somebody else started and which is %s", run.id, run.status)
-        self._complete(replace(self._record(number, None), attached=True), run)
-
-    def _record(self, number: int, resumes: str | None) -> StartRecord:
-        return StartRecord(
-            max_tries=self.attempt.max_tries,
-            attempt=number,
-            key=str(uuid.uuid4()),
-            fingerprint=self.attempt.fingerprint,
-            run_id=None,
-            started_at=clock.time(),
-            resumes=resumes,
-            clears=self.attempt.clears,
-        )
 
     def _send(self, record: StartRecord, stage: Stage = Stage.SENT, *, first: bool = True) -> Run:
         """
@@ -356,7 +340,7 @@ class DurableStart:
             if decision.step is Step.ASK:
                 if isinstance(answer, RunsError) and is_permanent(answer):
                     return self._after_refusal(record, answer)
-                found = self._look(record)
+                found = self._finder.lost(record)
                 decision = decide(record, self.attempt, found, unanswered)
                 if stage is Stage.SENT:
                     stage = Stage.REPEATED  # of no effect where the request is not sent again
@@ -383,7 +367,7 @@ class DurableStart:
                 self.log.warning("%s. The run may have been started; found it: run %s", answer, found.id)
             if decision.step is Step.TAKE_DOWN:
                 return self._take_down(record, found)
-            self._complete(record, found)
+            self._keeper.complete(record, found)
             return found
         assert isinstance(answer, RunsError)
         if decision.seen is Seen.NOT_SENT and found is answer and decision.recorded is not Recorded.REPEATED:
@@ -392,7 +376,7 @@ class DurableStart:
             raise failure(decision, record, self.attempt, found)
         if decision.step in (Step.FAIL, Step.FAIL_FOR_GOOD):
             # A refused repetition says nothing about the request before it, whose answer was lost.
-            self._keep(replace(record, refused=first))
+            self._keeper.keep(replace(record, refused=first))
             if decision.seen is Seen.BUSY:
                 raise RunInProgress(f"{answer}; if_running says what becomes of the task then") from None
             raise answer
@@ -411,65 +395,37 @@ class DurableStart:
         except (ConnectionFailed, ApiError, BadInput) as error:
             return error
         except StartDelayed:
-            self._put_off(record)
+            self._keeper.put_off(record, self._patience.delayed_since)
             raise
-
-    def _look(self, record: StartRecord) -> Run | RunsError | Absent:
-        """Look for the run of a request that was not answered as it should."""
-        if not self.attempt.can_find(record):
-            return Absent.NO_RUN
-        try:
-            return self._finder.patiently(record) or Absent.NO_RUN
-        except RunsError as error:
-            return error
 
     def _after_refusal(self, record: StartRecord, error: RunsError) -> Run:
         """Return the run to wait for where an ended run is refused to be gone on with."""
-        found: Run | RunsError | Absent
-        try:
-            found = self._finder.once(record) or Absent.NO_RUN
-        except RunsError as other:
-            found = other
+        found = self._finder.retried(record)
         decision = decide(record, self.attempt, found, Stage.REFUSED)
         if isinstance(found, Run):
             # A request of ours that was late, or a person, has retried it already.
             self.log.info("Attaching to run %s, which is %s: %s", found.id, found.status, error)
-            self._complete(record, found)
+            self._keeper.complete(record, found)
             return found
         if decision.step is Step.START:
             self.log.warning("Run %s cannot be gone on with, starting another: %s", record.resumes, error)
             return self._begin(record.attempt, None)
         if decision.step is Step.FAIL_FOR_GOOD:
-            self._keep(replace(record, refused=True))
+            self._keeper.keep(replace(record, refused=True))
             raise error
         assert isinstance(found, RunsError)
         raise found
 
-    # The record
 
-    def _put_off(self, record: StartRecord) -> None:
-        """Record that nothing was begun, and since when the service has put it off."""
-        since = self._patience.delayed_since or clock.time()
-        self._keep(replace(record, refused=True, delayed_since=since))
-
-    def _complete(self, record: StartRecord, run: Run) -> None:
-        self.run = run
-        # A service may take a start and tell no id yet: the same request is answered the same again.
-        completed = replace(record, run_id=run.id or None)
-        for pause in (*WRITE_PAUSES, None):
-            try:
-                return self._keeper.keep(completed)
-            except Exception as error:
-                told = f"Airflow did not take down run {run.id}: {type(error).__name__}: {error}"
-            if pause is None or self.stopped:
-                # The run goes, whether it stands in the record or not: rather this try waits for it.
-                self.log.error("%s. A retry of the task may not find the run", told)
-                return None
-            self.log.warning("%s. Trying again in %.0f s", told, pause)
-            clock.sleep(pause)
-        return None
-
-    def _keep(self, record: StartRecord) -> None:
-        if record.run_id is None:
-            self.run = None
-        self._keeper.keep(record)
+def _new_record(attempt: Attempt, number: int, resumes: str | None) -> StartRecord:
+    """Return the record of a request that is about to leave."""
+    return StartRecord(
+        max_tries=attempt.max_tries,
+        attempt=number,
+        key=str(uuid.uuid4()),
+        fingerprint=attempt.fingerprint,
+        run_id=None,
+        started_at=clock.time(),
+        resumes=resumes,
+        clears=attempt.clears,
+    )

@@ -572,7 +572,7 @@ def test_a_killed_task_can_find_its_run_in_every_stage(service: Service) -> None
         again.stopped = True
         with suppress(RunsError):
             again.ensure()
-        again.run = None
+        again._keeper.run = None
         return again.find()
 
     key = service.called("trigger")[0]
